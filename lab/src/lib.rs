@@ -1,0 +1,1 @@
+//! Machines, engines and images for the demo and the tests.

@@ -1,0 +1,321 @@
+//! The Docker Engine API over HTTP/1.1: requests, answers, streams. Bodies are passed through as
+//! JSON values, so that what we do not know we do not lose.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::settings::DockerHost;
+
+/// The newest API version whose behaviour is tested; a newer engine is spoken to in this one.
+const NEWEST: (u32, u32) = (1, 54);
+/// The oldest one: Docker 20.10.
+const OLDEST: (u32, u32) = (1, 41);
+/// Bounds connecting and the first answer, where a healthy engine needs milliseconds.
+const PING_LIMIT: Duration = Duration::from_secs(10);
+/// Bounds every other request until its answer begins. Creating and starting take under a second
+/// on a quiet machine; a machine that unpacks an image at the same time is not quiet.
+const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// Keeps what may stand in one part of a path or query: RFC 3986 `unreserved`.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where the API listens and which version is spoken.
+#[derive(Debug, Clone)]
+pub struct Api {
+    host: DockerHost,
+    version: String,
+}
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No connection.
+    #[error("cannot connect to {host}")]
+    Connect {
+        /// The address.
+        host: String,
+        /// What connect(2) says.
+        source: io::Error,
+    },
+    /// The connection broke before the answer was complete.
+    #[error("{request}: the connection broke")]
+    Broken {
+        /// Method and path.
+        request: String,
+        /// What HTTP says.
+        source: hyper::Error,
+    },
+    /// No answer in time.
+    #[error("{request}: no answer within {seconds} s")]
+    Late {
+        /// Method and path.
+        request: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The engine refused; this is its own word.
+    #[error("{message}")]
+    Refused {
+        /// Method and path.
+        request: String,
+        /// The HTTP status.
+        status: u16,
+        /// The engine's message.
+        message: String,
+    },
+    /// The answer is not what the API promises.
+    #[error("{request}: the answer is not JSON")]
+    NotJson {
+        /// Method and path.
+        request: String,
+        /// Where the JSON is wrong.
+        source: serde_json::Error,
+    },
+    /// The engine is older than Docker 20.10.
+    #[error("the engine's API version {0:?} is older than 1.41 (Docker 20.10)")]
+    TooOld(String),
+}
+
+impl ApiError {
+    /// The HTTP status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// An answer that arrives piece by piece.
+pub struct Stream {
+    request: String,
+    body: Incoming,
+}
+
+impl Stream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ApiError::Broken`] where the connection broke.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(source)) => return Err(ApiError::Broken { request: self.request.clone(), source }),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The whole rest as JSON; `null` where it is empty.
+    ///
+    /// # Errors
+    /// [`ApiError::Broken`], [`ApiError::NotJson`].
+    pub async fn json(self) -> Result<Value, ApiError> {
+        let Self { request, body } = self;
+        let broken = |source| ApiError::Broken { request: request.clone(), source };
+        let bytes = body.collect().await.map_err(broken)?.to_bytes();
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|source| ApiError::NotJson { request, source })
+    }
+}
+
+impl Api {
+    /// Asks the engine for its API version and agrees on one.
+    ///
+    /// # Errors
+    /// Where no engine answers at `host`, or one that is too old.
+    pub async fn reach(host: &DockerHost) -> Result<Self, ApiError> {
+        let api = Self { host: host.clone(), version: String::new() };
+        let request = "GET /_ping".to_owned();
+        let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
+        let answer = timeout(PING_LIMIT, api.send(Method::GET, "/_ping", &request, None)).await.unwrap_or(Err(late))?;
+        let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let version = agree(header).ok_or_else(|| ApiError::TooOld(header.to_owned()))?;
+        Ok(Self { version, ..api })
+    }
+
+    /// The engine at `host`, with the version that was agreed on before.
+    pub fn known(host: DockerHost, version: String) -> Self {
+        Self { host, version }
+    }
+
+    /// Where the API listens.
+    pub fn host(&self) -> &DockerHost {
+        &self.host
+    }
+
+    /// The agreed API version, such as `1.41`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// GET; the answer as JSON.
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.whole(Method::GET, path, None).await
+    }
+
+    /// POST with an optional JSON body; the answer as JSON.
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+        self.whole(Method::POST, path, body).await
+    }
+
+    /// DELETE.
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
+        self.whole(Method::DELETE, path, None).await.map(drop)
+    }
+
+    /// POST whose answer is read piece by piece. Returns when the answer's head is there.
+    ///
+    /// # Errors
+    /// Every [`ApiError`] but those of the body.
+    pub async fn stream(&self, path: &str) -> Result<Stream, ApiError> {
+        let request = describe(&Method::POST, path);
+        let body = self.checked(Method::POST, path, &request, None).await?.into_body();
+        Ok(Stream { request, body })
+    }
+
+    async fn whole(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+        let request = describe(&method, path);
+        let limit = REQUEST_LIMIT;
+        let answer = async {
+            let body = self.checked(method, path, &request, body).await?.into_body();
+            Stream { request: request.clone(), body }.json().await
+        };
+        let late = ApiError::Late { request: request.clone(), seconds: limit.as_secs() };
+        timeout(limit, answer).await.unwrap_or(Err(late))
+    }
+
+    /// Sends a request of the agreed version and turns a status of 400 and above into the engine's word.
+    async fn checked(
+        &self,
+        method: Method,
+        path: &str,
+        request: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let versioned = format!("/v{}{path}", self.version);
+        let late = ApiError::Late { request: request.to_owned(), seconds: REQUEST_LIMIT.as_secs() };
+        let answer = timeout(REQUEST_LIMIT, self.send(method, &versioned, request, body)).await.unwrap_or(Err(late))?;
+        let status = answer.status();
+        tracing::debug!(request, status = u64::from(status.as_u16()), "asked the engine");
+        if status.as_u16() < 400 {
+            return Ok(answer);
+        }
+        let body = Stream { request: request.to_owned(), body: answer.into_body() };
+        let said = body.json().await.ok().and_then(|value| value["message"].as_str().map(str::to_owned));
+        let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
+        Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        request: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let broken = |source| ApiError::Broken { request: request.to_owned(), source };
+        // `to_vec` fails on maps with keys that are no strings; a Value has none.
+        let body = body.map(|value| Bytes::from(serde_json::to_vec(value).unwrap_or_default()));
+        let message = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "docker")
+            .header("Content-Type", "application/json")
+            .body(Full::new(body.unwrap_or_default()));
+        let message = message.map_err(|error| ApiError::Connect {
+            host: self.host.to_string(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+        })?;
+        let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
+        let mut sender = match &self.host {
+            DockerHost::Unix(path) => {
+                let socket = UnixStream::connect(path).await.map_err(connect)?;
+                let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
+                tokio::spawn(connection);
+                sender
+            }
+            DockerHost::Tcp(address) => {
+                let socket = TcpStream::connect(address).await.map_err(connect)?;
+                let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        sender.send_request(message).await.map_err(broken)
+    }
+}
+
+impl fmt::Display for DockerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// One part of a path or query, escaped so that no text can leave its place.
+pub fn part(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
+}
+
+/// Method and path without the query, as errors and the debug log show it.
+fn describe(method: &Method, path: &str) -> String {
+    format!("{method} {}", path.split('?').next().unwrap_or(path))
+}
+
+/// The newest version that both sides speak, or `None`.
+fn agree(engine: &str) -> Option<String> {
+    let (major, minor) = engine.split_once('.')?;
+    let version = (major.parse().ok()?, minor.parse().ok()?);
+    (version >= OLDEST).then(|| version.min(NEWEST)).map(|(major, minor): (u32, u32)| format!("{major}.{minor}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_older_of_both() {
+        for (engine, agreed) in
+            [("1.41", Some("1.41")), ("1.54", Some("1.54")), ("1.60", Some("1.54")), ("2.0", Some("1.54"))]
+        {
+            assert_eq!(agree(engine).as_deref(), agreed);
+        }
+        for engine in ["1.40", "", "x", "1.x"] {
+            assert_eq!(agree(engine), None, "{engine}");
+        }
+    }
+
+    #[test]
+    fn no_text_leaves_its_place_in_a_path() {
+        assert_eq!(part("a/../b?c=d#e%f g"), "a%2F..%2Fb%3Fc%3Dd%23e%25f%20g");
+    }
+}

@@ -1,0 +1,418 @@
+//! From the action container's inspect document to the create requests of the other two. Pure.
+//!
+//! The document is passed through, so a field that is not named here is carried as it is. Named
+//! are only the fields that the engine returns in another form than it takes, those that came from
+//! our own image, and the few that must not be copied; each with its reason.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+/// What the engine must be asked for, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Creation {
+    /// The body of `POST /containers/create`.
+    pub create: Value,
+    /// Networks beyond the first: name and endpoint for `POST /networks/{name}/connect`. Before API
+    /// 1.44 create takes one network only.
+    pub connect: Vec<(String, Value)>,
+}
+
+/// Fields of `Config` that create merges from the image: what equals our own image's is not the
+/// action's. `Env`, `Labels`, `Entrypoint` and `Cmd` are merged in their own ways, below.
+const MERGED_FROM_IMAGE: [&str; 9] =
+    ["User", "WorkingDir", "Volumes", "ExposedPorts", "Healthcheck", "StopSignal", "StopTimeout", "OnBuild", "Shell"];
+
+/// The user container: everything that the action was given, less our own image's part.
+///
+/// `action` is the answer to `GET /containers/{id}/json`, `own_image` that to
+/// `GET /images/{id}/json` for the action's image.
+pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[(&str, String)]) -> Creation {
+    let own = &own_image["Config"];
+    let mut config = object(&action["Config"]);
+    let mut host = object(&action["HostConfig"]);
+    let id = text(&action["Id"]);
+
+    config.insert("Image".into(), image.into());
+    for field in MERGED_FROM_IMAGE {
+        if config.get(field).is_some_and(|value| same(value, &own[field])) {
+            config.remove(field);
+        }
+    }
+    let env = without(&config["Env"], &own["Env"]);
+    config.insert("Env".into(), env.into());
+    command(&mut config, own);
+    label(&mut config, own, labels);
+    hostname(&mut config, &host, id);
+
+    // The waiter decides when the user container starts and when it is removed.
+    host.insert("AutoRemove".into(), false.into());
+    host.insert("RestartPolicy".into(), json!({"Name": "no", "MaximumRetryCount": 0}));
+    // A path for the docker command's own use; the engine ignores it.
+    host.remove("ContainerIDFile");
+    links(&mut host);
+    anonymous_volumes(&mut config, &mut host, &action["Mounts"]);
+
+    let mut connect = endpoints(action, text(host.get("NetworkMode").unwrap_or(&Value::Null)), id);
+    let first = connect.iter().position(|(name, _)| is_mode(action, &host, name)).map(|index| connect.remove(index));
+    config.insert("HostConfig".into(), host.into());
+    if let Some((name, endpoint)) = first {
+        config.insert("NetworkingConfig".into(), json!({"EndpointsConfig": {name: endpoint}}));
+    }
+    Creation { create: config.into(), connect }
+}
+
+/// What the waiter's container is made of, besides the action's document.
+pub struct WaiterParts<'a> {
+    /// The program's path in our image.
+    pub program: &'a str,
+    /// The program's only argument.
+    pub argument: String,
+    /// Our labels.
+    pub labels: &'a [(&'a str, String)],
+    /// The engine's socket in the action container; `None` where the engine is reached by TCP.
+    pub socket: Option<&'a Path>,
+    /// True where the socket belongs to another user than the one we run as.
+    pub foreign_socket: bool,
+}
+
+/// The waiter: the least that can reach the engine. No network unless the engine is reached by one,
+/// a read-only root, no capability, no mount but the socket's.
+///
+/// Returns `None` where no mount of the action leads to the socket.
+pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
+    let from = &action["HostConfig"];
+    let (network, mounts) = match parts.socket {
+        Some(socket) => (json!("none"), json!([socket_mount(&action["Mounts"], socket)?])),
+        None => (from["NetworkMode"].clone(), json!([])),
+    };
+    let labels: Map<_, _> =
+        parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())).collect();
+    Some(json!({
+        // The image's ID: its tag may move while we wait.
+        "Image": action["Image"],
+        "Entrypoint": [parts.program],
+        "Cmd": [parts.argument],
+        "User": action["Config"]["User"],
+        "Labels": labels,
+        "HostConfig": {
+            "NetworkMode": network,
+            "Mounts": mounts,
+            "ReadonlyRootfs": true,
+            "CapDrop": ["ALL"],
+            // Root without it cannot open a socket that belongs to another user.
+            "CapAdd": if parts.foreign_socket { json!(["DAC_OVERRIDE"]) } else { json!([]) },
+            // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
+            "SecurityOpt": ["no-new-privileges", "label=disable"],
+            "GroupAdd": from["GroupAdd"],
+            "UsernsMode": from["UsernsMode"],
+            "Runtime": from["Runtime"],
+            "CgroupParent": from["CgroupParent"],
+            "LogConfig": from["LogConfig"],
+        },
+    }))
+}
+
+/// The mount of the action that holds `socket`, read-only: connecting needs no more.
+fn socket_mount(mounts: &Value, socket: &Path) -> Option<Value> {
+    let holds = |mount: &&Value| socket.starts_with(text(&mount["Destination"]));
+    let mount = list(mounts).iter().filter(holds).max_by_key(|mount| text(&mount["Destination"]).len())?;
+    let source = if mount["Type"] == "volume" { &mount["Name"] } else { &mount["Source"] };
+    Some(json!({"Type": mount["Type"], "Source": source, "Target": mount["Destination"], "ReadOnly": true}))
+}
+
+/// All arguments are the user's. The user image's ENTRYPOINT stands: the action's first word is our
+/// own program, for that is what runs.
+fn command(config: &mut Map<String, Value>, own: &Value) {
+    let entrypoint = config.remove("Entrypoint").unwrap_or_default();
+    let given = config.remove("Cmd").unwrap_or_default();
+    let mut arguments: Vec<Value> = Vec::new();
+    if !same(&entrypoint, &own["Entrypoint"]) {
+        arguments.extend(list(&entrypoint).iter().skip(1).cloned());
+    }
+    if !same(&given, &own["Cmd"]) {
+        arguments.extend(list(&given).iter().cloned());
+    }
+    if !arguments.is_empty() {
+        config.insert("Cmd".into(), arguments.into());
+    }
+}
+
+fn label(config: &mut Map<String, Value>, own: &Value, labels: &[(&str, String)]) {
+    let mut kept = object(&config["Labels"]);
+    kept.retain(|key, value| own["Labels"].get(key) != Some(value));
+    kept.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
+    config.insert("Labels".into(), kept.into());
+}
+
+/// A hostname is copied where the action set one and the engine takes one.
+fn hostname(config: &mut Map<String, Value>, host: &Map<String, Value>, id: &str) {
+    let mode = |field: &str| host.get(field).map_or("", text).to_owned();
+    let generated = id.starts_with(text(&config["Hostname"]));
+    // "conflicting options: hostname and the UTS mode", "... and the network mode" (moby runconfig).
+    if generated || mode("UTSMode") == "host" || mode("NetworkMode").starts_with("container:") {
+        config.remove("Hostname");
+    }
+    if mode("NetworkMode").starts_with("container:") {
+        config.remove("Domainname");
+    }
+}
+
+/// Inspect shows a link as `/target:/container/alias`; create takes `target:alias`.
+fn links(host: &mut Map<String, Value>) {
+    let Some(Value::Array(links)) = host.get_mut("Links") else { return };
+    for link in links {
+        let turned = link.as_str().and_then(|text| {
+            let (target, alias) = text.split_once(':')?;
+            Some(format!("{}:{}", target.trim_start_matches('/'), alias.rsplit('/').next()?))
+        });
+        if let Some(turned) = turned {
+            *link = turned.into();
+        }
+    }
+}
+
+/// An anonymous volume has its name only in `Mounts`. It is bound by name, so that the user
+/// container has the action's volume and not a new one.
+fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value) {
+    let named = |destination: &str| {
+        let binds = host.get("Binds").map_or(&[][..], list).iter().map(text);
+        let in_binds = binds.filter_map(|bind| bind.split(':').nth(1)).any(|target| target == destination);
+        let listed = host.get("Mounts").map_or(&[][..], list).iter();
+        let in_mounts = listed.filter(|mount| !text(&mount["Source"]).is_empty());
+        in_binds || in_mounts.into_iter().any(|mount| text(&mount["Target"]) == destination)
+    };
+    let volumes = list(mounts).iter().filter(|mount| mount["Type"] == "volume");
+    let anonymous: Vec<(String, String)> = volumes
+        .filter(|mount| !named(text(&mount["Destination"])))
+        .map(|mount| {
+            let mode = if mount["RW"] == false { ":ro" } else { "" };
+            let destination = text(&mount["Destination"]).to_owned();
+            let bind = format!("{}:{destination}{mode}", text(&mount["Name"]));
+            (destination, bind)
+        })
+        .collect();
+    for (destination, bind) in anonymous {
+        if let Some(Value::Object(volumes)) = config.get_mut("Volumes") {
+            volumes.remove(&destination);
+        }
+        if let Some(Value::Array(listed)) = host.get_mut("Mounts") {
+            listed.retain(|mount| text(&mount["Target"]) != destination);
+        }
+        match host.get_mut("Binds") {
+            Some(Value::Array(binds)) => binds.push(bind.into()),
+            _ => drop(host.insert("Binds".into(), json!([bind]))),
+        }
+    }
+}
+
+/// The networks that the user chose, with what he set on them; what the engine generated stays out.
+fn endpoints(action: &Value, mode: &str, id: &str) -> Vec<(String, Value)> {
+    if mode == "host" || mode == "none" || mode.starts_with("container:") {
+        return Vec::new();
+    }
+    let Some(networks) = action["NetworkSettings"]["Networks"].as_object() else { return Vec::new() };
+    let chosen = networks.iter().filter(|(name, _)| name.as_str() != "bridge");
+    chosen.map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action, id))).collect()
+}
+
+fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
+    let mut kept = Map::new();
+    for field in ["IPAMConfig", "Links", "DriverOpts", "GwPriority"] {
+        if let Some(value) = endpoint.get(field).filter(|value| !empty(value)) {
+            kept.insert(field.into(), value.clone());
+        }
+    }
+    // Before API 1.44 the engine adds the container's short ID to the aliases.
+    let short = id.get(..12).unwrap_or(id);
+    let aliases: Vec<_> = list(&endpoint["Aliases"]).iter().filter(|alias| text(alias) != short).cloned().collect();
+    if !aliases.is_empty() {
+        kept.insert("Aliases".into(), aliases.into());
+    }
+    // A generated address would be in use twice; one that the user set stands in Config too.
+    let mac = &action["Config"]["MacAddress"];
+    if !empty(mac) && *mac == endpoint["MacAddress"] {
+        kept.insert("MacAddress".into(), mac.clone());
+    }
+    kept.into()
+}
+
+/// True for the network that `NetworkMode` names, by name or by ID.
+fn is_mode(action: &Value, host: &Map<String, Value>, name: &str) -> bool {
+    let mode = host.get("NetworkMode").map_or("", text);
+    let network = &action["NetworkSettings"]["Networks"][name]["NetworkID"];
+    mode == name || (mode.len() >= 12 && text(network).starts_with(mode))
+}
+
+/// The entries of `whole` that are not in `part`.
+fn without(whole: &Value, part: &Value) -> Vec<Value> {
+    list(whole).iter().filter(|entry| !list(part).contains(entry)).cloned().collect()
+}
+
+/// Equal, where missing, null and empty are the same: engines differ in which of them they write.
+fn same(one: &Value, other: &Value) -> bool {
+    one == other || (empty(one) && empty(other))
+}
+
+fn empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3f4e0b6c1f6a7d2a9b1c0d5e8f7a6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a";
+
+    fn action(config: Value, host: Value) -> Value {
+        let mut full = json!({"Hostname": "3f4e0b6c1f6a", "Env": [], "Labels": {}, "Entrypoint": ["/waitdaemon"]});
+        full.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        json!({"Id": ID, "Image": "sha256:1", "Config": full, "HostConfig": host,
+               "NetworkSettings": {"Networks": {"bridge": {"NetworkID": "b"}}}, "Mounts": []})
+    }
+
+    fn copy(action: &Value) -> Creation {
+        let own = json!({"Config": {"Entrypoint": ["/waitdaemon"], "Env": ["OWN=1"], "Labels": {"own": "1"}}});
+        user_container(action, &own, "alpine", &[("waitdaemon.role", "user".into())])
+    }
+
+    #[test]
+    fn our_image_leaves_no_trace_and_the_users_values_stand() {
+        let config = json!({"Env": ["OWN=1", "A=", "B=x=y", "C=\n "], "Labels": {"own": "1", "mine": "2"}, "User": "", "WorkingDir": "/w"});
+        let create = copy(&action(config, json!({}))).create;
+        assert_eq!(create["Env"], json!(["A=", "B=x=y", "C=\n "]));
+        assert_eq!(create["Labels"], json!({"mine": "2", "waitdaemon.role": "user"}));
+        assert_eq!(create["WorkingDir"], "/w");
+        for absent in ["Entrypoint", "Cmd", "User", "Hostname"] {
+            assert_eq!(create.get(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn every_argument_is_the_users() {
+        for (entrypoint, cmd, arguments) in [
+            (json!(["/waitdaemon"]), json!(["reboot"]), json!(["reboot"])),
+            (json!(["/waitdaemon"]), json!(["", "--", "-x"]), json!(["", "--", "-x"])),
+            (json!(["/waitdaemon", "a"]), json!(["b"]), json!(["a", "b"])),
+            (json!(["/waitdaemon"]), Value::Null, Value::Null),
+        ] {
+            let create = copy(&action(json!({"Entrypoint": entrypoint, "Cmd": cmd}), json!({}))).create;
+            assert_eq!(create["Cmd"], arguments);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_carried() {
+        let create = copy(&action(json!({"New": {"a": [1]}}), json!({"Newer": 2, "AutoRemove": true}))).create;
+        assert_eq!((&create["New"], &create["HostConfig"]["Newer"]), (&json!({"a": [1]}), &json!(2)));
+        assert_eq!(create["HostConfig"]["AutoRemove"], false);
+    }
+
+    #[test]
+    fn a_hostname_is_copied_where_it_was_set_and_is_taken() {
+        for (name, host, kept) in [
+            ("3f4e0b6c1f6a", json!({"NetworkMode": "default"}), None),
+            ("web", json!({"NetworkMode": "default"}), Some("web")),
+            ("web", json!({"NetworkMode": "host"}), Some("web")),
+            ("web", json!({"UTSMode": "host"}), None),
+            ("web", json!({"NetworkMode": "container:x"}), None),
+        ] {
+            let create = copy(&action(json!({"Hostname": name}), host)).create;
+            assert_eq!(create.get("Hostname").and_then(Value::as_str), kept);
+        }
+    }
+
+    #[test]
+    fn links_and_anonymous_volumes_are_turned_round() {
+        let mut action =
+            action(json!({"Volumes": {"/v": {}}}), json!({"Links": ["/db:/act/alias"], "Binds": ["n:/named:ro"]}));
+        action["Mounts"] = json!([
+            {"Type": "volume", "Name": "abc", "Destination": "/v", "RW": true},
+            {"Type": "volume", "Name": "n", "Destination": "/named", "RW": false},
+        ]);
+        let create = copy(&action).create;
+        assert_eq!(create["HostConfig"]["Links"], json!(["db:alias"]));
+        assert_eq!(create["HostConfig"]["Binds"], json!(["n:/named:ro", "abc:/v"]));
+        assert_eq!(create["Volumes"], json!({}));
+    }
+
+    #[test]
+    fn networks_keep_what_the_user_set() {
+        let mut action = action(json!({}), json!({"NetworkMode": "front"}));
+        action["NetworkSettings"]["Networks"] = json!({
+            "front": {"IPAMConfig": {"IPv4Address": "10.9.0.5"}, "Aliases": ["web", "3f4e0b6c1f6a"], "MacAddress": "02:42:0a:09:00:05",
+                      "IPAddress": "10.9.0.5", "EndpointID": "e"},
+            "back": {"IPAMConfig": null, "Aliases": ["3f4e0b6c1f6a"]},
+        });
+        let creation = copy(&action);
+        assert_eq!(
+            creation.create["NetworkingConfig"],
+            json!({"EndpointsConfig": {"front": {"IPAMConfig": {"IPv4Address": "10.9.0.5"}, "Aliases": ["web"]}}})
+        );
+        assert_eq!(creation.connect, [("back".into(), json!({}))]);
+        assert_eq!(
+            copy(&self::action(json!({}), json!({"NetworkMode": "default"}))).create.get("NetworkingConfig"),
+            None
+        );
+    }
+
+    #[test]
+    fn the_waiter_gets_the_sockets_mount_and_nothing_else() {
+        let mut action = action(
+            json!({"User": "0"}),
+            json!({"Privileged": true, "NetworkMode": "host", "LogConfig": {"Type": "local"}}),
+        );
+        action["Mounts"] = json!([
+            {"Type": "bind", "Source": "/var/run", "Destination": "/var/run"},
+            {"Type": "bind", "Source": "/var/run/docker.sock", "Destination": "/var/run/docker.sock"},
+            {"Type": "bind", "Source": "/", "Destination": "/host"},
+        ]);
+        let parts = |socket| WaiterParts {
+            program: "/waiter",
+            argument: "{}".into(),
+            labels: &[],
+            socket,
+            foreign_socket: false,
+        };
+        let made = waiter(&action, &parts(Some(Path::new("/var/run/docker.sock")))).unwrap();
+        let host = &made["HostConfig"];
+        assert_eq!(
+            host["Mounts"],
+            json!([{"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock", "ReadOnly": true}])
+        );
+        assert_eq!(
+            (&host["NetworkMode"], &host["CapDrop"], &host["Privileged"]),
+            (&json!("none"), &json!(["ALL"]), &Value::Null)
+        );
+        assert_eq!(waiter(&action, &parts(None)).unwrap()["HostConfig"]["NetworkMode"], "host");
+        assert_eq!(waiter(&action, &parts(Some(Path::new("/elsewhere.sock")))), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_document_gives_a_creation(text in "\\PC{0,40}", number in proptest::num::i64::ANY) {
+            for document in [json!(text), json!({"Config": text, "HostConfig": {"Binds": number, "Links": [text]}, "Mounts": [{"Type": "volume"}]})] {
+                let made = user_container(&document, &document, &text, &[]);
+                proptest::prop_assert_eq!(&made.create["Image"], &json!(text));
+            }
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! Docker Engine: the seam's questions as requests to its API.
+
+pub mod api;
+pub mod copy;
+mod identity;
+pub mod pull;
+pub mod stream;
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use self::api::{Api, ApiError, Stream, part};
+use self::stream::{Demux, Tail};
+use super::{ARMING_LIMIT, Armed, Earlier, Engine, Outcome, Verdict};
+use crate::error::{Because, Failure};
+use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
+use crate::reference::Reference;
+use crate::settings::DockerHost;
+use crate::ticket::{EngineTicket, Ticket};
+
+/// How often a pull's progress is logged.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long the waiter asks again for an engine that went away: a restart takes seconds.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
+/// Between two questions to an engine that went away.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// How long the last output may take to arrive after the container ended.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
+
+const SOCKET_LINES: &str = "add to the action:  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
+
+/// A Docker Engine that answered.
+pub struct Docker {
+    api: Api,
+}
+
+/// The action container and our own image, as inspected.
+pub struct Action {
+    container: Value,
+    image: Value,
+}
+
+/// The engine's answer to "wait for the action's end", which is still open.
+pub struct Pending {
+    action: String,
+    since: u64,
+    answer: Stream,
+}
+
+impl Docker {
+    /// Reaches the engine at `host`.
+    ///
+    /// # Errors
+    /// Why it cannot be reached, with the template lines that mend it.
+    pub async fn reach(host: &DockerHost) -> Result<Self, Failure> {
+        match Api::reach(host).await {
+            Ok(api) => Ok(Self { api }),
+            Err(error) => Err(unreachable(host, error)),
+        }
+    }
+
+    /// The engine of a ticket, which the handoff reached before.
+    pub fn known(host: DockerHost, version: String) -> Self {
+        Self { api: Api::known(host, version) }
+    }
+
+    async fn pull(&self, image: &Reference) -> Result<(), Failure> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Failure::new(format!("cannot pull the image {image}"))
+                .field("environment.IMAGE")
+                .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
+                .cause(error)
+        };
+        tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
+        let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
+        let mut stream = self.api.stream(&path).await.map_err(|error| failed(error.into()))?;
+        let mut progress = pull::Progress::default();
+        let mut report_at = Instant::now() + PROGRESS_EVERY;
+        loop {
+            match timeout_at(report_at, stream.next()).await {
+                Ok(piece) => match piece.map_err(|error| failed(error.into()))? {
+                    Some(piece) => progress.feed(&piece).map_err(|error| failed(error.into()))?,
+                    None => break,
+                },
+                Err(_) => {
+                    report_at += PROGRESS_EVERY;
+                    let (done, all) = progress.bytes();
+                    let status = progress.status();
+                    tracing::info!(
+                        image = image.as_written(),
+                        bytes = done,
+                        bytes_known = all,
+                        status,
+                        "still pulling"
+                    );
+                }
+            }
+        }
+        progress.end().map_err(|error| failed(error.into()))?;
+        tracing::info!(image = image.as_written(), "pulled");
+        Ok(())
+    }
+
+    async fn create(&self, name: &str, body: &Value) -> Result<String, ApiError> {
+        let answer = self.api.post(&format!("/containers/create?name={}", part(name)), Some(body)).await?;
+        for warning in answer["Warnings"].as_array().into_iter().flatten() {
+            tracing::warn!(container = name, "the engine warns: {}", warning.as_str().unwrap_or_default());
+        }
+        Ok(answer["Id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn inspect(&self, container: &str) -> Result<Value, ApiError> {
+        self.api.get(&format!("/containers/{}/json", part(container))).await
+    }
+
+    /// All containers that bear the label, running or not.
+    async fn labelled(&self, key: &str, value: &str) -> Result<Vec<Value>, ApiError> {
+        let filters = json!({"label": [format!("{key}={value}")]}).to_string();
+        let listed = self.api.get(&format!("/containers/json?all=1&filters={}", part(&filters))).await?;
+        Ok(listed.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Removes a container with its anonymous volumes; one that is gone already is fine.
+    async fn remove(&self, id: &str, even_running: bool) -> Result<(), ApiError> {
+        match self.api.delete(&format!("/containers/{}?v=1&force={even_running}", part(id))).await {
+            Err(ApiError::Refused { status: 404, .. }) => Ok(()),
+            // "removal of container ... is already in progress"
+            Err(ApiError::Refused { status: 409, message, .. }) if message.contains("in progress") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Opens the question for the container's end. The engine sends the answer's head when it
+    /// listens (API 1.30 and later), so nothing is missed from then on.
+    async fn await_end(&self, container: &str) -> Result<Stream, ApiError> {
+        self.api.stream(&format!("/containers/{}/wait?condition=not-running", part(container))).await
+    }
+
+    /// Starts a container exactly once, also when the answer is lost on the way.
+    async fn start_once(&self, id: &str) -> Result<(), ApiError> {
+        let end = Instant::now() + OUTAGE_LIMIT;
+        loop {
+            let error = match self.api.post(&format!("/containers/{}/start", part(id)), None).await {
+                Ok(_) => return Ok(()),
+                Err(refused @ ApiError::Refused { .. }) => return Err(refused),
+                Err(error) => error,
+            };
+            // The engine may have started it before the answer was lost: ask, do not start it twice.
+            match self.inspect(id).await {
+                Ok(document) if document["State"]["Status"] != "created" => return Ok(()),
+                Err(refused @ ApiError::Refused { .. }) => return Err(refused),
+                _ if Instant::now() >= end => return Err(error),
+                _ => tracing::warn!(error = %error, "the engine does not answer, asking again"),
+            }
+            sleep(OUTAGE_PAUSE).await;
+        }
+    }
+
+    /// How the action ended, from the engine's memory of events, where the container is gone.
+    async fn remembered_end(&self, action: &str, since: u64) -> Option<i64> {
+        let filters = json!({"container": [action], "event": ["die"]}).to_string();
+        let path = format!("/events?since={since}&until={}&filters={}", unix_time(), part(&filters));
+        let event = self.api.get(&path).await.ok()?;
+        event["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
+    }
+}
+
+impl Engine for Docker {
+    type Action = Action;
+    type Pending = Pending;
+
+    async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
+        let container = identity::prove(&self.api, handoff).await?;
+        let id = container["Image"].as_str().unwrap_or_default();
+        let image = self.api.get(&format!("/images/{}/json", part(id))).await;
+        Ok(Action { image: image.because("cannot inspect waitdaemon's own image")?, container })
+    }
+
+    fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
+        let name = action.container["Name"].as_str().unwrap_or_default();
+        (action.container["Id"].as_str().unwrap_or_default(), name.trim_start_matches('/'))
+    }
+
+    fn ticket(&self) -> EngineTicket {
+        EngineTicket::Docker { host: self.api.host().clone(), version: self.api.version().to_owned() }
+    }
+
+    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
+        match self.api.get(&format!("/images/{}/json", part(image.as_written()))).await {
+            Ok(_) => return Ok(()),
+            Err(ApiError::Refused { status: 404, .. }) => {}
+            Err(error) => return Err(error).because(format!("cannot inspect the image {image}")),
+        }
+        timeout(limit, self.pull(image)).await.unwrap_or_else(|_| {
+            Err(Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
+                .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
+                .fix("raise it together with the action's timeout, or put the image nearer to the machine"))
+        })
+    }
+
+    async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
+        let (_, name) = self.action_names(action);
+        let failed = "cannot clear what an earlier attempt of this action left";
+        let found = self.labelled(LABEL_ACTION, name).await.because(failed)?;
+        let in_role = |role: Role| {
+            let of_role = found.iter().filter(move |container| container["Labels"][LABEL_ROLE] == role.as_str());
+            of_role.filter_map(|container| container["Id"].as_str())
+        };
+        // The waiter first: once it is gone, nothing starts the user container behind our back.
+        for id in in_role(Role::Waiter) {
+            tracing::warn!(container = id, "removing the waiter of an earlier attempt of this action");
+            self.remove(id, true).await.because(failed)?;
+        }
+        for id in in_role(Role::User) {
+            match self.inspect(id).await {
+                Err(ApiError::Refused { status: 404, .. }) => {}
+                Err(error) => return Err(error).because(failed),
+                Ok(document) if document["State"]["Running"] == true => return Ok(Earlier::Running(id.to_owned())),
+                Ok(_) => {
+                    tracing::warn!(container = id, "removing the user container of an earlier attempt of this action");
+                    self.remove(id, false).await.because(failed)?;
+                }
+            }
+        }
+        Ok(Earlier::Cleared)
+    }
+
+    async fn create_user(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure> {
+        let (_, action_name) = self.action_names(action);
+        let name = Role::User.container_name(action_name);
+        let labels = Role::User.labels(action_name, handoff);
+        let wanted = copy::user_container(&action.container, &action.image, image.as_written(), &labels);
+        let failed = |error| creation_failed("the user container", &name, error);
+        let id = self.create(&name, &wanted.create).await.map_err(failed)?;
+        for (network, endpoint) in wanted.connect {
+            let body = json!({"Container": id, "EndpointConfig": endpoint});
+            let path = format!("/networks/{}/connect", part(&network));
+            self.api.post(&path, Some(&body)).await.map_err(failed)?;
+        }
+        tracing::info!(container = name, "user container created");
+        Ok(())
+    }
+
+    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<String, Failure> {
+        let (_, action_name) = self.action_names(action);
+        let name = Role::Waiter.container_name(action_name);
+        let socket = match self.api.host() {
+            DockerHost::Unix(path) => Some(path.as_path()),
+            DockerHost::Tcp(_) => None,
+        };
+        let body = copy::waiter(
+            &action.container,
+            &copy::WaiterParts {
+                program: WAITER_PROGRAM,
+                argument: ticket.to_argument().because("cannot write the waiter's ticket")?,
+                labels: &Role::Waiter.labels(action_name, &ticket.handoff),
+                socket,
+                foreign_socket: socket.is_some_and(belongs_to_another),
+            },
+        );
+        let body = body.ok_or_else(|| {
+            Failure::new("no volume of the action leads to the engine's socket").field("volumes").fix(SOCKET_LINES)
+        })?;
+        self.create(&name, &body).await.map_err(|error| creation_failed("the waiter", &name, error))
+    }
+
+    async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
+        let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(waiter));
+        let armed = async {
+            let mut output = self.api.stream(&path).await.because("cannot attach to the waiter")?;
+            self.start_once(waiter).await.because("cannot start the waiter")?;
+            let (mut demux, mut tail) = (Demux::new(false), Tail::new());
+            let mut heard = String::new();
+            while let Some(piece) = output.next().await.because("lost the waiter before it was armed")? {
+                let said = demux.feed(&piece);
+                tail.feed(&said);
+                heard.push_str(&String::from_utf8_lossy(&said));
+                if super::super::waiter::says_armed(&heard, handoff) {
+                    return Ok(());
+                }
+            }
+            Err(Failure::new("the waiter ended before it was armed").cause(tail.into_lines().join(" | ")))
+        };
+        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| {
+            Err(Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs())))
+        })
+    }
+
+    async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
+        let failed = "cannot remove what this handoff made";
+        for container in self.labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)? {
+            self.remove(container["Id"].as_str().unwrap_or_default(), true).await.because(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
+        let since = unix_time();
+        let answer = self.await_end(&ticket.action_id).await.because("cannot wait for the action container")?;
+        let own = async |role: Role| {
+            let name = role.container_name(&ticket.action_name);
+            let document = self.inspect(&name).await.because(format!("cannot inspect {name}"))?;
+            if document["Config"]["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {
+                return Err(Failure::new(format!("the container {name} is not this handoff's")));
+            }
+            Ok(document["Id"].as_str().unwrap_or_default().to_owned())
+        };
+        let pending = Pending { action: ticket.action_id.clone(), since, answer };
+        Ok(Armed { waiter: own(Role::Waiter).await?, user: own(Role::User).await?, pending })
+    }
+
+    async fn verdict(&self, pending: Pending) -> Verdict {
+        let Pending { action, since, answer } = pending;
+        let mut answer = answer.json().await;
+        let end = Instant::now() + OUTAGE_LIMIT;
+        loop {
+            let error = match answer {
+                Ok(end) => return verdict_of(&end),
+                Err(ApiError::Refused { status: 404, .. }) => {
+                    return match self.remembered_end(&action, since).await {
+                        Some(code) => verdict_of(&json!({"StatusCode": code})),
+                        None => Verdict::Unknown("the action container is gone".into()),
+                    };
+                }
+                Err(error) if Instant::now() >= end => return Verdict::Unknown(error.to_string()),
+                Err(error) => error,
+            };
+            tracing::warn!(error = %error, "lost the engine while waiting for the action's end, asking again");
+            sleep(OUTAGE_PAUSE).await;
+            answer = match self.await_end(&action).await {
+                Ok(stream) => stream.json().await,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    async fn start_and_watch(&self, user: &str, watch: Duration) -> Result<Outcome, Failure> {
+        let failed = "cannot start the user container";
+        let field = |failure: Failure| {
+            failure
+                .field("command")
+                .fix("check that the command exists in IMAGE and may be executed; the container is kept")
+        };
+        let mut seen = None;
+        if !watch.is_zero() {
+            // Attached before the start, so that no line is missed, whatever the log driver.
+            let tty = self.inspect(user).await.because(failed)?["Config"]["Tty"] == true;
+            let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(user));
+            seen = Some((self.api.stream(&path).await.because(failed)?, Demux::new(tty)));
+        }
+        self.start_once(user).await.because(failed).map_err(field)?;
+        tracing::info!(container = user, "user container started");
+        let Some((mut output, mut demux)) = seen else { return Ok(Outcome::Running) };
+
+        let mut tail = Tail::new();
+        let end = async {
+            match self.await_end(user).await {
+                Ok(stream) => stream.json().await,
+                Err(error) => Err(error),
+            }
+        };
+        tokio::pin!(end);
+        let over = Instant::now() + watch;
+        let mut open = true;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut end => break ended,
+                piece = output.next(), if open => match piece {
+                    Ok(Some(piece)) => tail.feed(&demux.feed(&piece)),
+                    _ => open = false,
+                },
+                () = tokio::time::sleep_until(over) => return Ok(Outcome::Running),
+            }
+        };
+        // The end may be known before the last output has come.
+        let over = Instant::now() + OUTPUT_LIMIT;
+        while open && let Ok(Ok(Some(piece))) = timeout_at(over, output.next()).await {
+            tail.feed(&demux.feed(&piece));
+        }
+        let code = match ended {
+            Ok(answer) => answer["StatusCode"].as_i64().unwrap_or(-1),
+            Err(ApiError::Refused { status: 404, .. }) => return Ok(Outcome::Removed),
+            Err(error) => return Err(error).because("lost the engine while watching the user container"),
+        };
+        Ok(Outcome::Exited { code, note: self.note_on_end(user).await, last_lines: tail.into_lines() })
+    }
+
+    async fn remove_idle(&self, id: &str) -> Result<(), Failure> {
+        self.remove(id, false).await.because("cannot remove the user container")
+    }
+
+    async fn remove_self(&self, id: &str) -> Result<(), Failure> {
+        self.remove(id, true).await.because("cannot remove the waiter's own container")
+    }
+}
+
+impl Docker {
+    /// What the engine says of a container's end besides its exit code.
+    async fn note_on_end(&self, id: &str) -> String {
+        let Ok(document) = self.inspect(id).await else { return String::new() };
+        let said = document["State"]["Error"].as_str().unwrap_or_default();
+        if document["State"]["OOMKilled"] == true { format!("out of memory {said}").trim().into() } else { said.into() }
+    }
+}
+
+fn verdict_of(end: &Value) -> Verdict {
+    let error = end["Error"]["Message"].as_str().unwrap_or_default();
+    match end["StatusCode"].as_i64() {
+        Some(0) if error.is_empty() => Verdict::Succeeded,
+        Some(code) => Verdict::Failed(format!("exit code {code} {error}").trim().to_owned()),
+        None => Verdict::Unknown(format!("the engine did not say how the action ended: {end}")),
+    }
+}
+
+/// The engine refused to create a container: its own word, and what to do.
+fn creation_failed(what: &str, name: &str, error: ApiError) -> Failure {
+    let failure = Failure::new(format!("cannot create {what} {name}"));
+    let failure = match error.status() {
+        Some(409) => {
+            failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
+        }
+        Some(404) => {
+            failure.field("environment.IMAGE").fix("the image vanished after it was found; serve the action again")
+        }
+        _ => failure.fix("the engine's message names the setting of the action that it does not take"),
+    };
+    failure.cause(error)
+}
+
+/// Why nobody answers at `host`, told by looking at the socket.
+fn unreachable(host: &DockerHost, error: ApiError) -> Failure {
+    let DockerHost::Unix(path) = host else {
+        return Failure::new(format!("no Docker Engine answers at {host}"))
+            .field("environment.DOCKER_HOST")
+            .fix("check the address, or leave DOCKER_HOST out and mount /var/run/docker.sock")
+            .cause(error);
+    };
+    let shown = path.display();
+    let kind = match &error {
+        ApiError::Connect { source, .. } => Some(source.kind()),
+        _ => None,
+    };
+    let (what, fix) = match std::fs::metadata(path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            (format!("the Docker socket {shown} is not mounted"), SOCKET_LINES)
+        }
+        Ok(found) if found.is_dir() => (
+            format!("{shown} is a directory: the machine has no Docker socket at the path that was mounted"),
+            "on an OSIE without Docker use CONTAINER_RUNTIME auto or nerdctl; else correct the volume's left side",
+        ),
+        Ok(found) if !found.file_type().is_socket() => (format!("{shown} is not a socket"), SOCKET_LINES),
+        _ if kind == Some(io::ErrorKind::PermissionDenied) => (
+            format!("permission denied on the Docker socket {shown}"),
+            "run the action as root, and without user namespaces",
+        ),
+        _ if kind == Some(io::ErrorKind::ConnectionRefused) => (
+            format!("nobody listens on the Docker socket {shown}"),
+            "look why the Docker Engine of the OSIE does not run",
+        ),
+        _ => (format!("no Docker Engine answers at {shown}"), "look at the Docker Engine of the OSIE"),
+    };
+    Failure::new(what).field("volumes").fix(fix).cause(error)
+}
+
+/// True where the socket's owner is not the user that we run as.
+fn belongs_to_another(socket: &Path) -> bool {
+    std::fs::metadata(socket).is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw())
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exit_code_0_without_an_error_is_success() {
+        assert_eq!(verdict_of(&json!({"StatusCode": 0, "Error": null})), Verdict::Succeeded);
+        assert_eq!(verdict_of(&json!({"StatusCode": 137})), Verdict::Failed("exit code 137".into()));
+        assert!(matches!(verdict_of(&json!({"StatusCode": 0, "Error": {"Message": "x"}})), Verdict::Failed(_)));
+        assert!(matches!(verdict_of(&Value::Null), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,134 @@
+//! The seam: what both journeys ask of a container engine, and choosing one.
+#![allow(async_fn_in_trait)] // Used by this program alone, on one thread: no caller needs Send bounds.
+
+pub mod docker;
+
+use std::time::Duration;
+
+use crate::error::Failure;
+use crate::names::HandoffId;
+use crate::reference::Reference;
+use crate::settings::{Runtime, Settings};
+use crate::ticket::{EngineTicket, Ticket};
+
+/// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
+pub const ARMING_LIMIT: Duration = Duration::from_secs(30);
+
+/// The action container's end, as far as the waiter can know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It exited with 0: the agent reports SUCCESS.
+    Succeeded,
+    /// It ended in another way; says how.
+    Failed(String),
+    /// It is gone and nothing tells how it ended; says why.
+    Unknown(String),
+}
+
+/// What the waiter saw of the user container while it watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Still running when the time was over.
+    Running,
+    /// It ended.
+    Exited {
+        /// Its exit code.
+        code: i64,
+        /// What the engine says about the end, such as "out of memory"; may be empty.
+        note: String,
+        /// The last lines of its output, oldest first.
+        last_lines: Vec<String>,
+    },
+    /// Somebody removed it.
+    Removed,
+}
+
+/// What an earlier attempt of the same action left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing that matters now: nothing was there, or it was pending and has been removed.
+    Cleared,
+    /// Its user container runs; the name. It is left alone.
+    Running(String),
+}
+
+/// A container engine, as the two journeys need it.
+pub trait Engine {
+    /// What the engine knows of the action container: our own container, identified with proof.
+    type Action;
+    /// The end of the action container, awaited since the waiter is armed.
+    type Pending;
+
+    /// Finds our own container and proves it.
+    async fn identify(&self, handoff: &HandoffId) -> Result<Self::Action, Failure>;
+
+    /// The action container's ID and name.
+    fn action_names<'a>(&self, action: &'a Self::Action) -> (&'a str, &'a str);
+
+    /// How the waiter will reach this engine.
+    fn ticket(&self) -> EngineTicket;
+
+    /// Makes sure that the image is present, pulling it within `limit` if it is not.
+    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
+
+    /// Clears what an earlier attempt of the same action left pending.
+    async fn clear_earlier(&self, action: &Self::Action) -> Result<Earlier, Failure>;
+
+    /// Creates the user container with everything that the action was given.
+    async fn create_user(&self, action: &Self::Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure>;
+
+    /// Creates the waiter; returns its ID.
+    async fn create_waiter(&self, action: &Self::Action, ticket: &Ticket) -> Result<String, Failure>;
+
+    /// Starts the waiter and returns when it says that it is armed.
+    async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure>;
+
+    /// Removes every container that the handoff made.
+    async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure>;
+
+    /// The waiter's first step: finds itself and the user container, and awaits the action's end.
+    async fn arm(&self, ticket: &Ticket) -> Result<Armed<Self::Pending>, Failure>;
+
+    /// Waits for the action container's end.
+    async fn verdict(&self, pending: Self::Pending) -> Verdict;
+
+    /// Starts the user container once and watches it for `watch`; returns at once where `watch` is zero.
+    async fn start_and_watch(&self, user: &str, watch: Duration) -> Result<Outcome, Failure>;
+
+    /// Removes a container that does not run.
+    async fn remove_idle(&self, id: &str) -> Result<(), Failure>;
+
+    /// Removes the container in which we run; this process ends with it.
+    async fn remove_self(&self, id: &str) -> Result<(), Failure>;
+}
+
+/// What the waiter knows when it is armed.
+pub struct Armed<P> {
+    /// The waiter's own container ID.
+    pub waiter: String,
+    /// The user container's ID.
+    pub user: String,
+    /// The action container's end.
+    pub pending: P,
+}
+
+/// Reaches the engine that the settings ask for.
+///
+/// # Errors
+/// For each engine that was tried, why it cannot be used; the program ends with
+/// [`crate::error::exit::NO_ENGINE`].
+pub async fn choose(settings: &Settings) -> Result<docker::Docker, Vec<Failure>> {
+    let nerdctl_missing = || {
+        Failure::new("this build has no support for nerdctl yet")
+            .field("environment.CONTAINER_RUNTIME")
+            .fix("use an OSIE with Docker, such as HookOS")
+    };
+    if settings.runtime == Runtime::Nerdctl {
+        return Err(vec![nerdctl_missing()]);
+    }
+    match docker::Docker::reach(&settings.docker_host).await {
+        Ok(docker) => Ok(docker),
+        Err(failure) if settings.runtime == Runtime::Docker => Err(vec![failure]),
+        Err(failure) => Err(vec![failure, nerdctl_missing()]),
+    }
+}

@@ -1,0 +1,18 @@
+//! waitdaemon: runs the last action of a Tinkerbell Workflow after the Workflow reported SUCCESS.
+//!
+//! Two short journeys over one seam. `main.rs` picks the journey:
+//! [`handoff`] is the action container's, [`waiter`] is the waiter's, [`engine`] is the seam.
+//! The words are those of docs/design.md.
+
+pub mod engine;
+pub mod error;
+pub mod handoff;
+pub mod host;
+pub mod logging;
+pub mod names;
+pub mod procfs;
+pub mod reference;
+pub mod settings;
+pub mod signals;
+pub mod ticket;
+pub mod waiter;

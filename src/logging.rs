@@ -1,0 +1,161 @@
+//! One JSON object a line: INFO and DEBUG on standard output, WARN and ERROR on standard error.
+//!
+//! HookOS's syslog driver turns the stream into the severity, so the stream is part of the
+//! interface. The fields `time`, `level`, `message`, `phase` and `action` come first, then those
+//! of the event.
+
+use std::fmt::Debug;
+use std::io::Write;
+use std::sync::OnceLock;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::error::Failure;
+
+/// Events of this target are written whatever the level: another process waits for the line.
+pub const ANNOUNCE: &str = "announce";
+
+static ACTION: OnceLock<String> = OnceLock::new();
+
+/// Starts logging at `level` for the `phase`, which is `handoff` or `waiter`.
+pub fn start(level: Level, phase: &'static str) {
+    let lines = tracing_subscriber::registry().with(Lines { level, phase });
+    // Fails only when called twice, and then the first one's settings stand.
+    let _ = tracing::subscriber::set_global_default(lines);
+}
+
+/// Names the action in all lines from now on. The first name stands.
+pub fn set_action(name: &str) {
+    let _ = ACTION.set(name.to_owned());
+}
+
+/// Logs a failure at ERROR with its causes, field and fix.
+pub fn failure(failure: &Failure) {
+    let (causes, field, fix) = (failure.causes(), failure.field, failure.fix.as_str());
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    tracing::error!(error = some(&causes), field = some(field), fix = some(fix), "{}", failure.what);
+}
+
+struct Lines {
+    level: Level,
+    phase: &'static str,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let own = metadata.target() == ANNOUNCE || metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+        if !own || (*metadata.level() > self.level && metadata.target() != ANNOUNCE) {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut line = self.line(*metadata.level(), &fields);
+        line.push(b'\n');
+        // One write per line, so that lines of several processes do not mix. There is nobody to tell
+        // when the log itself cannot be written.
+        let _ = if *metadata.level() <= Level::WARN {
+            std::io::stderr().write_all(&line)
+        } else {
+            std::io::stdout().write_all(&line).and_then(|()| std::io::stdout().flush())
+        };
+    }
+}
+
+impl Lines {
+    fn line(&self, level: Level, fields: &Fields) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        // Writing to a Vec does not fail, and no value here can be refused by the serializer.
+        let _ = self.write(&mut out, level, fields);
+        out
+    }
+
+    fn write(&self, out: &mut Vec<u8>, level: Level, fields: &Fields) -> Result<(), serde_json::Error> {
+        let mut json = serde_json::Serializer::new(out);
+        let mut map = json.serialize_map(None)?;
+        map.serialize_entry("time", &now())?;
+        map.serialize_entry("level", level.as_str())?;
+        map.serialize_entry("message", &fields.message)?;
+        map.serialize_entry("phase", self.phase)?;
+        if let Some(action) = ACTION.get() {
+            map.serialize_entry("action", action)?;
+        }
+        for (name, value) in &fields.others {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// The wall clock as RFC 3339 in UTC with microseconds.
+fn now() -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn push(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::String(text)) => self.message = text,
+            (name, value) => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.push(field, Value::String(format!("{value:?}")));
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, Value::String(value.to_owned()));
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_json_object_with_the_documented_fields_first() {
+        let lines = Lines { level: Level::INFO, phase: "handoff" };
+        let fields = Fields { message: "a\n\u{1b}[31m\"b\"".into(), others: vec![("exit_code", 3.into())] };
+        let line = String::from_utf8(lines.line(Level::WARN, &fields)).unwrap();
+        assert!(!line.contains(['\n', '\u{1b}']), "control characters must be escaped: {line}");
+        let order: Vec<usize> = ["\"time\"", "\"level\"", "\"message\"", "\"phase\"", "\"exit_code\""]
+            .map(|key| line.find(key).unwrap())
+            .into();
+        assert!(order.is_sorted(), "{line}");
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&value["level"], &value["exit_code"]), (&"WARN".into(), &3.into()));
+    }
+
+    #[test]
+    fn time_is_rfc_3339_in_utc() {
+        let text = now();
+        assert_eq!(text.len(), "2026-11-22T17:24:01.000000Z".len(), "{text}");
+        assert!(text.ends_with('Z') && text.as_bytes()[10] == b'T');
+    }
+}

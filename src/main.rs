@@ -1,0 +1,78 @@
+//! Entry: which of the two journeys, and the only place that sets the exit code.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use tracing::Level;
+use waitdaemon::engine::docker::Docker;
+use waitdaemon::error::{Because, Failure, exit};
+use waitdaemon::settings::{self, Settings};
+use waitdaemon::signals::Stop;
+use waitdaemon::ticket::{EngineTicket, Ticket};
+use waitdaemon::{engine, handoff, logging, names, waiter};
+
+fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let code = if Path::new(&program) == Path::new(names::WAITER_PROGRAM) { be_waiter() } else { be_action() };
+    ExitCode::from(code)
+}
+
+/// The action container's journey; returns the exit code.
+fn be_action() -> u8 {
+    let settings = match Settings::read(std::env::vars_os()) {
+        Ok(settings) => settings,
+        Err(problems) => {
+            logging::start(Level::INFO, "handoff");
+            for problem in problems {
+                tracing::error!(field = problem.field, value = problem.value, fix = problem.fix, "{}", problem.problem);
+            }
+            return exit::INVALID_SETTINGS;
+        }
+    };
+    logging::start(settings.log.into(), "handoff");
+    let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
+    for name in settings::unknown(&names) {
+        tracing::warn!(field = format!("environment.{name}"), "{name} is no variable of waitdaemon; a typing error?");
+    }
+    on_one_thread(exit::HANDOFF_FAILED, async {
+        let mut stop = Stop::catch().because("cannot catch signals")?;
+        match engine::choose(&settings).await {
+            Ok(engine) => handoff::run(&engine, &settings, &mut stop).await.map(|()| 0),
+            Err(failures) => {
+                failures.iter().for_each(logging::failure);
+                logging::failure(&Failure::new("no container engine can be used"));
+                Ok(exit::NO_ENGINE)
+            }
+        }
+    })
+}
+
+/// The waiter's journey; returns the exit code.
+fn be_waiter() -> u8 {
+    let argument = std::env::args().nth(1).unwrap_or_default();
+    let ticket = match Ticket::from_argument(&argument) {
+        Ok(ticket) => ticket,
+        Err(error) => {
+            logging::start(Level::INFO, "waiter");
+            logging::failure(&Failure::new("the waiter is started by waitdaemon, not by hand").cause(error));
+            return exit::WAITER_FAILED;
+        }
+    };
+    logging::start(ticket.log.into(), "waiter");
+    logging::set_action(&ticket.action_name);
+    on_one_thread(exit::WAITER_FAILED, async {
+        let mut stop = Stop::catch().because("cannot catch signals")?;
+        let EngineTicket::Docker { host, version } = ticket.engine.clone();
+        waiter::run(&Docker::known(host, version), &ticket, &mut stop).await.map(|()| 0)
+    })
+}
+
+/// Runs a journey on this thread; a failure is logged and gives the exit code `failed`.
+fn on_one_thread(failed: u8, journey: impl Future<Output = Result<u8, Failure>>) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.because("cannot start the event loop").and_then(|runtime| runtime.block_on(journey));
+    result.unwrap_or_else(|failure| {
+        logging::failure(&failure);
+        failed
+    })
+}

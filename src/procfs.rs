@@ -1,0 +1,90 @@
+//! Parsers of /proc. Pure; the reading is in host.rs.
+
+/// The length of a container ID.
+const ID_LENGTH: usize = 64;
+
+/// Container IDs that the traces of our own process name, most telling first, each once. They are
+/// candidates, no more: with `network: container:X` mountinfo names X, and anybody may choose a
+/// hostname (seen on Docker 20.10 and 28).
+pub fn candidates(mountinfo: &str, cgroup: &str, hostname: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mounts = mountinfo.lines().flat_map(container_paths);
+    let groups = cgroup.lines().flat_map(ids);
+    let name = Some(hostname.trim()).filter(|name| (12..=ID_LENGTH).contains(&name.len()) && is_hex(name));
+    for id in mounts.chain(groups).chain(name) {
+        if !found.iter().any(|known| known.starts_with(id)) {
+            found.push(id.to_owned());
+        }
+    }
+    found
+}
+
+/// IDs in paths like `/var/lib/docker/containers/<id>/hostname`, which Docker binds to /etc/hostname,
+/// /etc/hosts and /etc/resolv.conf. Other IDs in mountinfo are layers, not containers.
+fn container_paths(line: &str) -> impl Iterator<Item = &str> {
+    line.split("/containers/").skip(1).filter_map(|rest| {
+        let id = rest.split('/').next()?;
+        (id.len() == ID_LENGTH && is_hex(id)).then_some(id)
+    })
+}
+
+/// Every run of exactly 64 hexadecimal digits.
+fn ids(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !is_hex_digit(c)).filter(|run| run.len() == ID_LENGTH)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.chars().all(is_hex_digit)
+}
+
+fn is_hex_digit(c: char) -> bool {
+    c.is_ascii_digit() || ('a'..='f').contains(&c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3f4e0b6c1f6a7d2a9b1c0d5e8f7a6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a";
+
+    #[test]
+    fn mountinfo_of_docker() {
+        let overlay = "0".repeat(64);
+        let text = format!(
+            "700 600 0:50 / / rw - overlay overlay rw,upperdir=/d/overlay2/{overlay}/diff\n\
+             715 700 254:0 /d/containers/{ID}/hostname /etc/hostname rw,relatime - ext4 /dev/vda rw\n\
+             716 700 254:0 /d/containers/{ID}/hosts /etc/hosts rw,relatime - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(candidates(&text, "", "myhost"), [ID]);
+    }
+
+    #[test]
+    fn cgroups_of_both_versions_and_drivers() {
+        for line in [
+            format!("0::/docker/{ID}"),
+            format!("12:pids:/system.slice/docker-{ID}.scope"),
+            format!("0::/tinkerbell/{ID}\n"),
+        ] {
+            assert_eq!(candidates("", &line, ""), [ID], "{line}");
+        }
+        assert!(candidates("", "0::/", "").is_empty());
+    }
+
+    #[test]
+    fn hostnames_only_where_they_look_like_an_id_and_add_something() {
+        assert_eq!(candidates("", "", "3f4e0b6c1f6a"), ["3f4e0b6c1f6a"]);
+        assert_eq!(candidates("", &format!("0::/{ID}"), &ID[..12]), [ID]);
+        for name in ["web", "cafe", "3f4e0b6c1f6a.local", "", "3F4E0B6C1F6A"] {
+            assert!(candidates("", "", name).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn any_text_gives_well_formed_candidates() {
+        proptest::proptest!(|(mounts in "(/containers/[0-9a-f]{60,68}/|\\PC){0,8}", cgroup in "\\PC{0,200}", host in "\\PC{0,70}")| {
+            for id in candidates(&mounts, &cgroup, &host) {
+                proptest::prop_assert!(id.len() >= 12 && id.len() <= 64 && is_hex(&id));
+            }
+        });
+    }
+}

@@ -1,0 +1,409 @@
+//! The action's environment, read into validated settings. Pure.
+//!
+//! Only the variables documented in the README are read. All problems are reported at once, and
+//! nothing falls back in silence: a value that is set and wrong is a problem.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::reference::Reference;
+
+/// What the action's `environment` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `IMAGE`: the user container's image.
+    pub image: Reference,
+    /// `WAIT_SECONDS`: from the action container's end to the user container's start.
+    pub wait: Duration,
+    /// `WAITDAEMON_WATCH_SECONDS`: how long the user container is watched; zero is not at all.
+    pub watch: Duration,
+    /// `WAITDAEMON_PULL_TIMEOUT_SECONDS`: the longest that getting the image may take.
+    pub pull_timeout: Duration,
+    /// `WAITDAEMON_FINISH_REBOOT`: ask systemd for the reboot that BusyBox could not get from it.
+    pub finish_reboot: bool,
+    /// `CONTAINER_RUNTIME`.
+    pub runtime: Runtime,
+    /// `DOCKER_HOST`.
+    pub docker_host: DockerHost,
+    /// `NERDCTL_NAMESPACE`.
+    pub nerdctl_namespace: String,
+    /// `NERDCTL_HOST`: use the host's nerdctl, in the host's namespaces.
+    pub nerdctl_host: bool,
+    /// `WAITDAEMON_LOG`.
+    pub log: LogLevel,
+}
+
+/// `CONTAINER_RUNTIME`: which engine to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Docker where it answers, else nerdctl.
+    Auto,
+    /// Docker Engine only.
+    Docker,
+    /// nerdctl only.
+    Nerdctl,
+}
+
+/// `DOCKER_HOST`: where the Docker Engine API listens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum DockerHost {
+    /// A Unix socket, by its path in our container.
+    Unix(PathBuf),
+    /// `host:port`, without TLS.
+    Tcp(String),
+}
+
+/// `WAITDAEMON_LOG`: the least level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum LogLevel {
+    /// Errors only.
+    Error,
+    /// Warnings too.
+    Warn,
+    /// The default.
+    Info,
+    /// Every request to the engine.
+    Debug,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+        }
+    }
+}
+
+/// One wrong setting, as it is reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The field of the Action in the Template, such as `environment.WAIT_SECONDS`.
+    pub field: &'static str,
+    /// The value as given, shortened; `None` where it is missing.
+    pub value: Option<String>,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to write instead.
+    pub fix: &'static str,
+}
+
+/// The longest waits that are accepted, in seconds: a day.
+const LONGEST_SECONDS: u64 = 86_400;
+/// How much of a wrong value is shown, in characters.
+const SHOWN_VALUE: usize = 80;
+/// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
+const PREFIXED: [&str; 4] =
+    ["WAITDAEMON_FINISH_REBOOT", "WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
+
+impl Settings {
+    /// Reads the environment `variables`, each a name and a value.
+    ///
+    /// # Errors
+    /// Every [`Problem`], in the order of the documentation.
+    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader { variables: variables.into_iter().collect(), problems: Vec::new() };
+        let image = reader.image();
+        let wait = reader.seconds("WAIT_SECONDS", "environment.WAIT_SECONDS", 0, 10);
+        let runtime = reader.runtime();
+        let docker_host = reader.docker_host();
+        let nerdctl_namespace = reader.nerdctl_namespace();
+        let nerdctl_host = reader.truth("NERDCTL_HOST", "environment.NERDCTL_HOST");
+        let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
+        let pull_timeout =
+            reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
+        let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT");
+        let log = reader.log();
+        match image {
+            Some(image) if reader.problems.is_empty() => Ok(Self {
+                image,
+                wait,
+                watch,
+                pull_timeout,
+                finish_reboot,
+                runtime,
+                docker_host,
+                nerdctl_namespace,
+                nerdctl_host,
+                log,
+            }),
+            _ => Err(reader.problems),
+        }
+    }
+}
+
+/// The names among `variables` that begin with our prefix and are none of ours.
+pub fn unknown<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
+    let names = variables.into_iter().filter_map(|name| name.to_str());
+    names.filter(|name| name.starts_with("WAITDAEMON_") && !PREFIXED.contains(name)).map(str::to_owned).collect()
+}
+
+struct Reader {
+    variables: HashMap<OsString, OsString>,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn image(&mut self) -> Option<Reference> {
+        let field = "environment.IMAGE";
+        let fix = "set IMAGE to the image that is to run, for example alpine or quay.io/org/image:v1";
+        let Some(text) = self.text("IMAGE", field, fix) else {
+            // A value that is not UTF-8 was reported already.
+            if !self.problems.iter().any(|problem| problem.field == field) {
+                self.problems.push(Problem { field, value: None, problem: "IMAGE is not set".into(), fix });
+            }
+            return None;
+        };
+        match Reference::parse(&text) {
+            Ok(image) => Some(image),
+            Err(why) => {
+                self.wrong(field, &text, why.to_string(), fix);
+                None
+            }
+        }
+    }
+
+    fn seconds(&mut self, name: &'static str, field: &'static str, least: u64, default: u64) -> Duration {
+        let fix = "use a whole number of seconds, at most 86400, without sign, unit or blanks, or leave it out";
+        let default = Duration::from_secs(default);
+        let Some(text) = self.text(name, field, fix) else { return default };
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse::<u64>() {
+            Ok(seconds) if digits && (least..=LONGEST_SECONDS).contains(&seconds) => Duration::from_secs(seconds),
+            _ => {
+                let problem = format!("{name} is not a whole number from {least} to {LONGEST_SECONDS}");
+                self.wrong(field, &text, problem, fix);
+                default
+            }
+        }
+    }
+
+    /// A switch that is on unless it is set to `false` or `0`.
+    fn truth(&mut self, name: &'static str, field: &'static str) -> bool {
+        let fix = "use true, false, 1 or 0, or leave it out (true)";
+        let Some(text) = self.text(name, field, fix) else { return true };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" => true,
+            "false" | "0" => false,
+            _ => {
+                self.wrong(field, &text, format!("{name} is neither true nor false"), fix);
+                true
+            }
+        }
+    }
+
+    fn runtime(&mut self) -> Runtime {
+        let (field, fix) = ("environment.CONTAINER_RUNTIME", "use auto, docker or nerdctl, or leave it out (auto)");
+        match self.text("CONTAINER_RUNTIME", field, fix).as_deref() {
+            None | Some("auto") => Runtime::Auto,
+            Some("docker") => Runtime::Docker,
+            Some("nerdctl") => Runtime::Nerdctl,
+            Some(text) => {
+                self.wrong(field, text, "CONTAINER_RUNTIME is not one of auto, docker, nerdctl".into(), fix);
+                Runtime::Auto
+            }
+        }
+    }
+
+    fn docker_host(&mut self) -> DockerHost {
+        let field = "environment.DOCKER_HOST";
+        let fix = "use unix:///path/to/docker.sock or tcp://host:port (without TLS), or leave it out";
+        let default = DockerHost::Unix("/var/run/docker.sock".into());
+        let Some(text) = self.text("DOCKER_HOST", field, fix) else { return default };
+        let problem = if let Some(path) = text.strip_prefix("unix://") {
+            if path.starts_with('/') && path.len() > 1 {
+                return DockerHost::Unix(path.into());
+            }
+            "DOCKER_HOST's path is not absolute"
+        } else if let Some(address) = text.strip_prefix("tcp://") {
+            if let Some(address) = tcp_address(address.trim_end_matches('/')) {
+                return DockerHost::Tcp(address);
+            }
+            "DOCKER_HOST is not tcp://host:port"
+        } else {
+            "DOCKER_HOST's scheme is not supported"
+        };
+        self.wrong(field, &text, problem.into(), fix);
+        default
+    }
+
+    /// containerd's rule for namespaces (`pkg/identifiers`): words of letters and digits, joined by
+    /// single `.`, `_` or `-`, at most 76 characters.
+    fn nerdctl_namespace(&mut self) -> String {
+        let field = "environment.NERDCTL_NAMESPACE";
+        let fix = "use letters and digits, joined by single '.', '_' or '-', or leave it out (tinkerbell)";
+        let Some(text) = self.text("NERDCTL_NAMESPACE", field, fix) else { return "tinkerbell".into() };
+        let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric());
+        if text.len() > 76 || !text.split(['.', '_', '-']).all(word) {
+            self.wrong(field, &text, "NERDCTL_NAMESPACE is no containerd namespace".into(), fix);
+        }
+        text
+    }
+
+    fn log(&mut self) -> LogLevel {
+        let (field, fix) = ("environment.WAITDAEMON_LOG", "use error, warn, info or debug, or leave it out (info)");
+        match self.text("WAITDAEMON_LOG", field, fix).as_deref() {
+            None | Some("info") => LogLevel::Info,
+            Some("error") => LogLevel::Error,
+            Some("warn") => LogLevel::Warn,
+            Some("debug") => LogLevel::Debug,
+            Some(text) => {
+                self.wrong(field, text, "WAITDAEMON_LOG is not one of error, warn, info, debug".into(), fix);
+                LogLevel::Info
+            }
+        }
+    }
+
+    /// The value of a variable; `None` where it is missing, empty (the default holds) or not UTF-8
+    /// (reported).
+    fn text(&mut self, name: &'static str, field: &'static str, fix: &'static str) -> Option<String> {
+        let value = self.variables.get(&OsString::from(name)).filter(|value| !value.is_empty())?;
+        if let Some(text) = value.to_str() {
+            return Some(text.to_owned());
+        }
+        let shown = value.to_string_lossy().into_owned();
+        self.wrong(field, &shown, format!("{name} is not UTF-8"), fix);
+        None
+    }
+
+    fn wrong(&mut self, field: &'static str, value: &str, problem: String, fix: &'static str) {
+        let mut shown: String = value.chars().take(SHOWN_VALUE).collect();
+        if shown.len() < value.len() {
+            shown.push('…');
+        }
+        self.problems.push(Problem { field, value: Some(shown), problem, fix });
+    }
+}
+
+/// `host:port` with Docker's plain port 2375 where none is given; `None` where it is no address.
+fn tcp_address(text: &str) -> Option<String> {
+    let bare_ipv6 = text.ends_with(']');
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !bare_ipv6 => (host, port),
+        _ => (text, "2375"),
+    };
+    let host_valid = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
+    (host_valid && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {
+        Settings::read(pairs.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    fn one_problem(name: &str, value: &str) -> Problem {
+        let mut problems = read(&[("IMAGE", "alpine"), (name, value)]).expect_err(value);
+        assert_eq!(problems.len(), 1, "{name}={value:?}: {problems:?}");
+        problems.remove(0)
+    }
+
+    #[test]
+    fn the_documented_defaults() {
+        let settings = read(&[("IMAGE", "alpine")]).unwrap();
+        let empty = ["WAIT_SECONDS", "CONTAINER_RUNTIME", "NERDCTL_NAMESPACE", "NERDCTL_HOST", "DOCKER_HOST"];
+        let mut pairs: Vec<_> = empty.iter().chain(&PREFIXED).map(|name| (*name, "")).collect();
+        pairs.push(("IMAGE", "alpine"));
+        assert_eq!(read(&pairs).unwrap(), settings, "empty means default");
+        assert_eq!(settings.wait, Duration::from_secs(10));
+        assert_eq!(settings.watch, Duration::from_secs(60));
+        assert_eq!(settings.pull_timeout, Duration::from_secs(600));
+        assert_eq!(settings.runtime, Runtime::Auto);
+        assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
+        assert_eq!(settings.nerdctl_namespace, "tinkerbell");
+        assert!(settings.nerdctl_host && settings.finish_reboot);
+        assert_eq!(settings.log, LogLevel::Info);
+    }
+
+    #[test]
+    fn wait_seconds_is_a_whole_number_and_nothing_else() {
+        for (text, seconds) in [("0", 0), ("1", 1), ("007", 7), ("86400", 86_400)] {
+            let settings = read(&[("IMAGE", "a"), ("WAIT_SECONDS", text)]).unwrap();
+            assert_eq!(settings.wait.as_secs(), seconds);
+        }
+        let huge = "9".repeat(30);
+        for text in ["abc", "-1", "+1", "1.5", " 5", "5 ", "10s", "86401", "9223372037", "0x10", "１", &huge] {
+            let problem = one_problem("WAIT_SECONDS", text);
+            assert_eq!(problem.field, "environment.WAIT_SECONDS");
+            assert_eq!(problem.value.as_deref(), Some(text));
+            assert!(problem.fix.contains("whole number"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn other_wrong_values_name_their_field() {
+        for (name, value) in [
+            ("CONTAINER_RUNTIME", "podman"),
+            ("CONTAINER_RUNTIME", "Docker "),
+            ("NERDCTL_NAMESPACE", "a/b"),
+            ("NERDCTL_NAMESPACE", "--x"),
+            ("NERDCTL_HOST", "yes"),
+            ("DOCKER_HOST", "/var/run/docker.sock"),
+            ("DOCKER_HOST", "unix://var/run/docker.sock"),
+            ("DOCKER_HOST", "tcp://"),
+            ("DOCKER_HOST", "tcp://h:0"),
+            ("DOCKER_HOST", "tcp://user@h:1/x"),
+            ("DOCKER_HOST", "ssh://host"),
+            ("DOCKER_HOST", "https://host:2376"),
+            ("WAITDAEMON_LOG", "trace"),
+            ("WAITDAEMON_WATCH_SECONDS", "1m"),
+            ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),
+            ("WAITDAEMON_FINISH_REBOOT", "no"),
+        ] {
+            assert_eq!(one_problem(name, value).field, format!("environment.{name}"));
+        }
+    }
+
+    #[test]
+    fn all_problems_at_once() {
+        let problems = read(&[("WAIT_SECONDS", "x"), ("NERDCTL_HOST", "maybe"), ("DOCKER_HOST", "npipe:////x")]);
+        let fields: Vec<_> = problems.unwrap_err().iter().map(|problem| problem.field).collect();
+        let expected =
+            ["environment.IMAGE", "environment.WAIT_SECONDS", "environment.DOCKER_HOST", "environment.NERDCTL_HOST"];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn values_that_are_not_utf8_or_very_long_are_reported_and_cut() {
+        let raw = OsString::from_vec(vec![b'a', 0xff]);
+        let problems = Settings::read([("IMAGE".into(), raw)]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].problem.contains("UTF-8"));
+        let problem = one_problem("WAIT_SECONDS", &"9".repeat(1 << 20));
+        assert!(problem.value.unwrap().len() < 100);
+    }
+
+    #[test]
+    fn docker_hosts() {
+        for (text, host) in [
+            ("unix:///x/docker.sock", DockerHost::Unix("/x/docker.sock".into())),
+            ("tcp://10.0.0.1:2375", DockerHost::Tcp("10.0.0.1:2375".into())),
+            ("tcp://engine", DockerHost::Tcp("engine:2375".into())),
+            ("tcp://[fd00::1]", DockerHost::Tcp("[fd00::1]:2375".into())),
+            ("tcp://[fd00::1]:99/", DockerHost::Tcp("[fd00::1]:99".into())),
+        ] {
+            assert_eq!(read(&[("IMAGE", "a"), ("DOCKER_HOST", text)]).unwrap().docker_host, host);
+        }
+    }
+
+    #[test]
+    fn truths_in_any_case() {
+        for (text, value) in [("true", true), ("TRUE", true), ("1", true), ("False", false), ("0", false)] {
+            assert_eq!(read(&[("IMAGE", "a"), ("NERDCTL_HOST", text)]).unwrap().nerdctl_host, value);
+        }
+    }
+
+    #[test]
+    fn likely_typing_errors_are_found() {
+        let names = ["WAITDAEMON_WATCH_SECOND", "WAITDAEMON_LOG", "PATH"].map(OsString::from);
+        assert_eq!(unknown(&names), ["WAITDAEMON_WATCH_SECOND"]);
+    }
+}

@@ -1,0 +1,27 @@
+//! SIGTERM and SIGINT: somebody wants us to stop.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Both signals, caught from now on. As PID 1 of a container nothing else would end us.
+pub struct Stop {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Catches the signals.
+    ///
+    /// # Errors
+    /// What sigaction(2) reports.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them and names it.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What the handoff tells the waiter: names and settings, so that the waiter rediscovers nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::HandoffId;
+use crate::settings::{DockerHost, LogLevel};
+
+/// The waiter's only argument, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// How to reach the engine.
+    pub engine: EngineTicket,
+    /// The handoff that made the waiter and the user container.
+    pub handoff: HandoffId,
+    /// The action container's ID: 64 hexadecimal digits.
+    pub action_id: String,
+    /// The action container's name; those of the other two containers follow from it.
+    pub action_name: String,
+    /// Seconds from the action container's end to the user container's start.
+    pub wait_seconds: u64,
+    /// Seconds that the user container is watched.
+    pub watch_seconds: u64,
+    /// `WAITDAEMON_LOG`.
+    pub log: LogLevel,
+}
+
+/// How the waiter reaches the engine that the handoff used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EngineTicket {
+    /// The Docker Engine API.
+    Docker {
+        /// Where it listens, as seen in the waiter.
+        host: DockerHost,
+        /// The API version that the handoff agreed on, such as `1.41`.
+        version: String,
+    },
+}
+
+impl Ticket {
+    /// The ticket as the waiter's argument.
+    ///
+    /// # Errors
+    /// None in practice: every field is plain text or a number.
+    pub fn to_argument(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Reads the waiter's argument.
+    ///
+    /// # Errors
+    /// Where the text is not what [`Ticket::to_argument`] writes.
+    pub fn from_argument(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let ticket = Ticket {
+            engine: EngineTicket::Docker { host: DockerHost::Tcp("h:1".into()), version: "1.41".into() },
+            handoff: HandoffId::random().unwrap(),
+            action_id: "ab".repeat(32),
+            action_name: "tinkerbell_reboot_a0".into(),
+            wait_seconds: 10,
+            watch_seconds: 60,
+            log: LogLevel::Debug,
+        };
+        assert_eq!(Ticket::from_argument(&ticket.to_argument().unwrap()).unwrap(), ticket);
+        assert!(Ticket::from_argument("reboot").is_err());
+    }
+}
