@@ -1,1 +1,6 @@
-//! Machines, engines and images for the demo and the tests.
+//! What waitdaemon's demo and tests stand on: nested machines with real engines, and images.
+
+pub mod image;
+pub mod machine;
+pub mod paths;
+pub mod until;

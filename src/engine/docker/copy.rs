@@ -39,7 +39,7 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
             config.remove(field);
         }
     }
-    let env = without(&config["Env"], &own["Env"]);
+    let env = without(get(&config, "Env"), &own["Env"]);
     config.insert("Env".into(), env.into());
     command(&mut config, own);
     label(&mut config, own, labels);
@@ -53,7 +53,7 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     links(&mut host);
     anonymous_volumes(&mut config, &mut host, &action["Mounts"]);
 
-    let mut connect = endpoints(action, text(host.get("NetworkMode").unwrap_or(&Value::Null)), id);
+    let mut connect = endpoints(action, text(get(&host, "NetworkMode")), id);
     let first = connect.iter().position(|(name, _)| is_mode(action, &host, name)).map(|index| connect.remove(index));
     config.insert("HostConfig".into(), host.into());
     if let Some((name, endpoint)) = first {
@@ -139,7 +139,7 @@ fn command(config: &mut Map<String, Value>, own: &Value) {
 }
 
 fn label(config: &mut Map<String, Value>, own: &Value, labels: &[(&str, String)]) {
-    let mut kept = object(&config["Labels"]);
+    let mut kept = object(get(config, "Labels"));
     kept.retain(|key, value| own["Labels"].get(key) != Some(value));
     kept.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
     config.insert("Labels".into(), kept.into());
@@ -147,8 +147,8 @@ fn label(config: &mut Map<String, Value>, own: &Value, labels: &[(&str, String)]
 
 /// A hostname is copied where the action set one and the engine takes one.
 fn hostname(config: &mut Map<String, Value>, host: &Map<String, Value>, id: &str) {
-    let mode = |field: &str| host.get(field).map_or("", text).to_owned();
-    let generated = id.starts_with(text(&config["Hostname"]));
+    let mode = |field: &str| text(get(host, field)).to_owned();
+    let generated = id.starts_with(text(get(config, "Hostname")));
     // "conflicting options: hostname and the UTS mode", "... and the network mode" (moby runconfig).
     if generated || mode("UTSMode") == "host" || mode("NetworkMode").starts_with("container:") {
         config.remove("Hostname");
@@ -176,9 +176,9 @@ fn links(host: &mut Map<String, Value>) {
 /// container has the action's volume and not a new one.
 fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value) {
     let named = |destination: &str| {
-        let binds = host.get("Binds").map_or(&[][..], list).iter().map(text);
+        let binds = list(get(host, "Binds")).iter().map(text);
         let in_binds = binds.filter_map(|bind| bind.split(':').nth(1)).any(|target| target == destination);
-        let listed = host.get("Mounts").map_or(&[][..], list).iter();
+        let listed = list(get(host, "Mounts")).iter();
         let in_mounts = listed.filter(|mount| !text(&mount["Source"]).is_empty());
         in_binds || in_mounts.into_iter().any(|mount| text(&mount["Target"]) == destination)
     };
@@ -239,7 +239,7 @@ fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
 
 /// True for the network that `NetworkMode` names, by name or by ID.
 fn is_mode(action: &Value, host: &Map<String, Value>, name: &str) -> bool {
-    let mode = host.get("NetworkMode").map_or("", text);
+    let mode = text(get(host, "NetworkMode"));
     let network = &action["NetworkSettings"]["Networks"][name]["NetworkID"];
     mode == name || (mode.len() >= 12 && text(network).starts_with(mode))
 }
@@ -262,6 +262,11 @@ fn empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
     }
+}
+
+/// The field, or null: indexing a map would panic where it is missing.
+fn get<'a>(map: &'a Map<String, Value>, field: &str) -> &'a Value {
+    map.get(field).unwrap_or(&Value::Null)
 }
 
 fn object(value: &Value) -> Map<String, Value> {

@@ -1,0 +1,49 @@
+# Every target says what it does; `make help` lists them.
+IMAGE  ?= ghcr.io/waitdaemon/waitdaemon
+TARGET := x86_64-unknown-linux-musl
+CACHE  := .cache
+GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
+export IMAGE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test image program cache setup fmt clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: ## watch one reboot action from start to reboot, in a throw-away machine (DEMO_WAIT=5)
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory -s image
+	@cargo run -q -p lab --bin demo
+
+test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache image
+	@scripts/test
+
+image: program ## write dist/waitdaemon.tar (waitdaemon:dev), for docker load and nerdctl load
+	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev dist/waitdaemon.tar
+
+program: ## build the static program
+	@cargo build -q --release --target $(TARGET) --bin waitdaemon
+
+cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd ## build the Tink Agent and moby's engine for the tests
+
+$(CACHE)/tink/agent: lab/tink/go.mod lab/tink/go.sum lab/tink/server-standin/main.go
+	@echo "building the Tink Agent v0.25.0 (cold about 2 minutes) ..."
+	@cd lab/tink && $(GO) -o ../../$(CACHE)/tink/ tool ./server-standin
+	@touch $@
+
+$(CACHE)/moby/dockerd: lab/moby/go.mod lab/moby/go.sum
+	@echo "building moby v2.0.0-beta.7 and containerd 2.2.1 (cold about 5 minutes) ..."
+	@cd lab/moby && $(GO) -tags exclude_graphdriver_btrfs,no_btrfs,no_devmapper,netgo,osusergo,static_build -o ../../$(CACHE)/moby/ tool
+	@touch $@
+
+setup: ## install what building and testing need (apt packages, Rust's musl target)
+	@scripts/setup test
+
+fmt: ## format the sources
+	@cargo fmt --all
+
+clean: ## remove everything that was built
+	@rm -rf target dist $(CACHE)

@@ -1,0 +1,190 @@
+//! `make demo`: the documentation's reboot action, run as the Tink Agent runs it, as a timeline.
+//!
+//! With root: in a throw-away machine, which really reboots. Without root but with a running
+//! Docker: there, with a user container that only prints.
+
+use std::fs;
+use std::io::{BufRead, BufReader, IsTerminal, Lines, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::image;
+use lab::machine::{Engine, Machine, REBOOTED};
+use lab::paths;
+use lab::until::until;
+use serde_json::json;
+
+/// The action container's name, as the Tink Agent makes it from action and ID.
+const ACTION: &str = "tinkerbell_reboot_demo";
+/// How long each step may take; all but the wait itself take a second or two.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    match demo() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nthe demo failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<()> {
+    let wait: u64 = match std::env::var("DEMO_WAIT") {
+        Ok(text) if !text.is_empty() => text.parse().context("DEMO_WAIT is a number of seconds")?,
+        _ => 5,
+    };
+    let images = paths::root().join("target/images");
+    let user = images.join("alpine.tar");
+    image::busybox(&user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
+    if is_root()? { reboot(wait, &user) } else { print_only(wait, &user) }
+}
+
+/// In a machine of its own, to the reboot.
+fn reboot(wait: u64, user: &PathBuf) -> Result<()> {
+    println!("Booting a throw-away machine like HookOS: its own PID 1 (BusyBox init), its own dockerd, no network.");
+    let begin = Instant::now();
+    let mut machine = Machine::boot(Engine::Debian)?;
+    println!("Booted in {:.1} s. Nothing was started on this host itself.", begin.elapsed().as_secs_f64());
+    machine.load(user)?;
+    machine.load(&paths::root().join("dist/waitdaemon.tar"))?;
+    let mut show = Timeline::new(|| machine.docker_command(), wait, &["reboot"], &["--privileged", "--pid", "host"])?;
+    show.until_started("alpine: reboot")?;
+    let code = machine.wait_for_end(LIMIT)?;
+    ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
+    show.line("machine rebooted: reboot(2) ended it (unshare's exit code 129)");
+    drop(machine);
+    println!("\nThe Workflow was SUCCESS before the machine went down. The throw-away machine is gone.");
+    Ok(())
+}
+
+/// On the Docker that is there, with a harmless user container.
+fn print_only(wait: u64, user: &PathBuf) -> Result<()> {
+    println!("Without root there is no machine to reboot: on your own Docker, a user container that only prints.");
+    let docker = || Command::new("docker");
+    let tar = paths::root().join("dist/waitdaemon.tar");
+    for archive in [user, &tar] {
+        // The stand-in for alpine must not replace an image of yours, so it goes by another name.
+        ensure!(
+            docker().args(["load", "-q", "-i"]).arg(archive).stdout(Stdio::null()).status()?.success(),
+            "docker load failed"
+        );
+    }
+    let mut show = Timeline::new(docker, wait, &["echo", "hello from the user container"], &[])?;
+    let result = show.until_started("alpine: echo");
+    let gone = until("the containers' end", LIMIT, || {
+        let left = docker().args(["ps", "-aq", "--filter", &format!("name={ACTION}")]).output()?.stdout;
+        Ok(left.is_empty().then_some(()))
+    });
+    docker().args(["image", "rm", "-f", "waitdaemon:dev"]).stdout(Stdio::null()).status()?;
+    result?;
+    gone?;
+    show.line("user container ended; nothing is left");
+    Ok(())
+}
+
+/// The action, and what is printed of it.
+struct Timeline {
+    begin: Instant,
+    events: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    live: bool,
+}
+
+impl Timeline {
+    /// Runs the action as the Tink Agent's Docker runtime does: create, start, wait, force-remove.
+    /// Returns when the wait is over.
+    fn new(docker: impl Fn() -> Command, wait: u64, command: &[&str], flags: &[&str]) -> Result<Self> {
+        let run = |arguments: &[&str]| -> Result<String> {
+            let output = docker().args(arguments).output()?;
+            ensure!(output.status.success(), "docker {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr));
+            Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        };
+        let mut watch = docker();
+        watch.args(["events", "--filter", "type=container", "--format", "{{.Action}} {{.Actor.Attributes.name}}"]);
+        let mut events = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(events.stdout.take().context("no events")?).lines();
+        let mut show = Self { begin: Instant::now(), events, lines, live: std::io::stdout().is_terminal() };
+        println!("\n  seconds");
+        let seconds = format!("WAIT_SECONDS={wait}");
+        let socket = "/var/run/docker.sock:/var/run/docker.sock";
+        let fixed = ["create", "--name", ACTION, "-v", socket, "-e", "IMAGE=alpine", "-e", &seconds];
+        run(&[&fixed[..], flags, &["waitdaemon:dev"], command].concat())?;
+        show.begin = Instant::now();
+        show.line("action container started, as the Tink Agent does it");
+        run(&["start", ACTION])?;
+        show.until(&format!("start {ACTION}-waiter"))?;
+        show.line("waiter started; it arms itself: knows the user container, counts on the action's end");
+        show.until(&format!("die {ACTION}"))?;
+        let ended = Instant::now();
+        let code = run(&["wait", ACTION])?;
+        if code != "0" {
+            let said = docker().args(["logs", ACTION]).output()?;
+            eprintln!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        }
+        ensure!(code == "0", "the action ended with {code}");
+        let armed = run(&["logs", &format!("{ACTION}-waiter")])?;
+        ensure!(armed.contains("\"message\":\"armed\""), "the waiter did not say that it is armed:\n{armed}");
+        show.at(ended, "waiter armed, action ended with 0: SUCCESS is reported here");
+        run(&["rm", "-f", ACTION])?;
+        show.count(wait, ended);
+        Ok(show)
+    }
+
+    fn until_started(&mut self, what: &str) -> Result<()> {
+        self.until(&format!("start {ACTION}-user"))?;
+        self.line(&format!("user container started ({what})"));
+        Ok(())
+    }
+
+    /// Reads the engine's events to this one.
+    fn until(&mut self, event: &str) -> Result<()> {
+        for line in self.lines.by_ref() {
+            if line? == event {
+                return Ok(());
+            }
+        }
+        bail!("the engine's events ended before: {event}")
+    }
+
+    /// A line that counts the seconds; on a terminal only, where it can be written over.
+    fn count(&self, wait: u64, ended: Instant) {
+        self.line(&format!("waiting {wait} s"));
+        let end = ended + Duration::from_secs(wait);
+        let width = usize::try_from(wait.min(40)).unwrap_or(40);
+        while self.live && Instant::now() < end {
+            let done = ended.elapsed().as_secs().min(wait);
+            let bar =
+                "#".repeat(width * usize::try_from(done).unwrap_or(0) / usize::try_from(wait.max(1)).unwrap_or(1));
+            print!("\r  {:>7.2}  [{bar:<width$}] {done}/{wait} s", self.begin.elapsed().as_secs_f64());
+            let _ = std::io::stdout().flush();
+            std::thread::sleep((end - Instant::now()).min(Duration::from_millis(200)));
+        }
+        if self.live {
+            print!("\r{:70}\r", "");
+        }
+    }
+
+    fn line(&self, text: &str) {
+        self.at(Instant::now(), text);
+    }
+
+    fn at(&self, time: Instant, text: &str) {
+        println!("  {:>7.2}  {text}", time.duration_since(self.begin).as_secs_f64());
+    }
+}
+
+impl Drop for Timeline {
+    fn drop(&mut self) {
+        let _ = self.events.kill();
+        let _ = self.events.wait();
+    }
+}
+
+fn is_root() -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no Uid")?;
+    Ok(uid.split_whitespace().nth(1) == Some("0"))
+}
