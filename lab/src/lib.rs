@@ -1,6 +1,8 @@
 //! What waitdaemon's demo and tests stand on: nested machines with real engines, and images.
 
+pub mod agent;
 pub mod image;
 pub mod machine;
 pub mod paths;
+pub mod registry;
 pub mod until;

@@ -246,6 +246,16 @@ impl Machine {
             .collect())
     }
 
+    /// Signals a process by its PID in the machine.
+    ///
+    /// # Errors
+    /// Where there is no such process.
+    pub fn signal(&self, pid: i64, signal: &str) -> Result<()> {
+        let output = output(self.command("kill").arg(format!("-{signal}")).arg(pid.to_string()))?;
+        ensure!(output.status.success(), "kill -{signal} {pid}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Ends dockerd with a signal (by its process ID) and waits until it is gone.
     ///
     /// # Errors

@@ -1,1 +1,58 @@
-fn main() {}
+//! waitdaemon on real engines: each case on each generation of Docker, in a machine of its own.
+//!
+//! Needs root, `make cache` and `make image`; `make test` sees to that. One case:
+//! `cargo test --test integration -- docker-moby::cancel`.
+
+mod again;
+mod bad_input;
+mod by_agent;
+mod identity;
+mod readme;
+mod verdict;
+mod watch;
+mod world;
+
+use lab::machine::Engine;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A case: its name and what it does on an engine.
+type Case = (String, Box<dyn Fn(Engine) -> anyhow::Result<()> + Send + Sync>);
+
+fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Most of a case is waiting: more of them than cores.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    if let Err(error) = world::make_images() {
+        eprintln!("cannot make the images: {error:#}");
+        return std::process::ExitCode::FAILURE;
+    }
+    let mut trials = vec![Trial::test("readme::examples_are_the_files", || {
+        readme::examples_are_the_files().map_err(|error| Failed::from(format!("{error:#}")))
+    })];
+    for engine in Engine::ALL {
+        let modules = [
+            again::cases(),
+            bad_input::cases(),
+            by_agent::cases(),
+            identity::cases(),
+            verdict::cases(),
+            watch::cases(),
+        ];
+        for (name, case) in modules.into_iter().flatten() {
+            let run = move || case(engine).map_err(|error| Failed::from(format!("{error:#}")));
+            trials.push(Trial::test(format!("{}::{name}", engine.name()), run));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Names cases by their module and function.
+#[macro_export]
+macro_rules! cases {
+    ($($function:ident),+ $(,)?) => {
+        vec![$((
+            format!("{}::{}", module_path!().rsplit("::").next().unwrap_or_default(), stringify!($function)),
+            Box::new($function) as Box<dyn Fn(lab::machine::Engine) -> anyhow::Result<()> + Send + Sync>,
+        )),+]
+    };
+}

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Lines, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ fn demo() -> Result<()> {
 }
 
 /// In a machine of its own, to the reboot.
-fn reboot(wait: u64, user: &PathBuf) -> Result<()> {
+fn reboot(wait: u64, user: &Path) -> Result<()> {
     println!("Booting a throw-away machine like HookOS: its own PID 1 (BusyBox init), its own dockerd, no network.");
     let begin = Instant::now();
     let mut machine = Machine::boot(Engine::Debian)?;
@@ -61,11 +61,11 @@ fn reboot(wait: u64, user: &PathBuf) -> Result<()> {
 }
 
 /// On the Docker that is there, with a harmless user container.
-fn print_only(wait: u64, user: &PathBuf) -> Result<()> {
+fn print_only(wait: u64, user: &Path) -> Result<()> {
     println!("Without root there is no machine to reboot: on your own Docker, a user container that only prints.");
     let docker = || Command::new("docker");
     let tar = paths::root().join("dist/waitdaemon.tar");
-    for archive in [user, &tar] {
+    for archive in [user, tar.as_path()] {
         // The stand-in for alpine must not replace an image of yours, so it goes by another name.
         ensure!(
             docker().args(["load", "-q", "-i"]).arg(archive).stdout(Stdio::null()).status()?.success(),

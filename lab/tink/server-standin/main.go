@@ -143,6 +143,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	fmt.Println(`{"state":"LISTENING"}`)
 	server := &server{actions: actions}
 	transport := grpc.NewServer()
 	proto.RegisterWorkflowServiceServer(transport, server)

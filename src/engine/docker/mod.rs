@@ -274,7 +274,7 @@ impl Engine for Docker {
         let armed = async {
             let mut output = self.api.stream(&path).await.because("cannot attach to the waiter")?;
             self.start_once(waiter).await.because("cannot start the waiter")?;
-            let (mut demux, mut tail) = (Demux::new(false), Tail::new());
+            let (mut demux, mut tail) = (Demux::new(false), Tail::default());
             let mut heard = String::new();
             while let Some(piece) = output.next().await.because("lost the waiter before it was armed")? {
                 let said = demux.feed(&piece);
@@ -357,7 +357,7 @@ impl Engine for Docker {
         tracing::info!(container = user, "user container started");
         let Some((mut output, mut demux)) = seen else { return Ok(Outcome::Running) };
 
-        let mut tail = Tail::new();
+        let mut tail = Tail::default();
         let end = async {
             match self.await_end(user).await {
                 Ok(stream) => stream.json().await,

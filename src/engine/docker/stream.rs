@@ -33,6 +33,7 @@ impl Demux {
 }
 
 /// Keeps the last lines of an output, made safe to show.
+#[derive(Default)]
 pub struct Tail {
     lines: std::collections::VecDeque<String>,
     line: Vec<u8>,
@@ -44,11 +45,6 @@ const LINES: usize = 20;
 const LINE_LENGTH: usize = 1000;
 
 impl Tail {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self { lines: std::collections::VecDeque::with_capacity(LINES), line: Vec::new() }
-    }
-
     /// Adds output; memory stays bounded whatever comes.
     pub fn feed(&mut self, output: &[u8]) {
         for &byte in output {
@@ -103,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_tail_keeps_twenty_safe_lines() {
-        let mut tail = Tail::new();
+        let mut tail = Tail::default();
         for n in 0..100 {
             tail.feed(format!("line {n}\r\n").as_bytes());
         }
@@ -112,7 +108,7 @@ mod tests {
         assert_eq!(lines.len(), 20);
         assert_eq!(lines[0], "line 81");
         assert_eq!(lines[19], "\\u{1b}[31mred\u{fffd}");
-        let mut tail = Tail::new();
+        let mut tail = Tail::default();
         tail.feed(&vec![b'x'; 1 << 20]);
         assert_eq!(tail.into_lines()[0].len(), LINE_LENGTH);
     }

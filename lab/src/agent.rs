@@ -1,0 +1,112 @@
+//! The real Tink Agent in a machine, served by a stand-in for the Tink Server.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::paths;
+use crate::until::until;
+
+/// Where the stand-in listens, inside the machine's network namespace.
+const ADDRESS: &str = "127.0.0.1:42113";
+/// How long either may take to be there.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// An agent at work. Both processes end with the value.
+pub struct Agent {
+    server: Child,
+    agent: Child,
+    reports: PathBuf,
+    log: PathBuf,
+}
+
+/// One report of the agent to its server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// When it arrived, in seconds since 1970.
+    pub time: f64,
+    /// The action's name.
+    pub action: String,
+    /// `RUNNING`, `SUCCESS`, `FAILED` or `TIMEOUT`.
+    pub state: String,
+}
+
+impl Agent {
+    /// Starts the agent in the machine, with the actions of a file like those in examples/.
+    ///
+    /// # Errors
+    /// Where one of the two does not start.
+    pub fn start(machine: &Machine, actions: &Path) -> Result<Self> {
+        let (reports, log) = (machine.out().join("reports"), machine.out().join("agent.log"));
+        let tink = paths::cache().join("tink");
+        let server = machine
+            .network_command(tink.join("server-standin"))
+            .args(["-listen", ADDRESS])
+            .arg(actions)
+            .stdout(fs::File::create(&reports)?)
+            .stderr(fs::File::create(machine.out().join("server.log"))?)
+            .spawn()?;
+        // A value from here on, so that the server is ended if the agent does not start.
+        let agent = Command::new("true").spawn()?;
+        let mut both = Self { server, agent, reports, log };
+        until("the stand-in for the Tink Server", START_LIMIT, || {
+            if let Some(status) = both.server.try_wait()? {
+                bail!("it ended with {status}: {}", fs::read_to_string(machine.out().join("server.log"))?);
+            }
+            Ok(fs::read_to_string(&both.reports)?.contains("LISTENING").then_some(()))
+        })?;
+        let log = fs::File::create(&both.log)?;
+        both.agent.wait()?;
+        both.agent = machine
+            .command(tink.join("agent"))
+            .args(["-id", "machine-1", "-transport", "grpc", "-grpc-server", ADDRESS, "-grpc-tls=false"])
+            .args(["-attribute-detection=false", "-runtime", "docker", "-docker-socket", "/var/run/docker.sock"])
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(both)
+    }
+
+    /// What was reported so far.
+    ///
+    /// # Errors
+    /// Where the record cannot be read.
+    pub fn reports(&self) -> Result<Vec<Report>> {
+        let text = fs::read_to_string(&self.reports)?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let reports = lines.filter(|line| line["action"].is_string());
+        let field = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        Ok(reports
+            .map(|line| Report {
+                time: line["nanoseconds"].as_f64().unwrap_or_default() / 1e9,
+                action: field(&line, "action"),
+                state: field(&line, "state"),
+            })
+            .collect())
+    }
+
+    /// Waits for the first final report: SUCCESS, FAILED or TIMEOUT.
+    ///
+    /// # Errors
+    /// Where none comes within `limit`; shows the agent's log.
+    pub fn final_report(&self, limit: Duration) -> Result<Report> {
+        let found = until("the agent's final report", limit, || {
+            Ok(self.reports()?.into_iter().find(|report| report.state != "RUNNING"))
+        });
+        found.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        for child in [&mut self.agent, &mut self.server] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

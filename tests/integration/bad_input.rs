@@ -1,0 +1,169 @@
+//! Bad input: each gets its exit code and a line that names the template field, and leaves nothing.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+use anyhow::{Result, ensure};
+use lab::machine::Engine;
+use lab::registry::Registry;
+
+use crate::world::{Action, USER, machine, nothing_there};
+
+const INVALID: i32 = 78;
+const NO_ENGINE: i32 = 12;
+const FAILED: i32 = 1;
+
+pub fn cases() -> Vec<crate::Case> {
+    let mut cases = crate::cases![
+        image_is_not_set,
+        image_is_malformed,
+        image_is_not_in_the_registry,
+        registry_refuses_the_connection,
+        pull_fails_inside_its_stream,
+        pull_takes_too_long,
+        several_problems_at_once,
+        socket_is_not_mounted,
+        socket_is_a_directory,
+        nobody_listens_on_the_socket,
+        nerdctl_is_not_there,
+        name_is_taken_by_a_foreign_container,
+        docker_host_with_tls,
+    ];
+    for value in ["abc", "-1", "1.5", " 5", "86401", "123456789012345678901234567890"] {
+        let case = move |engine| wait_seconds(engine, value);
+        cases.push((format!("bad_input::wait_seconds_is_{}", value.replace(' ', "_")), Box::new(case)));
+    }
+    cases
+}
+
+fn wait_seconds(engine: Engine, value: &str) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", value).run()?;
+    said.expect(INVALID, "environment.WAIT_SECONDS", "whole number")?;
+    ensure!(said.err.contains(&format!("\"value\":\"{value}\"")), "the value is not shown: {said:?}");
+    nothing_there(&machine)
+}
+
+fn image_is_not_set(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).run()?;
+    said.expect(INVALID, "environment.IMAGE", "IMAGE is not set")?;
+    nothing_there(&machine)
+}
+
+fn image_is_malformed(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    for image in ["--privileged", "../x", "Alpine", "a b", "alpine:", "alpine\n"] {
+        let said = Action::new(&machine).env("IMAGE", image).run()?;
+        said.expect(INVALID, "environment.IMAGE", "image's")?;
+    }
+    nothing_there(&machine)
+}
+
+fn several_problems_at_once(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).env("WAIT_SECONDS", "x").env("CONTAINER_RUNTIME", "podman").run()?;
+    for field in ["environment.IMAGE", "environment.WAIT_SECONDS", "environment.CONTAINER_RUNTIME"] {
+        said.about(field)?;
+    }
+    ensure!(said.code == INVALID && said.err.lines().count() == 3, "{said:?}");
+    nothing_there(&machine)
+}
+
+fn docker_host_with_tls(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).env("IMAGE", "alpine").env("DOCKER_HOST", "https://10.0.0.1:2376").run()?;
+    said.expect(INVALID, "environment.DOCKER_HOST", "without TLS")?;
+    nothing_there(&machine)
+}
+
+fn socket_is_not_mounted(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).without_socket().env("IMAGE", "alpine").run()?;
+    said.expect(NO_ENGINE, "volumes", "/var/run/docker.sock:/var/run/docker.sock")?;
+    ensure!(said.about("volumes")?.contains("is not mounted"), "{said:?}");
+    nothing_there(&machine)
+}
+
+fn socket_is_a_directory(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let folder = format!("{}:/var/run/docker.sock", machine.out().display());
+    let said = Action::new(&machine).without_socket().flags(&["-v", &folder]).env("IMAGE", "alpine").run()?;
+    said.expect(NO_ENGINE, "volumes", "is a directory")?;
+    nothing_there(&machine)
+}
+
+fn nobody_listens_on_the_socket(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    // What a dead dockerd leaves: a socket that nobody listens on. Its path is short enough for one.
+    let folder = std::env::temp_dir().join(format!("waitdaemon-{}", machine.init()));
+    fs::create_dir_all(&folder)?;
+    let path = folder.join("docker.sock");
+    drop(UnixListener::bind(&path)?);
+    let mount = format!("{}:/var/run/docker.sock", path.display());
+    let said = Action::new(&machine).without_socket().flags(&["-v", &mount]).env("IMAGE", "alpine").run();
+    fs::remove_dir_all(&folder)?;
+    said?.expect(NO_ENGINE, "volumes", "nobody listens")?;
+    nothing_there(&machine)
+}
+
+fn nerdctl_is_not_there(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).env("IMAGE", "alpine").env("CONTAINER_RUNTIME", "nerdctl").run()?;
+    said.expect(NO_ENGINE, "environment.CONTAINER_RUNTIME", "nerdctl")?;
+    nothing_there(&machine)
+}
+
+fn name_is_taken_by_a_foreign_container(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    machine.docker(&["create", "--name", USER, "alpine", "true"])?;
+    let said = Action::new(&machine).env("IMAGE", "alpine").run()?;
+    ensure!(said.code == FAILED && said.err.contains(USER) && said.err.contains("did not make"), "{said:?}");
+    let left = machine.containers()?;
+    ensure!(left.len() == 1 && left[0]["Name"] == format!("/{USER}"), "the foreign container must stay: {left:?}");
+    Ok(())
+}
+
+fn image_is_not_in_the_registry(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let _registry = Registry::start(&machine)?;
+    for image in ["127.0.0.1:5000/none:1", "127.0.0.1:5000/ok:2"] {
+        let said = Action::new(&machine).env("IMAGE", image).run()?;
+        said.expect(FAILED, "environment.IMAGE", "manifest unknown")?;
+        nothing_there(&machine)?;
+    }
+    // The negative control: what is there is pulled and runs.
+    Action::new(&machine).env("IMAGE", "127.0.0.1:5000/ok:1").env("WAIT_SECONDS", "0").command(&["true"]).run_well()?;
+    crate::world::started_once_after(&machine, 0.0)
+}
+
+fn registry_refuses_the_connection(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let said = Action::new(&machine).env("IMAGE", "127.0.0.1:5999/any:1").run()?;
+    said.expect(FAILED, "environment.IMAGE", "refused")?;
+    nothing_there(&machine)
+}
+
+fn pull_fails_inside_its_stream(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let registry = Registry::start(&machine)?;
+    registry.spoil_layers()?;
+    machine.docker(&["rmi", "-f", "alpine"])?;
+    let said = Action::new(&machine).env("IMAGE", "127.0.0.1:5000/ok:1").run()?;
+    drop(registry);
+    said.expect(FAILED, "environment.IMAGE", "cannot pull")?;
+    ensure!(said.out.contains("pulling it"), "the pull did not begin: {said:?}");
+    nothing_there(&machine)
+}
+
+fn pull_takes_too_long(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let mut registry = Registry::start(&machine)?;
+    registry.slow_link(&machine, 50_000)?;
+    machine.docker(&["rmi", "-f", "alpine"])?;
+    let action = Action::new(&machine).env("IMAGE", "127.0.0.1:5001/ok:1").env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "7");
+    let said = action.run()?;
+    said.expect(FAILED, "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", "within 7 s")?;
+    ensure!(said.out.contains("still pulling") && said.out.contains("bytes_known"), "no progress: {said:?}");
+    nothing_there(&machine)
+}
