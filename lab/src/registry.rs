@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 
 use crate::machine::{Machine, output};
 use crate::paths;
@@ -62,13 +62,8 @@ impl Registry {
     /// # Errors
     /// Where slow-link does not start.
     pub fn slow_link(&mut self, machine: &Machine, bytes_per_second: u32) -> Result<()> {
-        let program = std::env::current_exe()?.ancestors().find_map(|folder| {
-            let program = folder.join("slow-link");
-            program.is_file().then_some(program)
-        });
-        let program =
-            program.or_else(|| Some(paths::root().join("target/debug/slow-link"))).filter(|path| path.exists());
-        let program = program.context("slow-link is not built: cargo build -p lab")?;
+        let program = paths::root().join("target/debug/slow-link");
+        ensure!(program.exists(), "{} is not built: cargo build -p lab", program.display());
         let mut link = machine.network_command(program);
         link.args(["127.0.0.1:5001", "127.0.0.1:5000", &bytes_per_second.to_string()]);
         self.processes.push(link.spawn()?);

@@ -41,7 +41,7 @@ fn errors(machine: &Machine) -> Result<Vec<Value>> {
 
 fn failure_is_reported_with_its_last_lines(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    run(&machine, &[], &["sh", "-c", "seq 30; printf 'last\\033[31m' >&2; exit 7"])?;
+    run(&machine, &[], &["sh", "-c", "exec >&2; seq 30; printf 'last\\033[31m'; exit 7"])?;
     let err = errors(&machine)?;
     let lines: Vec<&str> = err.iter().filter_map(|line| line["output"].as_str()).collect();
     ensure!(lines.len() == 20 && lines.contains(&"30") && lines.contains(&"last\\u{1b}[31m"), "last lines: {lines:?}");

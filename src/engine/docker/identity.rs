@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -38,7 +38,10 @@ pub async fn prove(api: &Api, handoff: &HandoffId) -> Result<Value, Failure> {
         return Ok(own);
     }
     tracing::debug!(candidates = traced.join(" "), "no trace leads to our container; asking all that run");
-    let running = api.get("/containers/json").await.because("cannot list the running containers")?;
+    // We may run before the engine has noted that we do: `created` counts too.
+    let filters = json!({"status": ["created", "running"]}).to_string();
+    let path = format!("/containers/json?all=1&filters={}", part(&filters));
+    let running = api.get(&path).await.because("cannot list the running containers")?;
     let ids = running.as_array().into_iter().flatten().filter_map(|container| container["Id"].as_str());
     let others: Vec<String> = ids.filter(|id| !traced.iter().any(|known| known == id)).map(str::to_owned).collect();
     if let Some(own) = first_proved(api, &others[..others.len().min(MOST_ASKED)], handoff).await? {
