@@ -6,6 +6,7 @@
 mod again;
 mod bad_input;
 mod by_agent;
+mod demo;
 mod identity;
 mod readme;
 mod verdict;
@@ -18,6 +19,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A case: its name and what it does on an engine.
 type Case = (String, Box<dyn Fn(Engine) -> anyhow::Result<()> + Send + Sync>);
 
+/// A case that chooses its engine itself.
+type Plain = fn() -> anyhow::Result<()>;
+
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a case is waiting: more of them than cores.
@@ -26,9 +30,14 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let mut trials = vec![Trial::test("readme::examples_are_the_files", || {
-        readme::examples_are_the_files().map_err(|error| Failed::from(format!("{error:#}")))
-    })];
+    let on_no_engine: [(&str, Plain); 3] = [
+        ("readme::examples_are_the_files", readme::examples_are_the_files),
+        ("demo::reboots_a_machine", demo::reboots_a_machine),
+        ("demo::prints_without_root", demo::prints_without_root),
+    ];
+    let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));
+    let mut trials: Vec<Trial> =
+        on_no_engine.into_iter().map(|(name, case)| Trial::test(name, move || case().map_err(failed))).collect();
     for engine in Engine::ALL {
         let modules = [
             again::cases(),
@@ -39,7 +48,7 @@ fn main() -> std::process::ExitCode {
             watch::cases(),
         ];
         for (name, case) in modules.into_iter().flatten() {
-            let run = move || case(engine).map_err(|error| Failed::from(format!("{error:#}")));
+            let run = move || case(engine).map_err(failed);
             trials.push(Trial::test(format!("{}::{name}", engine.name()), run));
         }
     }

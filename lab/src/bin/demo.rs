@@ -36,21 +36,24 @@ fn demo() -> Result<()> {
         Ok(text) if !text.is_empty() => text.parse().context("DEMO_WAIT is a number of seconds")?,
         _ => 5,
     };
-    let images = paths::root().join("target/images");
-    let user = images.join("alpine.tar");
-    image::busybox(&user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
-    if is_root()? { reboot(wait, &user) } else { print_only(wait, &user) }
+    let folder = std::env::temp_dir().join(format!("waitdaemon-demo-{}", std::process::id()));
+    let user = folder.join("user.tar");
+    let result = if is_root()? { reboot(wait, &user) } else { print_only(wait, &user) };
+    fs::remove_dir_all(folder)?;
+    result
 }
 
 /// In a machine of its own, to the reboot.
 fn reboot(wait: u64, user: &Path) -> Result<()> {
+    image::busybox(user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
     println!("Booting a throw-away machine like HookOS: its own PID 1 (BusyBox init), its own dockerd, no network.");
     let begin = Instant::now();
     let mut machine = Machine::boot(Engine::Debian)?;
     println!("Booted in {:.1} s. Nothing was started on this host itself.", begin.elapsed().as_secs_f64());
     machine.load(user)?;
     machine.load(&paths::root().join("dist/waitdaemon.tar"))?;
-    let mut show = Timeline::new(|| machine.docker_command(), wait, &["reboot"], &["--privileged", "--pid", "host"])?;
+    let mut show =
+        Timeline::new(|| machine.docker_command(), "alpine", wait, &["reboot"], &["--privileged", "--pid", "host"])?;
     show.until_started("alpine: reboot")?;
     let code = machine.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
@@ -62,27 +65,28 @@ fn reboot(wait: u64, user: &Path) -> Result<()> {
 
 /// On the Docker that is there, with a harmless user container.
 fn print_only(wait: u64, user: &Path) -> Result<()> {
-    println!("Without root there is no machine to reboot: on your own Docker, a user container that only prints.");
+    println!("Without root there is no machine to reboot. So: your own Docker, and a user container that only prints.");
+    // Not by the name of an image that you may have.
+    let image = "waitdaemon-demo:user";
+    image::busybox(user, image, &json!({}), &[])?;
     let docker = || Command::new("docker");
     let tar = paths::root().join("dist/waitdaemon.tar");
     for archive in [user, tar.as_path()] {
-        // The stand-in for alpine must not replace an image of yours, so it goes by another name.
-        ensure!(
-            docker().args(["load", "-q", "-i"]).arg(archive).stdout(Stdio::null()).status()?.success(),
-            "docker load failed"
-        );
+        let loaded = docker().args(["load", "-q", "-i"]).arg(archive).stdout(Stdio::null()).status()?;
+        ensure!(loaded.success(), "docker load failed");
     }
-    let mut show = Timeline::new(docker, wait, &["echo", "hello from the user container"], &[])?;
-    let result = show.until_started("alpine: echo");
-    let gone = until("the containers' end", LIMIT, || {
-        let left = docker().args(["ps", "-aq", "--filter", &format!("name={ACTION}")]).output()?.stdout;
-        Ok(left.is_empty().then_some(()))
-    });
-    docker().args(["image", "rm", "-f", "waitdaemon:dev"]).stdout(Stdio::null()).status()?;
-    result?;
-    gone?;
-    show.line("user container ended; nothing is left");
-    Ok(())
+    let result =
+        Timeline::new(docker, image, wait, &["echo", "hello from the user container"], &[]).and_then(|mut show| {
+            show.until_started("echo")?;
+            until("the containers' end", LIMIT, || {
+                let left = docker().args(["ps", "-aq", "--filter", &format!("name={ACTION}")]).output()?;
+                Ok(left.stdout.is_empty().then_some(()))
+            })?;
+            show.line("user container ended with 0; it and the waiter removed themselves");
+            Ok(())
+        });
+    docker().args(["image", "rm", image, "waitdaemon:dev"]).stdout(Stdio::null()).status()?;
+    result
 }
 
 /// The action, and what is printed of it.
@@ -96,7 +100,7 @@ struct Timeline {
 impl Timeline {
     /// Runs the action as the Tink Agent's Docker runtime does: create, start, wait, force-remove.
     /// Returns when the wait is over.
-    fn new(docker: impl Fn() -> Command, wait: u64, command: &[&str], flags: &[&str]) -> Result<Self> {
+    fn new(docker: impl Fn() -> Command, image: &str, wait: u64, command: &[&str], flags: &[&str]) -> Result<Self> {
         let run = |arguments: &[&str]| -> Result<String> {
             let output = docker().args(arguments).output()?;
             ensure!(output.status.success(), "docker {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr));
@@ -108,9 +112,9 @@ impl Timeline {
         let lines = BufReader::new(events.stdout.take().context("no events")?).lines();
         let mut show = Self { begin: Instant::now(), events, lines, live: std::io::stdout().is_terminal() };
         println!("\n  seconds");
-        let seconds = format!("WAIT_SECONDS={wait}");
+        let (image, seconds) = (format!("IMAGE={image}"), format!("WAIT_SECONDS={wait}"));
         let socket = "/var/run/docker.sock:/var/run/docker.sock";
-        let fixed = ["create", "--name", ACTION, "-v", socket, "-e", "IMAGE=alpine", "-e", &seconds];
+        let fixed = ["create", "--name", ACTION, "-v", socket, "-e", &image, "-e", &seconds];
         run(&[&fixed[..], flags, &["waitdaemon:dev"], command].concat())?;
         show.begin = Instant::now();
         show.line("action container started, as the Tink Agent does it");

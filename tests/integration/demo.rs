@@ -1,0 +1,49 @@
+//! `make demo` as people run it: with root to the reboot, and without root on a Docker that is there.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use lab::machine::{Engine, Machine, output};
+use lab::paths;
+
+use crate::world::nothing_there;
+
+fn program() -> std::path::PathBuf {
+    paths::root().join("target/debug/demo")
+}
+
+/// Asserts that the lines come in this order.
+fn in_order(text: &str, words: &[&str]) -> Result<()> {
+    let mut rest = text;
+    for word in words {
+        let Some(at) = rest.find(word) else { anyhow::bail!("{word:?} is missing or too early in:\n{text}") };
+        rest = &rest[at..];
+    }
+    Ok(())
+}
+
+/// With root: to the reboot of a throw-away machine.
+pub fn reboots_a_machine() -> Result<()> {
+    let said = output(Command::new(program()).env("DEMO_WAIT", "1"))?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    let steps =
+        ["action container started", "waiter armed", "SUCCESS", "waiting 1 s", "user container started", "rebooted"];
+    in_order(&text, &steps)
+}
+
+/// Without root: only prints, and leaves neither container nor image.
+pub fn prints_without_root() -> Result<()> {
+    let machine = Machine::boot(Engine::Debian)?;
+    ensure!(machine.command("chmod").args(["666", "/run/docker.sock"]).status()?.success());
+    let mut run = machine.command("setpriv");
+    run.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program());
+    let said = output(run.env("DEMO_WAIT", "1").env("HOME", "/nonexistent"))?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    in_order(&text, &["Without root", "SUCCESS", "user container started", "ended with 0"])?;
+    nothing_there(&machine)?;
+    let images = machine.docker(&["images", "-q"])?;
+    ensure!(images.is_empty(), "images are left: {images}");
+    Ok(())
+}
