@@ -21,6 +21,7 @@ pub fn cases() -> Vec<crate::Case> {
         network_of_another_container,
         every_trace_hidden,
         another_container_repeats_the_log,
+        another_container_with_our_command_line,
         not_a_container_of_this_engine,
     ]
 }
@@ -156,10 +157,19 @@ fn another_container_repeats_the_log(engine: Engine) -> Result<()> {
     Ok(())
 }
 
+/// It lends us its network, so mountinfo names it, and its command line is ours to the letter; but
+/// what we say does not come from it.
+fn another_container_with_our_command_line(engine: Engine) -> Result<()> {
+    copied(engine, &["--network", "container:decoy"], |machine| {
+        load(machine, "decoy")?;
+        machine.docker(&["run", "-d", "--name", "decoy", "-e", "MARK=decoy", "decoy:1"]).map(drop)
+    })?;
+    Ok(())
+}
+
 /// A process that reaches the engine but is none of its containers: the machine itself.
 fn not_a_container_of_this_engine(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    load(&machine, "cmd")?;
     let program = lab::paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
     let said = lab::machine::output(machine.command(program).env_clear().env("IMAGE", "alpine"))?;
     let text = String::from_utf8_lossy(&said.stderr);

@@ -39,6 +39,9 @@ pub fn make_images() -> Result<()> {
     let entry = Entry::Text("kexec.sh", 0o755, script.into());
     let kexec = "quay.io/tinkerbell-actions/kexec:v1.0.0";
     image::busybox(&images().join("kexec.tar"), kexec, &json!({"Entrypoint": ["/kexec.sh"]}), &[entry])?;
+    // Runs under our program's name and does nothing.
+    let idle = Entry::Text("waitdaemon", 0o755, "#!/bin/sh\nexec sleep 1000\n".into());
+    image::busybox(&images().join("decoy.tar"), "decoy:1", &json!({"Entrypoint": ["/waitdaemon"]}), &[idle])?;
     let config = json!({"Cmd": ["sh", "-c", "echo from the image > /out/cmd"]});
     image::busybox(&images().join("cmd.tar"), "with-cmd:1", &config, &[])
 }
