@@ -129,10 +129,10 @@ fn every_trace_hidden(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-/// A container that prints everything that our log says, and lends us its network: it is attached
-/// to as a candidate and echoes the mark, but it does not run our command line.
+/// A container that prints everything that our log says, and lends us its network: it is the only
+/// candidate and echoes the mark, but it does not run our command line.
 fn another_container_repeats_the_log(engine: Engine) -> Result<()> {
-    copied(engine, &["--network", "container:decoy"], |machine| {
+    copied(engine, &["--network", "container:decoy", "--cgroupns", "private"], |machine| {
         let logs = format!("{}:/logs", machine.out().with_file_name("docker/containers").display());
         let script = "while :; do cat /logs/*/*-json.log 2>/dev/null | grep handoff; usleep 20000; done";
         machine
