@@ -17,9 +17,14 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::error::Failure;
+use crate::names::HandoffId;
 
-/// Events of this target are written whatever the level: another process waits for the line.
-pub const ANNOUNCE: &str = "announce";
+/// Events of this target are written whatever the level: a process waits for the line.
+const ANNOUNCE: &str = "announce";
+/// Announced by the action container, which listens for the echo to know which container it is.
+pub const STARTED: &str = "handoff started";
+/// Announced by the waiter; the handoff listens for it.
+pub const ARMED: &str = "armed";
 
 static ACTION: OnceLock<String> = OnceLock::new();
 
@@ -33,6 +38,17 @@ pub fn start(level: Level, phase: &'static str) {
 /// Names the action in all lines from now on. The first name stands.
 pub fn set_action(name: &str) {
     let _ = ACTION.set(name.to_owned());
+}
+
+/// Writes a line that a process waits for, with the mark of its handoff.
+pub fn announce(message: &'static str, handoff: &HandoffId) {
+    tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), "{message}");
+}
+
+/// True where a complete line of `output` is the announcement of this message by this handoff.
+pub fn announces(output: &str, message: &str, handoff: &HandoffId) -> bool {
+    let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.into_iter().any(|line| line["message"] == message && line["handoff"] == handoff.as_str())
 }
 
 /// Logs a failure at ERROR with its causes, field and fix.
@@ -150,6 +166,18 @@ mod tests {
         assert!(order.is_sorted(), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&value["level"], &value["exit_code"]), (&"WARN".into(), &3.into()));
+    }
+
+    #[test]
+    fn only_this_handoffs_own_announcement_counts() {
+        let (handoff, other) = (HandoffId::random().unwrap(), HandoffId::random().unwrap());
+        let line = |message: &str, handoff: &HandoffId| {
+            format!("{{\"message\":\"{message}\",\"handoff\":\"{}\"}}\n", handoff.as_str())
+        };
+        assert!(announces(&format!("noise\n{}", line("armed", &handoff)), ARMED, &handoff));
+        assert!(!announces(&line("armed", &other), ARMED, &handoff));
+        assert!(!announces(&line("disarmed", &handoff), ARMED, &handoff));
+        assert!(!announces("{\"message\":\"arm", ARMED, &handoff));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl HandoffId {
     /// A new mark from the kernel's random numbers.
     ///
     /// # Errors
-    /// What getrandom(2) reports; not seen on a machine that has booted.
+    /// What getrandom(2) reports; not seen on any machine that has booted.
     pub fn random() -> std::io::Result<Self> {
         let mut bytes = [0; 16];
         // Up to 256 bytes come whole and uninterrupted: getrandom(2).

@@ -7,13 +7,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::engine::{Armed, Engine, Outcome, Verdict};
 use crate::error::Failure;
-use crate::logging::{self, ANNOUNCE};
-use crate::names::HandoffId;
+use crate::logging::{self, ARMED};
 use crate::signals::Stop;
 use crate::ticket::Ticket;
 
-/// What the waiter says when it is armed; the handoff listens for it.
-const ARMED: &str = "armed";
 /// How often a long wait says that it goes on.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
 
@@ -23,7 +20,7 @@ const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
 /// What failed. The user container is kept where it explains the failure.
 pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Result<(), Failure> {
     let Armed { waiter, user, pending } = engine.arm(ticket).await?;
-    tracing::info!(target: ANNOUNCE, handoff = ticket.handoff.as_str(), "{ARMED}");
+    logging::announce(ARMED, &ticket.handoff);
 
     let verdict = tokio::select! {
         verdict = engine.verdict(pending) => verdict,
@@ -61,14 +58,6 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
     engine.remove_self(&waiter).await
 }
 
-/// True where the waiter's output so far says that this handoff's waiter is armed.
-pub fn says_armed(output: &str, handoff: &HandoffId) -> bool {
-    output
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .any(|line| line["message"] == ARMED && line["handoff"] == handoff.as_str())
-}
-
 /// Removes the user container, which has not run, and then ourselves.
 async fn cancel<E: Engine>(engine: &E, waiter: &str, user: &str, why: &str) -> Result<(), Failure> {
     engine.remove_idle(user).await?;
@@ -103,21 +92,4 @@ fn report(outcome: &Outcome, ticket: &Ticket) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_handoffs_armed_line_counts() {
-        let (handoff, other) = (HandoffId::random().unwrap(), HandoffId::random().unwrap());
-        let line = |message: &str, handoff: &HandoffId| {
-            format!("{{\"message\":\"{message}\",\"handoff\":\"{}\"}}\n", handoff.as_str())
-        };
-        assert!(says_armed(&format!("noise\n{}", line("armed", &handoff)), &handoff));
-        assert!(!says_armed(&line("armed", &other), &handoff));
-        assert!(!says_armed(&line("disarmed", &handoff), &handoff));
-        assert!(!says_armed("{\"message\":\"arm", &handoff));
-    }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::api::{Api, ApiError, part};
 use crate::error::{Because, Failure};
 use crate::host;
-use crate::logging::ANNOUNCE;
+use crate::logging::{self, STARTED};
 use crate::names::HandoffId;
 
 /// How long a mark may take from our standard output through the engine and back; about a
@@ -77,7 +77,7 @@ async fn first_proved(api: &Api, candidates: &[String], handoff: &HandoffId) -> 
     }
     let end = Instant::now() + ECHO_LIMIT;
     while !listeners.is_empty() && Instant::now() < end {
-        tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), "handoff started");
+        logging::announce(STARTED, handoff);
         while let Ok(Some(heard)) = timeout(SAY_AGAIN, listeners.join_next()).await {
             if let Ok(Some(document)) = heard {
                 return Ok(Some(document));

@@ -18,6 +18,7 @@ use self::api::{Api, ApiError, Stream, part};
 use self::stream::{Demux, Tail};
 use super::{ARMING_LIMIT, Armed, Earlier, Engine, Outcome, Verdict};
 use crate::error::{Because, Failure};
+use crate::logging::{self, ARMED};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::settings::DockerHost;
@@ -280,7 +281,7 @@ impl Engine for Docker {
                 let said = demux.feed(&piece);
                 tail.feed(&said);
                 heard.push_str(&String::from_utf8_lossy(&said));
-                if super::super::waiter::says_armed(&heard, handoff) {
+                if logging::announces(&heard, ARMED, handoff) {
                     return Ok(());
                 }
             }
