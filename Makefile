@@ -1,12 +1,14 @@
 # Every target says what it does; `make help` lists them.
+SHELL  := /bin/bash
+# Where `make push` pushes to.
 IMAGE  ?= ghcr.io/waitdaemon/waitdaemon
+TAG    ?= dev
 TARGET := x86_64-unknown-linux-musl
 CACHE  := .cache
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
-export IMAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image program cache setup fmt clean
+.PHONY: help demo test image push program cache setup fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,19 +26,25 @@ test: ## formatting, lints, unit tests, and everything on real engines with the 
 image: program ## write dist/waitdaemon.tar (waitdaemon:dev), for docker load and nerdctl load
 	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev dist/waitdaemon.tar
 
+push: ## load the image into your Docker and push it (IMAGE=registry.example.org/waitdaemon TAG=1)
+	@docker load -q -i dist/waitdaemon.tar
+	@docker tag waitdaemon:dev $(IMAGE):$(TAG)
+	@docker push $(IMAGE):$(TAG)
+
 program: ## build the static program
+	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."
 	@cargo build -q --release --target $(TARGET) --bin waitdaemon
 
 cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd ## build the Tink Agent and moby's engine for the tests
 
 $(CACHE)/tink/agent: lab/tink/go.mod lab/tink/go.sum lab/tink/server-standin/main.go
 	@echo "building the Tink Agent v0.25.0 (cold about 2 minutes) ..."
-	@cd lab/tink && $(GO) -o ../../$(CACHE)/tink/ tool ./server-standin
+	@cd lab/tink && $(GO) -o ../../$(CACHE)/tink/ tool ./server-standin 2> >(grep -v '^go: downloading' >&2)
 	@touch $@
 
 $(CACHE)/moby/dockerd: lab/moby/go.mod lab/moby/go.sum
 	@echo "building moby v2.0.0-beta.7 and containerd 2.2.1 (cold about 5 minutes) ..."
-	@cd lab/moby && $(GO) -tags exclude_graphdriver_btrfs,no_btrfs,no_devmapper,netgo,osusergo,static_build -o ../../$(CACHE)/moby/ tool
+	@cd lab/moby && $(GO) -tags exclude_graphdriver_btrfs,no_btrfs,no_devmapper,netgo,osusergo,static_build -o ../../$(CACHE)/moby/ tool 2> >(grep -v '^go: downloading' >&2)
 	@touch $@
 
 setup: ## install what building and testing need (apt packages, Rust's musl target)

@@ -1,6 +1,6 @@
 //! The action container's journey: from the settings to an armed waiter.
 //!
-//! settings -> engine -> who am I (proof) -> image -> { create user container, create waiter } ->
+//! settings -> engine -> who am I (proof) -> clear earlier attempts -> image -> { create user container, create waiter } ->
 //! armed. Whatever fails on the way leaves nothing behind.
 
 use std::time::{Duration, Instant};
@@ -15,9 +15,11 @@ use crate::settings::Settings;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
 
-/// How long cleaning up may take: the agent kills a timed-out action 5 s after SIGTERM (Tink Agent
-/// v0.25.0, observed).
-const CLEAN_UP_LIMIT: Duration = Duration::from_secs(4);
+/// How long cleaning up may take. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the agent gives
+/// a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
+/// How long creating containers may go on after a signal.
+const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
 
 /// Hands the action over to a waiter.
 ///
@@ -49,30 +51,37 @@ async fn hand_over<E: Engine>(
     logging::set_action(action_name);
     tracing::info!(container = action_id, image = settings.image.as_written(), "own container proved");
 
-    let preparations = async {
-        tokio::try_join!(engine.ensure_image(&settings.image, settings.pull_timeout), engine.clear_earlier(&action))
-    };
-    let ((), earlier) = unless(stop, preparations).await?;
-    if let Earlier::Running(user) = earlier {
+    if let Earlier::Running(user) = unless(stop, engine.clear_earlier(&action)).await? {
         tracing::warn!(container = user, "the user container of this very action runs already; it is left alone");
         return Ok(());
     }
+    unless(stop, engine.ensure_image(&settings.image, settings.pull_timeout)).await?;
 
     let ticket = Ticket {
         engine: engine.ticket(),
         handoff: handoff.clone(),
         action_id: action_id.to_owned(),
         action_name: action_name.to_owned(),
+        tty: engine.has_terminal(&action),
         wait_seconds: settings.wait.as_secs(),
         watch_seconds: settings.watch.as_secs(),
         log: settings.log,
     };
     // Both run to their end even if one fails or a signal comes: a request that is cut off could
     // still make a container, after the clean-up.
-    let (user, waiter) =
-        tokio::join!(engine.create_user(&action, &settings.image, handoff), engine.create_waiter(&action, &ticket));
-    user?;
-    unless(stop, engine.start_waiter(&waiter?, handoff)).await?;
+    let created = async {
+        let (user, waiter) =
+            tokio::join!(engine.create_user(&action, &settings.image, handoff), engine.create_waiter(&action, &ticket));
+        user.and(waiter)
+    };
+    let waiter = unless_soon(stop, created).await?;
+    unless(stop, engine.start_waiter(&waiter, handoff)).await?;
+    // A signal that came with the last answer still counts; yielding lets it be seen.
+    let last_look = async {
+        tokio::task::yield_now().await;
+        Ok(())
+    };
+    unless(stop, last_look).await?;
     tracing::info!(
         wait_seconds = ticket.wait_seconds,
         milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -84,9 +93,26 @@ async fn hand_over<E: Engine>(
 /// The step's result, or a failure as soon as somebody stops us.
 async fn unless<T>(stop: &mut Stop, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::select! {
+        biased;
+        signal = stop.next() => Err(stopped(signal)),
         result = step => result,
-        signal = stop.next() => Err(Failure::new(format!("stopped by {signal} before the handoff was done"))
-            .field("timeout")
-            .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")),
     }
+}
+
+/// As [`unless`], but a step that is under way gets [`LAST_STEP_LIMIT`] to come to its end.
+async fn unless_soon<T>(stop: &mut Stop, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::pin!(step);
+    tokio::select! {
+        result = &mut step => result,
+        signal = stop.next() => {
+            let _ = timeout(LAST_STEP_LIMIT, step).await;
+            Err(stopped(signal))
+        }
+    }
+}
+
+fn stopped(signal: &str) -> Failure {
+    Failure::new(format!("stopped by {signal} before the handoff was done"))
+        .field("timeout")
+        .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")
 }

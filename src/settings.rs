@@ -21,8 +21,6 @@ pub struct Settings {
     pub watch: Duration,
     /// `WAITDAEMON_PULL_TIMEOUT_SECONDS`: the longest that getting the image may take.
     pub pull_timeout: Duration,
-    /// `WAITDAEMON_FINISH_REBOOT`: ask systemd for the reboot that BusyBox could not get from it.
-    pub finish_reboot: bool,
     /// `CONTAINER_RUNTIME`.
     pub runtime: Runtime,
     /// `DOCKER_HOST`.
@@ -53,6 +51,12 @@ pub enum DockerHost {
     Unix(PathBuf),
     /// `host:port`, without TLS.
     Tcp(String),
+}
+
+impl Default for DockerHost {
+    fn default() -> Self {
+        Self::Unix("/var/run/docker.sock".into())
+    }
 }
 
 /// `WAITDAEMON_LOG`: the least level that is logged.
@@ -97,8 +101,7 @@ const LONGEST_SECONDS: u64 = 86_400;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
-const PREFIXED: [&str; 4] =
-    ["WAITDAEMON_FINISH_REBOOT", "WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
+const PREFIXED: [&str; 3] = ["WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
 
 impl Settings {
     /// Reads the environment `variables`, each a name and a value.
@@ -116,7 +119,6 @@ impl Settings {
         let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
         let pull_timeout =
             reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
-        let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT");
         let log = reader.log();
         match image {
             Some(image) if reader.problems.is_empty() => Ok(Self {
@@ -124,7 +126,6 @@ impl Settings {
                 wait,
                 watch,
                 pull_timeout,
-                finish_reboot,
                 runtime,
                 docker_host,
                 nerdctl_namespace,
@@ -212,8 +213,7 @@ impl Reader {
     fn docker_host(&mut self) -> DockerHost {
         let field = "environment.DOCKER_HOST";
         let fix = "use unix:///path/to/docker.sock or tcp://host:port (without TLS), or leave it out";
-        let default = DockerHost::Unix("/var/run/docker.sock".into());
-        let Some(text) = self.text("DOCKER_HOST", field, fix) else { return default };
+        let Some(text) = self.text("DOCKER_HOST", field, fix) else { return DockerHost::default() };
         let problem = if let Some(path) = text.strip_prefix("unix://") {
             if path.starts_with('/') && path.len() > 1 {
                 return DockerHost::Unix(path.into());
@@ -228,7 +228,7 @@ impl Reader {
             "DOCKER_HOST's scheme is not supported"
         };
         self.wrong(field, &text, problem.into(), fix);
-        default
+        DockerHost::default()
     }
 
     /// containerd's rule for namespaces (`pkg/identifiers`): words of letters and digits, joined by
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(settings.runtime, Runtime::Auto);
         assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
         assert_eq!(settings.nerdctl_namespace, "tinkerbell");
-        assert!(settings.nerdctl_host && settings.finish_reboot);
+        assert!(settings.nerdctl_host);
         assert_eq!(settings.log, LogLevel::Info);
     }
 
@@ -356,7 +356,6 @@ mod tests {
             ("WAITDAEMON_LOG", "trace"),
             ("WAITDAEMON_WATCH_SECONDS", "1m"),
             ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),
-            ("WAITDAEMON_FINISH_REBOOT", "no"),
         ] {
             assert_eq!(one_problem(name, value).field, format!("environment.{name}"));
         }

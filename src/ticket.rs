@@ -16,6 +16,8 @@ pub struct Ticket {
     pub action_id: String,
     /// The action container's name; those of the other two containers follow from it.
     pub action_name: String,
+    /// True where the user container has a terminal, so that its output comes without frames.
+    pub tty: bool,
     /// Seconds from the action container's end to the user container's start.
     pub wait_seconds: u64,
     /// Seconds that the user container is watched.
@@ -65,6 +67,7 @@ mod tests {
             handoff: HandoffId::random().unwrap(),
             action_id: "ab".repeat(32),
             action_name: "tinkerbell_reboot_a0".into(),
+            tty: false,
             wait_seconds: 10,
             watch_seconds: 60,
             log: LogLevel::Debug,

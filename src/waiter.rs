@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::engine::{Armed, Engine, Outcome, Verdict};
+use crate::engine::{Armed, Discarded, Engine, Outcome, Verdict};
 use crate::error::Failure;
 use crate::logging::{self, ARMED};
 use crate::signals::Stop;
@@ -13,18 +13,28 @@ use crate::ticket::Ticket;
 
 /// How often a long wait says that it goes on.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
+/// How long attaching to the user container's output may hold its start up.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Waits for the action's success and runs the user container.
 ///
 /// # Errors
 /// What failed. The user container is kept where it explains the failure.
 pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Result<(), Failure> {
-    let Armed { waiter, user, pending } = engine.arm(ticket).await?;
+    let Armed { waiter, user, pending } = match engine.arm(ticket).await {
+        Ok(armed) => armed,
+        Err(failure) => {
+            // Nobody counts on us: the handoff fails or is gone. Nothing of it may stay.
+            logging::failure(&failure);
+            engine.remove_made_by(&ticket.handoff).await?;
+            return Err(Failure::new("the waiter was not armed and removed what its handoff made"));
+        }
+    };
     logging::announce(ARMED, &ticket.handoff);
 
     let verdict = tokio::select! {
         verdict = engine.verdict(pending) => verdict,
-        signal = stop.next() => return cancel(engine, &waiter, &user, &format!("the waiter got {signal}")).await,
+        signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     };
     match verdict {
         Verdict::Succeeded => {}
@@ -32,7 +42,8 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
             return cancel(engine, &waiter, &user, &format!("the action did not succeed: {how}")).await;
         }
         Verdict::Unknown(why) => {
-            logging::failure(&Failure::new("cannot know how the action ended, so nothing is started").cause(why));
+            let failure = Failure::new("cannot know how the action ended, so nothing is started").cause(why);
+            logging::failure(&failure.fix("look at the engine's log, and run the Workflow again"));
             return cancel(engine, &waiter, &user, "the action's end is unknown").await;
         }
     }
@@ -40,28 +51,56 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
     tracing::info!(wait_seconds = ticket.wait_seconds, "the action ended with success, waiting");
     tokio::select! {
         () = count_down(Instant::now() + Duration::from_secs(ticket.wait_seconds)) => {}
-        signal = stop.next() => return cancel(engine, &waiter, &user, &format!("the waiter got {signal}")).await,
+        signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     }
 
-    let outcome = tokio::select! {
-        outcome = engine.start_and_watch(&user, Duration::from_secs(ticket.watch_seconds)) => outcome?,
-        // Too late to cancel: the user container may run. A machine that goes down ends us this way.
-        signal = stop.next() => {
-            tracing::info!("stopped by {signal} while the user container runs");
-            return Ok(());
-        }
+    let output = tokio::select! {
+        output = start(engine, &user, ticket) => output?,
+        signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     };
-    report(&outcome, ticket)?;
-    if matches!(outcome, Outcome::Exited { .. }) {
-        engine.remove_idle(&user).await?;
+    tracing::info!(container = user, "user container started");
+    if ticket.watch_seconds > 0 {
+        let outcome = tokio::select! {
+            outcome = engine.watch(&user, output, Duration::from_secs(ticket.watch_seconds)) => outcome,
+            // A machine that goes down ends us this way, and its engine too.
+            signal = stop.next() => {
+                tracing::info!("{} while it watched; the user container was started", got(signal));
+                return engine.remove_self(&waiter).await.or(Ok(()));
+            }
+        };
+        report(&outcome, ticket)?;
+        if matches!(outcome, Outcome::Exited { .. }) {
+            engine.remove_ended(&user).await?;
+        }
     }
     engine.remove_self(&waiter).await
 }
 
-/// Removes the user container, which has not run, and then ourselves.
+/// Starts the user container; returns its output where it is to be watched. That it cannot be
+/// listened to is no reason not to start it.
+async fn start<E: Engine>(engine: &E, user: &str, ticket: &Ticket) -> Result<Option<E::Output>, Failure> {
+    let mut output = None;
+    if ticket.watch_seconds > 0 {
+        match timeout(LISTEN_LIMIT, engine.listen(user, ticket.tty)).await {
+            Ok(Ok(listening)) => output = Some(listening),
+            Ok(Err(failure)) => tracing::warn!(error = failure.causes(), "{failure}; its output will not be shown"),
+            Err(_) => tracing::warn!("the engine is slow; the user container's output will not be shown"),
+        }
+    }
+    engine.start(user).await?;
+    Ok(output)
+}
+
+fn got(signal: &str) -> String {
+    format!("the waiter got {signal}")
+}
+
+/// Removes the user container if it has not run, and then ourselves.
 async fn cancel<E: Engine>(engine: &E, waiter: &str, user: &str, why: &str) -> Result<(), Failure> {
-    engine.remove_idle(user).await?;
-    tracing::warn!("{why}; the user container was removed and will not run");
+    match engine.discard(user).await? {
+        Discarded::Removed => tracing::warn!("{why}; the user container was removed and will not run"),
+        Discarded::Started => tracing::warn!("{why}; too late, the user container was started"),
+    }
     engine.remove_self(waiter).await
 }
 
@@ -81,6 +120,7 @@ fn report(outcome: &Outcome, ticket: &Ticket) -> Result<(), Failure> {
     match outcome {
         Outcome::Running => tracing::info!(watched_seconds = ticket.watch_seconds, "the user container runs"),
         Outcome::Removed => tracing::warn!("the user container was removed by somebody while it was watched"),
+        Outcome::Lost(why) => tracing::warn!(error = why.as_str(), "lost the engine while watching the user container"),
         Outcome::Exited { code: 0, .. } => tracing::info!(exit_code = 0, "the user container ended with success"),
         Outcome::Exited { code, note, last_lines } => {
             for line in last_lines {

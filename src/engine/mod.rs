@@ -41,6 +41,17 @@ pub enum Outcome {
     },
     /// Somebody removed it.
     Removed,
+    /// The engine went away; says how. A machine that goes down looks like this.
+    Lost(String),
+}
+
+/// What became of a user container that shall not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// It has not run and is gone.
+    Removed,
+    /// Too late: it was started. It is left alone.
+    Started,
 }
 
 /// What an earlier attempt of the same action left.
@@ -48,7 +59,7 @@ pub enum Outcome {
 pub enum Earlier {
     /// Nothing that matters now: nothing was there, or it was pending and has been removed.
     Cleared,
-    /// Its user container runs; the name. It is left alone.
+    /// Its user container runs; the ID. It and its waiter are left alone.
     Running(String),
 }
 
@@ -58,12 +69,17 @@ pub trait Engine {
     type Action;
     /// The end of the action container, awaited since the waiter is armed.
     type Pending;
+    /// The output of the user container.
+    type Output;
 
     /// Finds our own container and proves it.
     async fn identify(&self, handoff: &HandoffId) -> Result<Self::Action, Failure>;
 
     /// The action container's ID and name.
     fn action_names<'a>(&self, action: &'a Self::Action) -> (&'a str, &'a str);
+
+    /// True where the action has a terminal, and so the user container too.
+    fn has_terminal(&self, action: &Self::Action) -> bool;
 
     /// How the waiter will reach this engine.
     fn ticket(&self) -> EngineTicket;
@@ -83,7 +99,7 @@ pub trait Engine {
     /// Starts the waiter and returns when it says that it is armed.
     async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure>;
 
-    /// Removes every container that the handoff made.
+    /// Removes every container that the handoff made; the waiter last, for it may be the caller.
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure>;
 
     /// The waiter's first step: finds itself and the user container, and awaits the action's end.
@@ -92,14 +108,23 @@ pub trait Engine {
     /// Waits for the action container's end.
     async fn verdict(&self, pending: Self::Pending) -> Verdict;
 
-    /// Starts the user container once and watches it for `watch`; returns at once where `watch` is zero.
-    async fn start_and_watch(&self, user: &str, watch: Duration) -> Result<Outcome, Failure>;
+    /// Listens to the user container's output, before it is started.
+    async fn listen(&self, user: &str, tty: bool) -> Result<Self::Output, Failure>;
 
-    /// Removes a container that does not run.
-    async fn remove_idle(&self, id: &str) -> Result<(), Failure>;
+    /// Starts the user container exactly once, also where the engine's answer is lost.
+    async fn start(&self, user: &str) -> Result<(), Failure>;
+
+    /// Watches the started user container for at most `limit`.
+    async fn watch(&self, user: &str, output: Option<Self::Output>, limit: Duration) -> Outcome;
+
+    /// Removes the user container unless it was started.
+    async fn discard(&self, user: &str) -> Result<Discarded, Failure>;
+
+    /// Removes a container that ended.
+    async fn remove_ended(&self, container: &str) -> Result<(), Failure>;
 
     /// Removes the container in which we run; this process ends with it.
-    async fn remove_self(&self, id: &str) -> Result<(), Failure>;
+    async fn remove_self(&self, waiter: &str) -> Result<(), Failure>;
 }
 
 /// What the waiter knows when it is armed.

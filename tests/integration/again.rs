@@ -34,6 +34,7 @@ fn while_the_user_container_runs(engine: Engine) -> Result<()> {
     let user = machine.inspect(USER)?;
     ensure!(user["Id"] == first && user["State"]["Running"] == true && user["RestartCount"] == 0, "{user}");
     ensure!(count(&machine, "start", USER)? == 1);
+    ensure!(machine.inspect(WAITER)?["State"]["Running"] == true, "the waiter goes on watching");
     Ok(())
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 
 use anyhow::{Result, ensure};
-use lab::machine::Engine;
+use lab::machine::{Engine, output};
 use lab::registry::Registry;
 
-use crate::world::{Action, USER, machine, nothing_left, nothing_there, started_once_after};
+use crate::world::{Action, Said, USER, machine, nothing_left, nothing_there, started_once_after};
 
 const INVALID: i32 = 78;
 const NO_ENGINE: i32 = 12;
@@ -25,6 +25,7 @@ pub fn cases() -> Vec<crate::Case> {
         socket_is_not_mounted,
         socket_is_a_directory,
         nobody_listens_on_the_socket,
+        dockerd_is_dead,
         nerdctl_is_not_there,
         name_is_taken_by_a_foreign_container,
         docker_host_with_tls,
@@ -105,6 +106,17 @@ fn nobody_listens_on_the_socket(engine: Engine) -> Result<()> {
     fs::remove_dir_all(&folder)?;
     said?.expect(NO_ENGINE, "volumes", "nobody listens")?;
     nothing_there(&machine)
+}
+
+/// Without dockerd no container starts; the program itself in the machine sees what a container would.
+fn dockerd_is_dead(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    machine.kill_engine("KILL")?;
+    let program = lab::paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
+    let run = output(machine.command(program).env_clear().env("IMAGE", "alpine"))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let said = Said { code: run.status.code().unwrap_or(-1), out: text(run.stdout), err: text(run.stderr) };
+    said.expect(NO_ENGINE, "volumes", "nobody listens")
 }
 
 fn nerdctl_is_not_there(engine: Engine) -> Result<()> {

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use lab::machine::{Engine, Machine, output};
 use lab::paths;
+use lab::registry::Registry;
 
 use crate::world::nothing_there;
 
@@ -30,6 +31,18 @@ pub fn reboots_a_machine() -> Result<()> {
     let steps =
         ["action container started", "waiter armed", "SUCCESS", "waiting 1 s", "user container started", "rebooted"];
     in_order(&text, &steps)
+}
+
+/// `make push` as the README has it, to a registry in a machine.
+pub fn push_reaches_a_registry() -> Result<()> {
+    let machine = crate::world::machine(Engine::Debian)?;
+    let _registry = Registry::start(&machine)?;
+    let mut push = Command::new("make");
+    push.args(["-s", "-C"]).arg(paths::root()).args(["push", "IMAGE=127.0.0.1:5000/mine", "TAG=1"]);
+    let said = output(push.env("DOCKER_HOST", format!("unix://{}", machine.socket().display())))?;
+    ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    machine.docker(&["rmi", "-f", "127.0.0.1:5000/mine:1"])?;
+    machine.docker(&["pull", "-q", "127.0.0.1:5000/mine:1"]).map(drop)
 }
 
 /// Without root: only prints, and leaves neither container nor image.

@@ -30,10 +30,11 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 3] = [
+    let on_no_engine: [(&str, Plain); 4] = [
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::prints_without_root", demo::prints_without_root),
+        ("demo::push_reaches_a_registry", demo::push_reaches_a_registry),
     ];
     let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));
     let mut trials: Vec<Trial> =

@@ -14,6 +14,7 @@ pub fn cases() -> Vec<crate::Case> {
     crate::cases![
         success_runs_it_after_the_wait,
         action_killed_after_the_waiter_is_armed,
+        action_removed_before_the_waiter_is_armed,
         stop_of_the_waiter_cancels,
         interrupt_of_the_waiter_cancels,
         waiter_started_by_hand_refuses,
@@ -47,6 +48,33 @@ fn action_killed_after_the_waiter_is_armed(engine: Engine) -> Result<()> {
         ensure!(count(&machine, "start", USER)? == 0, "the wait was too short for this case");
     }
     bail!("the action was never caught between armed and exit")
+}
+
+/// The agent may remove an action by force. A waiter that was started and then finds no action clears
+/// all away.
+fn action_removed_before_the_waiter_is_armed(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    for _ in 0..10 {
+        let (created, started) = (count(&machine, "create", USER)?, count(&machine, "start", WAITER)?);
+        let action = Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "30").command(&["true"]);
+        action.start()?;
+        until("the user container", LIMIT, || Ok((count(&machine, "create", USER)? > created).then_some(())))?;
+        machine.docker(&["rm", "-f", ACTION])?;
+        let begun = until("the waiter's start", Duration::from_secs(3), || {
+            Ok((count(&machine, "start", WAITER)? > started).then_some(()))
+        });
+        let last_end = machine.events()?.into_iter().rfind(|event| event.action == "die" && event.name == ACTION);
+        if begun.is_ok() && last_end.is_some_and(|end| end.exit_code == Some(137)) {
+            nothing_left(&machine)?;
+            ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was removed");
+            return Ok(());
+        }
+        // Too early (nobody was there to clear away what was created) or too late (it had succeeded).
+        for name in [WAITER, USER] {
+            machine.docker(&["rm", "-f", name])?;
+        }
+    }
+    bail!("the action was never caught between the waiter's start and armed")
 }
 
 /// Starts an action and stops its process while its waiter starts; its PID if the waiter got armed

@@ -126,14 +126,46 @@ impl Stream {
     /// # Errors
     /// [`ApiError::Broken`], [`ApiError::NotJson`].
     pub async fn json(self) -> Result<Value, ApiError> {
+        self.whole().await?.json()
+    }
+
+    async fn whole(self) -> Result<Whole, ApiError> {
         let Self { request, body } = self;
         let broken = |source| ApiError::Broken { request: request.clone(), source };
         let bytes = body.collect().await.map_err(broken)?.to_bytes();
-        if bytes.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&bytes).map_err(|source| ApiError::NotJson { request, source })
+        Ok(Whole { request, bytes })
     }
+}
+
+/// An answer that has arrived.
+struct Whole {
+    request: String,
+    bytes: Bytes,
+}
+
+impl Whole {
+    fn json(self) -> Result<Value, ApiError> {
+        Ok(self.json_lines()?.pop().unwrap_or_default())
+    }
+
+    fn json_lines(self) -> Result<Vec<Value>, ApiError> {
+        let documents = serde_json::Deserializer::from_slice(&self.bytes).into_iter::<Value>();
+        let documents: Result<_, _> = documents.collect();
+        documents.map_err(|source| ApiError::NotJson { request: self.request, source })
+    }
+}
+
+/// Turns a status of 400 and above into the engine's own word.
+async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
+    let status = answer.status();
+    tracing::debug!(request, status = u64::from(status.as_u16()), "asked the engine");
+    if status.as_u16() < 400 {
+        return Ok(answer);
+    }
+    let body = Stream { request: request.to_owned(), body: answer.into_body() };
+    let said = body.json().await.ok().and_then(|value| value["message"].as_str().map(str::to_owned));
+    let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
+    Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
 }
 
 impl Api {
@@ -145,7 +177,8 @@ impl Api {
         let api = Self { host: host.clone(), version: String::new() };
         let request = "GET /_ping".to_owned();
         let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
-        let answer = timeout(PING_LIMIT, api.send(Method::GET, "/_ping", &request, None)).await.unwrap_or(Err(late))?;
+        let ping = async { accepted(&request, api.send(Method::GET, "/_ping", &request, None).await?).await };
+        let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
         let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let version = agree(header).ok_or_else(|| ApiError::TooOld(header.to_owned()))?;
         Ok(Self { version, ..api })
@@ -154,6 +187,11 @@ impl Api {
     /// The engine at `host`, with the version that was agreed on before.
     pub fn known(host: DockerHost, version: String) -> Self {
         Self { host, version }
+    }
+
+    /// The same engine, spoken to in an older version.
+    pub fn speaking(&self, version: &str) -> Self {
+        Self::known(self.host.clone(), version.to_owned())
     }
 
     /// Where the API listens.
@@ -171,7 +209,15 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
-        self.whole(Method::GET, path, None).await
+        self.whole(Method::GET, path, None).await?.json()
+    }
+
+    /// GET; every document of an answer that has one per line.
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        self.whole(Method::GET, path, None).await?.json_lines()
     }
 
     /// POST with an optional JSON body; the answer as JSON.
@@ -179,7 +225,7 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        self.whole(Method::POST, path, body).await
+        self.whole(Method::POST, path, body).await?.json()
     }
 
     /// DELETE.
@@ -190,47 +236,29 @@ impl Api {
         self.whole(Method::DELETE, path, None).await.map(drop)
     }
 
-    /// POST whose answer is read piece by piece. Returns when the answer's head is there.
+    /// POST whose answer is read piece by piece and may take for ever. Returns when its head is there.
     ///
     /// # Errors
-    /// Every [`ApiError`] but those of the body.
-    pub async fn stream(&self, path: &str) -> Result<Stream, ApiError> {
-        let request = describe(&Method::POST, path);
-        let body = self.checked(Method::POST, path, &request, None).await?.into_body();
-        Ok(Stream { request, body })
+    /// Every [`ApiError`].
+    pub async fn post_stream(&self, path: &str) -> Result<Stream, ApiError> {
+        self.asked(Method::POST, path, None).await
     }
 
-    async fn whole(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+    /// The whole answer, within the limit.
+    async fn whole(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Whole, ApiError> {
+        let late = ApiError::Late { request: describe(&method, path), seconds: REQUEST_LIMIT.as_secs() };
+        let answer = async { self.asked(method, path, body).await?.whole().await };
+        timeout(REQUEST_LIMIT, answer).await.unwrap_or(Err(late))
+    }
+
+    /// Sends a request of the agreed version; the answer's head is there within the limit.
+    async fn asked(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Stream, ApiError> {
         let request = describe(&method, path);
-        let limit = REQUEST_LIMIT;
-        let answer = async {
-            let body = self.checked(method, path, &request, body).await?.into_body();
-            Stream { request: request.clone(), body }.json().await
-        };
-        let late = ApiError::Late { request: request.clone(), seconds: limit.as_secs() };
-        timeout(limit, answer).await.unwrap_or(Err(late))
-    }
-
-    /// Sends a request of the agreed version and turns a status of 400 and above into the engine's word.
-    async fn checked(
-        &self,
-        method: Method,
-        path: &str,
-        request: &str,
-        body: Option<&Value>,
-    ) -> Result<Response<Incoming>, ApiError> {
         let versioned = format!("/v{}{path}", self.version);
-        let late = ApiError::Late { request: request.to_owned(), seconds: REQUEST_LIMIT.as_secs() };
-        let answer = timeout(REQUEST_LIMIT, self.send(method, &versioned, request, body)).await.unwrap_or(Err(late))?;
-        let status = answer.status();
-        tracing::debug!(request, status = u64::from(status.as_u16()), "asked the engine");
-        if status.as_u16() < 400 {
-            return Ok(answer);
-        }
-        let body = Stream { request: request.to_owned(), body: answer.into_body() };
-        let said = body.json().await.ok().and_then(|value| value["message"].as_str().map(str::to_owned));
-        let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
-        Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
+        let late = ApiError::Late { request: request.clone(), seconds: REQUEST_LIMIT.as_secs() };
+        let answer = async { accepted(&request, self.send(method, &versioned, &request, body).await?).await };
+        let answer = timeout(REQUEST_LIMIT, answer).await.unwrap_or(Err(late))?;
+        Ok(Stream { request, body: answer.into_body() })
     }
 
     async fn send(
@@ -293,9 +321,18 @@ fn describe(method: &Method, path: &str) -> String {
 
 /// The newest version that both sides speak, or `None`.
 fn agree(engine: &str) -> Option<String> {
-    let (major, minor) = engine.split_once('.')?;
-    let version = (major.parse().ok()?, minor.parse().ok()?);
-    (version >= OLDEST).then(|| version.min(NEWEST)).map(|(major, minor): (u32, u32)| format!("{major}.{minor}"))
+    let version = parse(engine)?;
+    (version >= OLDEST).then(|| version.min(NEWEST)).map(|(major, minor)| format!("{major}.{minor}"))
+}
+
+/// True where the first API version is newer than the second.
+pub fn newer(one: &str, other: &str) -> bool {
+    parse(one) > parse(other)
+}
+
+fn parse(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -309,6 +346,7 @@ mod tests {
         {
             assert_eq!(agree(engine).as_deref(), agreed);
         }
+        assert!(newer("1.54", "1.51") && !newer("1.51", "1.51") && !newer("1.9", "1.51"));
         for engine in ["1.40", "", "x", "1.x"] {
             assert_eq!(agree(engine), None, "{engine}");
         }

@@ -148,7 +148,7 @@ fn label(config: &mut Map<String, Value>, own: &Value, labels: &[(&str, String)]
 /// A hostname is copied where the action set one and the engine takes one.
 fn hostname(config: &mut Map<String, Value>, host: &Map<String, Value>, id: &str) {
     let mode = |field: &str| text(get(host, field)).to_owned();
-    let generated = id.starts_with(text(get(config, "Hostname")));
+    let generated = text(get(config, "Hostname")) == short(id);
     // "conflicting options: hostname and the UTS mode", "... and the network mode" (moby runconfig).
     if generated || mode("UTSMode") == "host" || mode("NetworkMode").starts_with("container:") {
         config.remove("Hostname");
@@ -177,10 +177,10 @@ fn links(host: &mut Map<String, Value>) {
 fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value) {
     let named = |destination: &str| {
         let binds = list(get(host, "Binds")).iter().map(text);
-        let in_binds = binds.filter_map(|bind| bind.split(':').nth(1)).any(|target| target == destination);
+        let in_binds = binds.filter_map(|bind| bind.split(':').nth(1)).any(|target| cleaned(target) == destination);
         let listed = list(get(host, "Mounts")).iter();
         let in_mounts = listed.filter(|mount| !text(&mount["Source"]).is_empty());
-        in_binds || in_mounts.into_iter().any(|mount| text(&mount["Target"]) == destination)
+        in_binds || in_mounts.into_iter().any(|mount| cleaned(text(&mount["Target"])) == destination)
     };
     let volumes = list(mounts).iter().filter(|mount| mount["Type"] == "volume");
     let anonymous: Vec<(String, String)> = volumes
@@ -194,10 +194,10 @@ fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Val
         .collect();
     for (destination, bind) in anonymous {
         if let Some(Value::Object(volumes)) = config.get_mut("Volumes") {
-            volumes.remove(&destination);
+            volumes.retain(|target, _| cleaned(target) != destination);
         }
         if let Some(Value::Array(listed)) = host.get_mut("Mounts") {
-            listed.retain(|mount| text(&mount["Target"]) != destination);
+            listed.retain(|mount| cleaned(text(&mount["Target"])) != destination);
         }
         match host.get_mut("Binds") {
             Some(Value::Array(binds)) => binds.push(bind.into()),
@@ -206,14 +206,29 @@ fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Val
     }
 }
 
+/// A path as the engine shows it in `Mounts`, however the user wrote it (moby: `filepath.Clean`).
+fn cleaned(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 /// The networks that the user chose, with what he set on them; what the engine generated stays out.
 fn endpoints(action: &Value, mode: &str, id: &str) -> Vec<(String, Value)> {
     if mode == "host" || mode == "none" || mode.starts_with("container:") {
         return Vec::new();
     }
     let Some(networks) = action["NetworkSettings"]["Networks"].as_object() else { return Vec::new() };
-    let chosen = networks.iter().filter(|(name, _)| name.as_str() != "bridge");
-    chosen.map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action, id))).collect()
+    let endpoints = networks.iter().map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action, id)));
+    // The default network needs no word unless something is set on it.
+    let by_default = |name: &str| name == "bridge" && (mode == "default" || mode == "bridge");
+    endpoints.filter(|(name, settings)| !(by_default(name) && empty(settings))).collect()
 }
 
 fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
@@ -224,12 +239,12 @@ fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
         }
     }
     // Before API 1.44 the engine adds the container's short ID to the aliases.
-    let short = id.get(..12).unwrap_or(id);
-    let aliases: Vec<_> = list(&endpoint["Aliases"]).iter().filter(|alias| text(alias) != short).cloned().collect();
+    let aliases: Vec<_> = list(&endpoint["Aliases"]).iter().filter(|alias| text(alias) != short(id)).cloned().collect();
     if !aliases.is_empty() {
         kept.insert("Aliases".into(), aliases.into());
     }
-    // A generated address would be in use twice; one that the user set stands in Config too.
+    // A generated address would be in use twice; one that the user set stands in Config too, in
+    // documents of API 1.51 and before (see Docker::identify).
     let mac = &action["Config"]["MacAddress"];
     if !empty(mac) && *mac == endpoint["MacAddress"] {
         kept.insert("MacAddress".into(), mac.clone());
@@ -241,7 +256,12 @@ fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
 fn is_mode(action: &Value, host: &Map<String, Value>, name: &str) -> bool {
     let mode = text(get(host, "NetworkMode"));
     let network = &action["NetworkSettings"]["Networks"][name]["NetworkID"];
-    mode == name || (mode.len() >= 12 && text(network).starts_with(mode))
+    mode == name || (mode == "default" && name == "bridge") || (mode.len() >= 12 && text(network).starts_with(mode))
+}
+
+/// The first twelve digits of an ID, which the engine uses as hostname and alias.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
 }
 
 /// The entries of `whole` that are not in `part`.
@@ -337,6 +357,7 @@ mod tests {
             ("3f4e0b6c1f6a", json!({"NetworkMode": "default"}), None),
             ("web", json!({"NetworkMode": "default"}), Some("web")),
             ("web", json!({"NetworkMode": "host"}), Some("web")),
+            ("3", json!({"NetworkMode": "default"}), Some("3")),
             ("web", json!({"UTSMode": "host"}), None),
             ("web", json!({"NetworkMode": "container:x"}), None),
         ] {
@@ -347,15 +368,16 @@ mod tests {
 
     #[test]
     fn links_and_anonymous_volumes_are_turned_round() {
-        let mut action =
-            action(json!({"Volumes": {"/v": {}}}), json!({"Links": ["/db:/act/alias"], "Binds": ["n:/named:ro"]}));
+        let mut action = action(json!({"Volumes": {"/v/": {}}}), json!({"Links": ["/db:/act/alias"]}));
+        action["HostConfig"]["Binds"] = json!(["n:/named:ro", "m:/slash/"]);
         action["Mounts"] = json!([
             {"Type": "volume", "Name": "abc", "Destination": "/v", "RW": true},
             {"Type": "volume", "Name": "n", "Destination": "/named", "RW": false},
+            {"Type": "volume", "Name": "m", "Destination": "/slash", "RW": true},
         ]);
         let create = copy(&action).create;
         assert_eq!(create["HostConfig"]["Links"], json!(["db:alias"]));
-        assert_eq!(create["HostConfig"]["Binds"], json!(["n:/named:ro", "abc:/v"]));
+        assert_eq!(create["HostConfig"]["Binds"], json!(["n:/named:ro", "m:/slash/", "abc:/v"]));
         assert_eq!(create["Volumes"], json!({}));
     }
 
@@ -373,6 +395,14 @@ mod tests {
             json!({"EndpointsConfig": {"front": {"IPAMConfig": {"IPv4Address": "10.9.0.5"}, "Aliases": ["web"]}}})
         );
         assert_eq!(creation.connect, [("back".into(), json!({}))]);
+        action["NetworkSettings"]["Networks"]["bridge"] = json!({"MacAddress": "02:42:ac:11:00:02"});
+        assert_eq!(copy(&action).connect.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["back", "bridge"]);
+        let mut action = self::action(json!({"MacAddress": "02:00:00:00:00:01"}), json!({"NetworkMode": "default"}));
+        action["NetworkSettings"]["Networks"]["bridge"]["MacAddress"] = json!("02:00:00:00:00:01");
+        assert_eq!(
+            copy(&action).create["NetworkingConfig"]["EndpointsConfig"]["bridge"],
+            json!({"MacAddress": "02:00:00:00:00:01"})
+        );
         assert_eq!(
             copy(&self::action(json!({}), json!({"NetworkMode": "default"}))).create.get("NetworkingConfig"),
             None

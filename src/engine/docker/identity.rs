@@ -3,7 +3,7 @@
 //! We attach to a candidate's output through the engine and write a line with our random mark to
 //! our own standard output. The candidate from which the mark comes back is us: nothing else
 //! writes there. That holds with every log driver, network, hostname, cgroup and user namespace, where each
-//! trace alone can be missing or name another container (observed: README of the tests, identity).
+//! trace alone can be missing or name another container (observed: tests/integration/identity.rs).
 //! As a second witness the candidate's command line must be ours, so that a container that merely
 //! repeats our log is not taken for us.
 
@@ -34,7 +34,7 @@ const MOST_ASKED: usize = 256;
 /// Where no container of this engine can be proved to be ours.
 pub async fn prove(api: &Api, handoff: &HandoffId) -> Result<Value, Failure> {
     let traced = host::own_candidates();
-    if let Some(own) = first_proved(api, &traced, handoff).await? {
+    if let Some(own) = first_proved(api, &traced, handoff).await {
         return Ok(own);
     }
     tracing::debug!(candidates = traced.join(" "), "no trace leads to our container; asking all that run");
@@ -44,23 +44,29 @@ pub async fn prove(api: &Api, handoff: &HandoffId) -> Result<Value, Failure> {
     let running = api.get(&path).await.because("cannot list the running containers")?;
     let ids = running.as_array().into_iter().flatten().filter_map(|container| container["Id"].as_str());
     let others: Vec<String> = ids.filter(|id| !traced.iter().any(|known| known == id)).map(str::to_owned).collect();
-    if let Some(own) = first_proved(api, &others[..others.len().min(MOST_ASKED)], handoff).await? {
+    if let Some(own) = first_proved(api, &others[..others.len().min(MOST_ASKED)], handoff).await {
         return Ok(own);
     }
     Err(Failure::new(format!("none of the containers of the engine at {} is this one", api.host()))
         .field("volumes")
-        .fix("mount the socket of the very engine that runs this action, and leave its standard output alone"))
+        .fix("mount the socket of the very engine that runs this action"))
 }
 
 /// Listens to all candidates at once while the mark is said; the first that echoes it is us.
-async fn first_proved(api: &Api, candidates: &[String], handoff: &HandoffId) -> Result<Option<Value>, Failure> {
+async fn first_proved(api: &Api, candidates: &[String], handoff: &HandoffId) -> Option<Value> {
     let mut listeners = JoinSet::new();
     for candidate in candidates {
-        let Some(document) = like_us(api, candidate).await? else { continue };
-        // Attached before the mark is said; a candidate that cannot be attached to does not run us.
+        let Some(document) = like_us(api, candidate).await else { continue };
+        // Attached before the mark is said.
         let path =
             format!("/containers/{}/attach?stream=1&stdout=1", part(document["Id"].as_str().unwrap_or_default()));
-        let Ok(mut output) = api.stream(&path).await else { continue };
+        let mut output = match api.post_stream(&path).await {
+            Ok(output) => output,
+            Err(error) => {
+                tracing::warn!(container = candidate, error = %error, "cannot listen to a container that may be this one");
+                continue;
+            }
+        };
         let mark = handoff.as_str().to_owned();
         listeners.spawn(async move {
             let mut heard: Vec<u8> = Vec::new();
@@ -80,22 +86,26 @@ async fn first_proved(api: &Api, candidates: &[String], handoff: &HandoffId) -> 
         logging::announce(STARTED, handoff);
         while let Ok(Some(heard)) = timeout(SAY_AGAIN, listeners.join_next()).await {
             if let Ok(Some(document)) = heard {
-                return Ok(Some(document));
+                return Some(document);
             }
         }
     }
-    Ok(None)
+    None
 }
 
-/// The candidate's inspect document if it runs our command line; `None` if it is gone or runs another.
-async fn like_us(api: &Api, candidate: &str) -> Result<Option<Value>, Failure> {
+/// The candidate's inspect document if it runs our command line; `None` if it is gone, cannot be
+/// inspected or runs another.
+async fn like_us(api: &Api, candidate: &str) -> Option<Value> {
     let document = match api.get(&format!("/containers/{}/json", part(candidate))).await {
         Ok(document) => document,
-        Err(ApiError::Refused { status: 404, .. }) => return Ok(None),
-        Err(error) => return Err(error).because("cannot inspect the action container"),
+        Err(ApiError::Refused { status: 404, .. }) => return None,
+        Err(error) => {
+            tracing::warn!(container = candidate, error = %error, "cannot inspect a container that may be this one");
+            return None;
+        }
     };
     let arguments = document["Args"].as_array().into_iter().flatten();
     let command: Vec<&str> =
         std::iter::once(&document["Path"]).chain(arguments).map(|word| word.as_str().unwrap_or_default()).collect();
-    Ok((command == host::own_command()).then_some(document))
+    (command == host::own_command()).then_some(document)
 }

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use self::api::{Api, ApiError, Stream, part};
 use self::stream::{Demux, Tail};
-use super::{ARMING_LIMIT, Armed, Earlier, Engine, Outcome, Verdict};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict};
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
@@ -26,13 +26,19 @@ use crate::ticket::{EngineTicket, Ticket};
 
 /// How often a pull's progress is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// How long the waiter asks again for an engine that went away: a restart takes seconds.
+/// How long the waiter asks again for an engine that does not answer.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
-/// Between two questions to an engine that went away.
-const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// Between two questions to an engine that does not answer, or has not done yet what it was asked.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long the engine may take to remove a container.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+/// The last API version whose inspect shows a MAC address that the user set (`Config.MacAddress`;
+/// moby's API history, 1.52).
+const SHOWS_MAC_ADDRESS: &str = "1.51";
 /// How long the last output may take to arrive after the container ended.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
+const LOOK_AT_ENGINE: &str = "look at the Docker Engine of the OSIE: it does not run, or not well";
 const SOCKET_LINES: &str = "add to the action:  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
 
 /// A Docker Engine that answered.
@@ -44,6 +50,14 @@ pub struct Docker {
 pub struct Action {
     container: Value,
     image: Value,
+}
+
+/// The output of the user container, as attach sends it.
+pub struct Output {
+    stream: Stream,
+    demux: Demux,
+    tail: Tail,
+    open: bool,
 }
 
 /// The engine's answer to "wait for the action's end", which is still open.
@@ -79,7 +93,7 @@ impl Docker {
         };
         tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
         let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
-        let mut stream = self.api.stream(&path).await.map_err(|error| failed(error.into()))?;
+        let mut stream = self.api.post_stream(&path).await.map_err(|error| failed(error.into()))?;
         let mut progress = pull::Progress::default();
         let mut report_at = Instant::now() + PROGRESS_EVERY;
         loop {
@@ -126,65 +140,101 @@ impl Docker {
         Ok(listed.as_array().cloned().unwrap_or_default())
     }
 
-    /// Removes a container with its anonymous volumes; one that is gone already is fine.
+    /// Removes a container with its anonymous volumes and returns when it is gone.
     async fn remove(&self, id: &str, even_running: bool) -> Result<(), ApiError> {
-        match self.api.delete(&format!("/containers/{}?v=1&force={even_running}", part(id))).await {
-            Err(ApiError::Refused { status: 404, .. }) => Ok(()),
-            // "removal of container ... is already in progress"
-            Err(ApiError::Refused { status: 409, message, .. }) if message.contains("in progress") => Ok(()),
-            other => other,
+        let path = format!("/containers/{}?v=1&force={even_running}", part(id));
+        let end = Instant::now() + REMOVAL_LIMIT;
+        loop {
+            match self.api.delete(&path).await {
+                Ok(()) | Err(ApiError::Refused { status: 404, .. }) => return Ok(()),
+                // "removal of container ... is already in progress": its name is still taken.
+                Err(ApiError::Refused { status: 409, message, .. })
+                    if message.contains("in progress") && Instant::now() < end => {}
+                Err(error) => return Err(error),
+            }
+            sleep(PAUSE).await;
         }
+    }
+
+    /// The first of these containers that runs.
+    async fn running<'a>(&self, ids: &[&'a str]) -> Result<Option<&'a str>, ApiError> {
+        for id in ids {
+            match self.inspect(id).await {
+                Ok(document) if document["State"]["Running"] == true => return Ok(Some(id)),
+                Ok(_) | Err(ApiError::Refused { status: 404, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Opens the question for the container's end. The engine sends the answer's head when it
     /// listens (API 1.30 and later), so nothing is missed from then on.
     async fn await_end(&self, container: &str) -> Result<Stream, ApiError> {
-        self.api.stream(&format!("/containers/{}/wait?condition=not-running", part(container))).await
+        self.api.post_stream(&format!("/containers/{}/wait?condition=not-running", part(container))).await
     }
 
-    /// Starts a container exactly once, also when the answer is lost on the way.
+    /// Starts a container exactly once. Where the answer is lost, the engine may have started it: only
+    /// a container that is seen to be `created` is asked for again.
     async fn start_once(&self, id: &str) -> Result<(), ApiError> {
         let end = Instant::now() + OUTAGE_LIMIT;
         loop {
-            let error = match self.api.post(&format!("/containers/{}/start", part(id)), None).await {
+            let lost = match self.api.post(&format!("/containers/{}/start", part(id)), None).await {
                 Ok(_) => return Ok(()),
                 Err(refused @ ApiError::Refused { .. }) => return Err(refused),
                 Err(error) => error,
             };
-            // The engine may have started it before the answer was lost: ask, do not start it twice.
-            match self.inspect(id).await {
-                Ok(document) if document["State"]["Status"] != "created" => return Ok(()),
-                Err(refused @ ApiError::Refused { .. }) => return Err(refused),
-                _ if Instant::now() >= end => return Err(error),
-                _ => tracing::warn!(error = %error, "the engine does not answer, asking again"),
+            tracing::warn!(error = %lost, "lost the engine's answer to a start, looking what became of it");
+            loop {
+                match self.inspect(id).await {
+                    Ok(document) if document["State"]["Status"] == "created" => break,
+                    Ok(_) => return Ok(()),
+                    Err(refused @ ApiError::Refused { .. }) if refused.status() == Some(404) => return Err(refused),
+                    Err(_) if Instant::now() < end => sleep(PAUSE).await,
+                    Err(_) => return Err(lost),
+                }
             }
-            sleep(OUTAGE_PAUSE).await;
         }
     }
 
     /// How the action ended, from the engine's memory of events, where the container is gone.
     async fn remembered_end(&self, action: &str, since: u64) -> Option<i64> {
         let filters = json!({"container": [action], "event": ["die"]}).to_string();
-        let path = format!("/events?since={since}&until={}&filters={}", unix_time(), part(&filters));
-        let event = self.api.get(&path).await.ok()?;
-        event["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
+        // The engine counts in whole seconds and leaves out what came later in the last one.
+        let path = format!("/events?since={since}&until={}&filters={}", unix_time() + 1, part(&filters));
+        let events = self.api.get_lines(&path).await.ok()?;
+        events.last()?["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
     }
 }
 
 impl Engine for Docker {
     type Action = Action;
     type Pending = Pending;
+    type Output = Output;
 
     async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
-        let container = identity::prove(&self.api, handoff).await?;
-        let id = container["Image"].as_str().unwrap_or_default();
-        let image = self.api.get(&format!("/images/{}/json", part(id))).await;
-        Ok(Action { image: image.because("cannot inspect waitdaemon's own image")?, container })
+        let mut container = identity::prove(&self.api, handoff).await?;
+        let image = container["Image"].as_str().unwrap_or_default();
+        let image = self.api.get(&format!("/images/{}/json", part(image))).await;
+        let image =
+            image.because("cannot inspect waitdaemon's own image").map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
+        if api::newer(self.api.version(), SHOWS_MAC_ADDRESS) {
+            let path = format!("/containers/{}/json", part(container["Id"].as_str().unwrap_or_default()));
+            let older = self.api.speaking(SHOWS_MAC_ADDRESS).get(&path).await;
+            let mut older =
+                older.because("cannot inspect the action container").map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
+            container["Config"]["MacAddress"] = older["Config"]["MacAddress"].take();
+        }
+        Ok(Action { container, image })
     }
 
     fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
         let name = action.container["Name"].as_str().unwrap_or_default();
         (action.container["Id"].as_str().unwrap_or_default(), name.trim_start_matches('/'))
+    }
+
+    fn has_terminal(&self, action: &Action) -> bool {
+        action.container["Config"]["Tty"] == true
     }
 
     fn ticket(&self) -> EngineTicket {
@@ -207,26 +257,27 @@ impl Engine for Docker {
     async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
         let (_, name) = self.action_names(action);
         let failed = "cannot clear what an earlier attempt of this action left";
-        let found = self.labelled(LABEL_ACTION, name).await.because(failed)?;
-        let in_role = |role: Role| {
-            let of_role = found.iter().filter(move |container| container["Labels"][LABEL_ROLE] == role.as_str());
-            of_role.filter_map(|container| container["Id"].as_str())
+        let failed = |error: ApiError| Failure::new(failed).fix(LOOK_AT_ENGINE).cause(error);
+        let found = self.labelled(LABEL_ACTION, name).await.map_err(failed)?;
+        let in_role = |role: Role| -> Vec<&str> {
+            let of_role = found.iter().filter(|container| container["Labels"][LABEL_ROLE] == role.as_str());
+            of_role.filter_map(|container| container["Id"].as_str()).collect()
         };
+        let users = in_role(Role::User);
+        if let Some(user) = self.running(&users).await.map_err(failed)? {
+            return Ok(Earlier::Running(user.to_owned()));
+        }
         // The waiter first: once it is gone, nothing starts the user container behind our back.
         for id in in_role(Role::Waiter) {
             tracing::warn!(container = id, "removing the waiter of an earlier attempt of this action");
-            self.remove(id, true).await.because(failed)?;
+            self.remove(id, true).await.map_err(failed)?;
         }
-        for id in in_role(Role::User) {
-            match self.inspect(id).await {
-                Err(ApiError::Refused { status: 404, .. }) => {}
-                Err(error) => return Err(error).because(failed),
-                Ok(document) if document["State"]["Running"] == true => return Ok(Earlier::Running(id.to_owned())),
-                Ok(_) => {
-                    tracing::warn!(container = id, "removing the user container of an earlier attempt of this action");
-                    self.remove(id, false).await.because(failed)?;
-                }
-            }
+        if let Some(user) = self.running(&users).await.map_err(failed)? {
+            return Ok(Earlier::Running(user.to_owned()));
+        }
+        for id in users {
+            tracing::warn!(container = id, "removing the user container of an earlier attempt of this action");
+            self.remove(id, false).await.map_err(failed)?;
         }
         Ok(Earlier::Cleared)
     }
@@ -272,12 +323,16 @@ impl Engine for Docker {
 
     async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
         let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(waiter));
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error: ApiError| Failure::new(what).fix(LOOK_AT_ENGINE).cause(error)
+        };
         let armed = async {
-            let mut output = self.api.stream(&path).await.because("cannot attach to the waiter")?;
-            self.start_once(waiter).await.because("cannot start the waiter")?;
+            let mut output = self.api.post_stream(&path).await.map_err(failed("cannot attach to the waiter"))?;
+            self.start_once(waiter).await.map_err(failed("cannot start the waiter"))?;
             let (mut demux, mut tail) = (Demux::new(false), Tail::default());
             let mut heard = String::new();
-            while let Some(piece) = output.next().await.because("lost the waiter before it was armed")? {
+            while let Some(piece) = output.next().await.map_err(failed("lost the waiter before it was armed"))? {
                 let said = demux.feed(&piece);
                 tail.feed(&said);
                 heard.push_str(&String::from_utf8_lossy(&said));
@@ -285,19 +340,25 @@ impl Engine for Docker {
                     return Ok(());
                 }
             }
-            Err(Failure::new("the waiter ended before it was armed").cause(tail.into_lines().join(" | ")))
+            let said = tail.into_lines().join(" | ");
+            Err(Failure::new("the waiter ended before it was armed").fix("see what it said").cause(said))
         };
         timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| {
-            Err(Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs())))
+            let what = format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs());
+            Err(Failure::new(what).fix(LOOK_AT_ENGINE))
         })
     }
 
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
-        for container in self.labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)? {
-            self.remove(container["Id"].as_str().unwrap_or_default(), true).await.because(failed)?;
+        let mut made = self.labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)?;
+        made.sort_by_key(|container| container["Labels"][LABEL_ROLE] == Role::Waiter.as_str());
+        let mut result = Ok(());
+        for container in made {
+            let id = container["Id"].as_str().unwrap_or_default();
+            result = result.and(self.remove(id, true).await.because(format!("{failed}: {id}")));
         }
-        Ok(())
+        result
     }
 
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
@@ -332,7 +393,7 @@ impl Engine for Docker {
                 Err(error) => error,
             };
             tracing::warn!(error = %error, "lost the engine while waiting for the action's end, asking again");
-            sleep(OUTAGE_PAUSE).await;
+            sleep(PAUSE).await;
             answer = match self.await_end(&action).await {
                 Ok(stream) => stream.json().await,
                 Err(error) => Err(error),
@@ -340,63 +401,91 @@ impl Engine for Docker {
         }
     }
 
-    async fn start_and_watch(&self, user: &str, watch: Duration) -> Result<Outcome, Failure> {
-        let failed = "cannot start the user container";
-        let field = |failure: Failure| {
-            failure
-                .field("command")
-                .fix("check that the command exists in IMAGE and may be executed; the container is kept")
-        };
-        let mut seen = None;
-        if !watch.is_zero() {
-            // Attached before the start, so that no line is missed, whatever the log driver.
-            let tty = self.inspect(user).await.because(failed)?["Config"]["Tty"] == true;
-            let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(user));
-            seen = Some((self.api.stream(&path).await.because(failed)?, Demux::new(tty)));
-        }
-        self.start_once(user).await.because(failed).map_err(field)?;
-        tracing::info!(container = user, "user container started");
-        let Some((mut output, mut demux)) = seen else { return Ok(Outcome::Running) };
+    async fn listen(&self, user: &str, tty: bool) -> Result<Output, Failure> {
+        let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(user));
+        let stream = self.api.post_stream(&path).await.because("cannot listen to the user container")?;
+        Ok(Output { stream, demux: Demux::new(tty), tail: Tail::default(), open: true })
+    }
 
-        let mut tail = Tail::default();
-        let end = async {
-            match self.await_end(user).await {
-                Ok(stream) => stream.json().await,
-                Err(error) => Err(error),
-            }
-        };
+    async fn start(&self, user: &str) -> Result<(), Failure> {
+        self.start_once(user).await.map_err(|error| {
+            let failure = Failure::new("cannot start the user container");
+            let failure = match &error {
+                // runc: `exec: "name": executable file not found in $PATH`, `...: permission denied`
+                ApiError::Refused { message, .. } if message.contains("exec: \"") => failure
+                    .field("command")
+                    .fix("check that it exists in IMAGE and may be executed; the container is kept"),
+                ApiError::Refused { .. } => {
+                    failure.fix("the engine's message names what it could not set up; the container is kept")
+                }
+                _ => failure.fix(LOOK_AT_ENGINE),
+            };
+            failure.cause(error)
+        })
+    }
+
+    async fn watch(&self, user: &str, output: Option<Output>, limit: Duration) -> Outcome {
+        let end = async { self.await_end(user).await?.json().await };
         tokio::pin!(end);
-        let over = Instant::now() + watch;
-        let mut open = true;
+        let mut output = output;
+        let over = Instant::now() + limit;
         let ended = loop {
             tokio::select! {
                 ended = &mut end => break ended,
-                piece = output.next(), if open => match piece {
-                    Ok(Some(piece)) => tail.feed(&demux.feed(&piece)),
-                    _ => open = false,
-                },
-                () = tokio::time::sleep_until(over) => return Ok(Outcome::Running),
+                () = hear(&mut output) => {}
+                () = sleep_until(over) => return Outcome::Running,
             }
         };
-        // The end may be known before the last output has come.
-        let over = Instant::now() + OUTPUT_LIMIT;
-        while open && let Ok(Ok(Some(piece))) = timeout_at(over, output.next()).await {
-            tail.feed(&demux.feed(&piece));
-        }
         let code = match ended {
             Ok(answer) => answer["StatusCode"].as_i64().unwrap_or(-1),
-            Err(ApiError::Refused { status: 404, .. }) => return Ok(Outcome::Removed),
-            Err(error) => return Err(error).because("lost the engine while watching the user container"),
+            Err(ApiError::Refused { status: 404, .. }) => return Outcome::Removed,
+            Err(error) => return Outcome::Lost(error.to_string()),
         };
-        Ok(Outcome::Exited { code, note: self.note_on_end(user).await, last_lines: tail.into_lines() })
+        // The end may be known before the last output has come.
+        let rest = async {
+            while output.as_ref().is_some_and(|output| output.open) {
+                hear(&mut output).await;
+            }
+        };
+        let _ = timeout(OUTPUT_LIMIT, rest).await;
+        let last_lines = output.map(|output| output.tail.into_lines()).unwrap_or_default();
+        Outcome::Exited { code, note: self.note_on_end(user).await, last_lines }
     }
 
-    async fn remove_idle(&self, id: &str) -> Result<(), Failure> {
-        self.remove(id, false).await.because("cannot remove the user container")
+    async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
+        let end = Instant::now() + REMOVAL_LIMIT;
+        loop {
+            let error = match self.inspect(user).await {
+                Err(ApiError::Refused { status: 404, .. }) => return Ok(Discarded::Removed),
+                Ok(document) if document["State"]["Status"] != "created" => return Ok(Discarded::Started),
+                Ok(_) => match self.remove(user, false).await {
+                    Ok(()) => return Ok(Discarded::Removed),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if Instant::now() >= end {
+                return Err(error).because("cannot remove the user container, which shall not run");
+            }
+            sleep(PAUSE).await;
+        }
     }
 
-    async fn remove_self(&self, id: &str) -> Result<(), Failure> {
-        self.remove(id, true).await.because("cannot remove the waiter's own container")
+    async fn remove_ended(&self, container: &str) -> Result<(), Failure> {
+        self.remove(container, false).await.because("cannot remove the ended container")
+    }
+
+    async fn remove_self(&self, waiter: &str) -> Result<(), Failure> {
+        self.remove(waiter, true).await.because("cannot remove the waiter's own container")
+    }
+}
+
+/// Takes the next piece of the output; never returns where none will come.
+async fn hear(output: &mut Option<Output>) {
+    let Some(output) = output.as_mut().filter(|output| output.open) else { return std::future::pending().await };
+    match output.stream.next().await {
+        Ok(Some(piece)) => output.tail.feed(&output.demux.feed(&piece)),
+        _ => output.open = false,
     }
 }
 
@@ -418,54 +507,64 @@ fn verdict_of(end: &Value) -> Verdict {
     }
 }
 
-/// The engine refused to create a container: its own word, and what to do.
+/// Why a container could not be created: the engine's own word, and what to do.
 fn creation_failed(what: &str, name: &str, error: ApiError) -> Failure {
     let failure = Failure::new(format!("cannot create {what} {name}"));
-    let failure = match error.status() {
-        Some(409) => {
+    let failure = match &error {
+        ApiError::Refused { status: 409, message, .. } if message.contains("already in use") => {
             failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
         }
-        Some(404) => {
+        ApiError::Refused { status: 404, message, .. } if message.contains("image") => {
             failure.field("environment.IMAGE").fix("the image vanished after it was found; serve the action again")
         }
-        _ => failure.fix("the engine's message names the setting of the action that it does not take"),
+        ApiError::Refused { .. } => {
+            failure.fix("the engine's message names the setting of the action that it does not take")
+        }
+        _ => failure.fix(LOOK_AT_ENGINE),
     };
     failure.cause(error)
 }
 
-/// Why nobody answers at `host`, told by looking at the socket.
+/// Why the engine at `host` cannot be used, told by looking at the socket.
 fn unreachable(host: &DockerHost, error: ApiError) -> Failure {
-    let DockerHost::Unix(path) = host else {
-        return Failure::new(format!("no Docker Engine answers at {host}"))
-            .field("environment.DOCKER_HOST")
-            .fix("check the address, or leave DOCKER_HOST out and mount /var/run/docker.sock")
-            .cause(error);
+    let default = DockerHost::default();
+    let field = if *host == default { "volumes" } else { "environment.DOCKER_HOST" };
+    let (what, fix) = match (host, &error) {
+        (_, ApiError::TooOld(_)) => ("the Docker Engine is too old".into(), "use an OSIE with Docker 20.10 or later"),
+        (DockerHost::Tcp(_), _) => (
+            format!("no Docker Engine answers at {host}"),
+            "check the address, or leave DOCKER_HOST out and mount /var/run/docker.sock",
+        ),
+        (DockerHost::Unix(path), _) => unreachable_socket(path, &error, *host == default),
     };
+    Failure::new(what).field(field).fix(fix).cause(error)
+}
+
+fn unreachable_socket(path: &Path, error: &ApiError, default: bool) -> (String, &'static str) {
     let shown = path.display();
-    let kind = match &error {
+    let mount = if default { SOCKET_LINES } else { "mount a Docker socket at this path, or correct DOCKER_HOST" };
+    let kind = match error {
         ApiError::Connect { source, .. } => Some(source.kind()),
         _ => None,
     };
-    let (what, fix) = match std::fs::metadata(path) {
+    match std::fs::metadata(path) {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            (format!("the Docker socket {shown} is not mounted"), SOCKET_LINES)
+            (format!("the Docker socket {shown} is not mounted"), mount)
         }
         Ok(found) if found.is_dir() => (
             format!("{shown} is a directory: the machine has no Docker socket at the path that was mounted"),
             "on an OSIE without Docker use CONTAINER_RUNTIME auto or nerdctl; else correct the volume's left side",
         ),
-        Ok(found) if !found.file_type().is_socket() => (format!("{shown} is not a socket"), SOCKET_LINES),
+        Ok(found) if !found.file_type().is_socket() => (format!("{shown} is not a socket"), mount),
         _ if kind == Some(io::ErrorKind::PermissionDenied) => (
             format!("permission denied on the Docker socket {shown}"),
             "run the action as root, and without user namespaces",
         ),
-        _ if kind == Some(io::ErrorKind::ConnectionRefused) => (
-            format!("nobody listens on the Docker socket {shown}"),
-            "look why the Docker Engine of the OSIE does not run",
-        ),
-        _ => (format!("no Docker Engine answers at {shown}"), "look at the Docker Engine of the OSIE"),
-    };
-    Failure::new(what).field("volumes").fix(fix).cause(error)
+        _ if kind == Some(io::ErrorKind::ConnectionRefused) => {
+            (format!("nobody listens on the Docker socket {shown}"), LOOK_AT_ENGINE)
+        }
+        _ => (format!("no Docker Engine answers at {shown}"), LOOK_AT_ENGINE),
+    }
 }
 
 /// True where the socket's owner is not the user that we run as.
