@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod image;
 pub mod machine;
+pub mod nest;
 pub mod paths;
 pub mod registry;
 pub mod until;

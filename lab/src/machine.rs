@@ -1,27 +1,21 @@
-//! A HookOS-like machine: BusyBox init as PID 1 and a real dockerd, in namespaces of its own. What
-//! reboots inside ends it; nothing of it outlives the value.
+//! A HookOS-like machine: BusyBox init as PID 1 and a real dockerd.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::nest::{END_LIMIT, Nest};
+pub use crate::nest::{REBOOTED, output};
 use crate::paths;
 use crate::until::until;
-
-/// How long a boot may take; a second is usual.
-const BOOT_LIMIT: Duration = Duration::from_secs(60);
-/// How long what was killed may take to be gone.
-const END_LIMIT: Duration = Duration::from_secs(20);
-/// The exit code by which unshare(1) tells that reboot(2) with RESTART was called inside.
-pub const REBOOTED: i32 = 129;
 
 /// Which dockerd a machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +48,21 @@ impl Engine {
 
 /// A running machine.
 pub struct Machine {
-    folder: PathBuf,
-    cgroup: String,
-    unshare: Child,
-    init: u32,
+    nest: Nest,
     events: Child,
+}
+
+impl Deref for Machine {
+    type Target = Nest;
+    fn deref(&self) -> &Nest {
+        &self.nest
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Nest {
+        &mut self.nest
+    }
 }
 
 /// One container event of the engine.
@@ -74,94 +78,35 @@ pub struct Event {
     pub exit_code: Option<i32>,
 }
 
-static COUNT: AtomicU32 = AtomicU32::new(0);
-
 impl Machine {
     /// Boots a machine and waits until its engine answers.
     ///
     /// # Errors
     /// Without root, or where the engine does not come up; shows its log's end.
     pub fn boot(engine: Engine) -> Result<Self> {
-        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = paths::machines().join(&name);
-        fs::create_dir_all(folder.join("out"))?;
         let (dockerd, path) = engine.dockerd();
         ensure!(dockerd.exists(), "{} is missing; run `make cache`", dockerd.display());
-        let cgroup = format!("waitdaemon-lab-{name}");
         let lab = paths::root().join("lab/hook");
-        // The machine ends with us, however we end.
-        let unshare = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--pid",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "--net",
-                "--fork",
-                "--kill-child",
-            ])
-            .arg(lab.join("init"))
-            .env("LAB_STATE", &folder)
-            .env("LAB_DOCKERD", dockerd)
-            .env("LAB_PATH", path)
-            .env("LAB_RUNTIME", if may_grant_all()? { PathBuf::from("runc") } else { lab.join("runtime") })
-            .env("LAB_CGROUP", format!("/{cgroup}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.join("boot.log"))?)
-            .spawn()
-            .context("cannot run setpriv and unshare")?;
-        let events = Command::new("true").spawn()?;
-        let mut machine = Self { folder, cgroup, unshare, init: 0, events };
-        machine.wait_for_engine().with_context(|| machine.logs())?;
-        let log = fs::File::create(machine.folder.join("events"))?;
-        let mut events = machine.docker_command();
-        machine.events.wait()?;
-        machine.events = events.args(["events", "--format", "{{json .}}"]).stdout(log).stderr(Stdio::null()).spawn()?;
-        Ok(machine)
-    }
-
-    fn wait_for_engine(&mut self) -> Result<()> {
-        let unshare = self.unshare.id();
-        self.init = until("the machine's PID 1", BOOT_LIMIT, || {
-            if let Some(status) = self.unshare.try_wait()? {
-                bail!("the machine ended while it booted: {status}");
-            }
-            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
-            Ok(children.split_whitespace().next().map(str::parse).transpose()?)
-        })?;
-        until("the engine's answer", BOOT_LIMIT, || {
-            if let Some(status) = self.unshare.try_wait()? {
-                bail!("the machine ended while it booted: {status}");
-            }
-            Ok(ping(&self.socket()).is_ok_and(|answers| answers).then_some(()))
-        })
+        let runtime = if may_grant_all()? { PathBuf::from("runc") } else { lab.join("runtime") };
+        let variables: [(&str, &OsStr); 3] =
+            [("LAB_DOCKERD", dockerd.as_ref()), ("LAB_PATH", path.as_ref()), ("LAB_RUNTIME", runtime.as_ref())];
+        let mut nest = Nest::boot(&lab.join("init"), &[], &variables)?;
+        nest.ready("the engine's answer", |nest| Ok(ping(&socket_of(nest)).is_ok_and(|answers| answers)))
+            .with_context(|| nest.logs(&LOGS))?;
+        let log = fs::File::create(nest.folder().join("events"))?;
+        let mut events = docker_of(&nest);
+        let events = events.args(["events", "--format", "{{json .}}"]).stdout(log).stderr(Stdio::null()).spawn()?;
+        Ok(Self { nest, events })
     }
 
     /// The engine's socket, as the host reaches it.
     pub fn socket(&self) -> PathBuf {
-        format!("/proc/{}/root/run/docker.sock", self.init).into()
-    }
-
-    /// A folder that host and machine see at the same path; containers can bind it.
-    pub fn out(&self) -> PathBuf {
-        self.folder.join("out")
-    }
-
-    /// The machine's PID 1, as the host sees it.
-    pub fn init(&self) -> u32 {
-        self.init
+        socket_of(&self.nest)
     }
 
     /// `docker`, speaking to this machine's engine, with nothing of the host's environment.
     pub fn docker_command(&self) -> Command {
-        let mut command = Command::new("docker");
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.arg("-H").arg(format!("unix://{}", self.socket().display())).stdin(Stdio::null());
-        command
+        docker_of(&self.nest)
     }
 
     /// Runs `docker` and returns its standard output.
@@ -179,22 +124,6 @@ impl Machine {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
-    }
-
-    /// A command that runs inside the machine, in all of its namespaces.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "nsenter", "-t"]).arg(self.init.to_string());
-        command.args(["-m", "-u", "-i", "-n", "-p", "--"]).arg(program).stdin(Stdio::null());
-        command
-    }
-
-    /// A command of the host that only has the machine's network; it outlives a reboot inside.
-    pub fn network_command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net=/proc/{}/ns/net", self.init));
-        command.arg("--").arg(program).stdin(Stdio::null());
-        command
     }
 
     /// Loads a docker-archive into the engine.
@@ -230,7 +159,7 @@ impl Machine {
     /// # Errors
     /// Where the record cannot be read.
     pub fn events(&self) -> Result<Vec<Event>> {
-        let text = fs::read_to_string(self.folder.join("events"))?;
+        let text = fs::read_to_string(self.folder().join("events"))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let containers = lines.filter(|event| event["Type"] == "container");
         Ok(containers
@@ -246,16 +175,6 @@ impl Machine {
             .collect())
     }
 
-    /// Signals a process by its PID in the machine.
-    ///
-    /// # Errors
-    /// Where there is no such process.
-    pub fn signal(&self, pid: i64, signal: &str) -> Result<()> {
-        let output = output(self.command("kill").arg(format!("-{signal}")).arg(pid.to_string()))?;
-        ensure!(output.status.success(), "kill -{signal} {pid}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-
     /// Ends dockerd with a signal (by its process ID) and waits until it is gone.
     ///
     /// # Errors
@@ -266,60 +185,30 @@ impl Machine {
         until("dockerd's end", END_LIMIT, || Ok(ping(&self.socket()).is_err().then_some(())))
     }
 
-    /// The machine's exit code if it has ended: [`REBOOTED`] after a reboot.
-    ///
-    /// # Errors
-    /// Where the process cannot be asked.
-    pub fn ended(&mut self) -> Result<Option<i32>> {
-        Ok(self.unshare.try_wait()?.map(|status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))))
-    }
-
-    /// Waits for the machine's end.
-    ///
-    /// # Errors
-    /// Where it still runs after `limit`.
-    pub fn wait_for_end(&mut self, limit: Duration) -> Result<i32> {
-        until("the machine's end", limit, || self.ended())
-    }
-
     /// The end of the machine's logs, for failures.
     pub fn logs(&self) -> String {
-        let tail = |name: &str| {
-            let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            lines[lines.len().saturating_sub(8)..].join("\n")
-        };
-        format!("boot: {}\ninit: {}\ndockerd: {}", tail("boot.log"), tail("init.log"), tail("dockerd.log"))
+        self.nest.logs(&LOGS)
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // unshare's --kill-child kills the machine's PID 1, and the kernel everything below it.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
         let _ = self.events.kill();
         let _ = self.events.wait();
-        let init = PathBuf::from(format!("/proc/{}", self.init));
-        if self.init != 0 && until("the end of PID 1", END_LIMIT, || Ok((!init.exists()).then_some(()))).is_err() {
-            eprintln!("a machine's PID 1 ({}) did not end", self.init);
-        }
-        if let Err(error) = remove_cgroups(&self.cgroup) {
-            eprintln!("cgroups are left: {error:#}");
-        }
-        let removed = until("an empty folder", END_LIMIT, || Ok(fs::remove_dir_all(&self.folder).ok()));
-        if let Err(error) = removed {
-            eprintln!("{} is left: {error:#}", self.folder.display());
-        }
     }
 }
 
-/// Runs a command to its end and returns what it said, whatever its status.
-///
-/// # Errors
-/// Where it cannot be started.
-pub fn output(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| format!("cannot run {:?}", command.get_program()))
+const LOGS: [&str; 3] = ["boot.log", "init.log", "dockerd.log"];
+
+fn socket_of(nest: &Nest) -> PathBuf {
+    format!("/proc/{}/root/run/docker.sock", nest.init()).into()
+}
+
+fn docker_of(nest: &Nest) -> Command {
+    let mut command = Command::new("docker");
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.arg("-H").arg(format!("unix://{}", socket_of(nest).display())).stdin(Stdio::null());
+    command
 }
 
 /// True where the engine answers a ping; false where it listens but is not ready.
@@ -333,28 +222,11 @@ fn ping(socket: &Path) -> Result<bool> {
 }
 
 /// True where this machine's capabilities have CAP_SYS_RESOURCE (bit 24), so that plain runc works.
-fn may_grant_all() -> Result<bool> {
+///
+/// # Errors
+/// Where /proc cannot be read.
+pub fn may_grant_all() -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff")?;
     Ok(u64::from_str_radix(line.trim(), 16)? & (1 << 24) != 0)
-}
-
-/// Removes the machine's cgroups in every hierarchy; they are empty once its processes are gone.
-fn remove_cgroups(name: &str) -> Result<()> {
-    let top = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(top)?.filter_map(Result::ok).map(|entry| entry.path().join(name));
-    for folder in hierarchies.chain([top.join(name)]).filter(|folder| folder.is_dir()) {
-        until("an empty cgroup", END_LIMIT, || Ok(remove_folders(&folder).ok()))?;
-    }
-    Ok(())
-}
-
-fn remove_folders(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            remove_folders(&path)?;
-        }
-    }
-    fs::remove_dir(folder)
 }

@@ -1,0 +1,203 @@
+//! A machine's shell: namespaces with a PID 1 of their own, in which a reboot is real and ends only
+//! them. Nothing of it outlives the value.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::paths;
+use crate::until::until;
+
+/// How long a boot may take; a second is usual.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(60);
+/// How long what was killed may take to be gone.
+pub const END_LIMIT: Duration = Duration::from_secs(20);
+/// The exit code by which unshare(1) tells that reboot(2) with RESTART was called inside.
+pub const REBOOTED: i32 = 129;
+/// The same for POWER_OFF and HALT.
+pub const POWERED_OFF: i32 = 130;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The namespaces of a running machine.
+pub struct Nest {
+    folder: PathBuf,
+    cgroup: String,
+    unshare: Child,
+    init: u32,
+}
+
+impl Nest {
+    /// Runs `program` as PID 1 in new pid, mount, uts, ipc and net namespaces, and those that `more`
+    /// asks unshare(1) for. It gets LAB_STATE, a folder of its own, LAB_CGROUP, the name for its
+    /// cgroups, and `variables`.
+    ///
+    /// # Errors
+    /// Without root, or where the program ends at once.
+    pub fn boot(program: &Path, more: &[&str], variables: &[(&str, &OsStr)]) -> Result<Self> {
+        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = paths::machines().join(&name);
+        fs::create_dir_all(folder.join("out"))?;
+        let cgroup = format!("waitdaemon-lab-{name}");
+        // The machine ends with us, however we end.
+        let unshare = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--pid", "--mount", "--uts", "--ipc", "--net"])
+            .args(more)
+            .args(["--fork", "--kill-child"])
+            .arg(program)
+            .env("LAB_STATE", &folder)
+            .env("LAB_CGROUP", &cgroup)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.join("boot.log"))?)
+            .spawn()
+            .context("cannot run setpriv and unshare")?;
+        let mut nest = Self { folder, cgroup, unshare, init: 0 };
+        let unshare = nest.unshare.id();
+        nest.init = until("the machine's PID 1", BOOT_LIMIT, || {
+            nest.still_up()?;
+            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
+            Ok(children.split_whitespace().next().map(str::parse).transpose()?)
+        })?;
+        Ok(nest)
+    }
+
+    /// Waits until `look` says that the machine is ready.
+    ///
+    /// # Errors
+    /// Where it ends before, or is not ready in time.
+    pub fn ready(&mut self, what: &str, mut look: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+        until(what, BOOT_LIMIT, || {
+            self.still_up()?;
+            Ok(look(self)?.then_some(()))
+        })
+    }
+
+    fn still_up(&mut self) -> Result<()> {
+        if let Some(status) = self.unshare.try_wait()? {
+            bail!("the machine ended while it booted: {status}");
+        }
+        Ok(())
+    }
+
+    /// The machine's folder on the host's disk.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A folder that host and machine see at the same path; containers can bind it.
+    pub fn out(&self) -> PathBuf {
+        self.folder.join("out")
+    }
+
+    /// The machine's PID 1, as the host sees it.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// A command that runs inside the machine, in all of its namespaces.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nsenter", "-t"]).arg(self.init.to_string());
+        command.args(["-m", "-u", "-i", "-n", "-p", "-C", "--"]).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// A command of the host that only has the machine's network; it outlives a reboot inside.
+    pub fn network_command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net=/proc/{}/ns/net", self.init));
+        command.arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// Signals a process by its PID in the machine.
+    ///
+    /// # Errors
+    /// Where there is no such process.
+    pub fn signal(&self, pid: i64, signal: &str) -> Result<()> {
+        let output = output(self.command("kill").arg(format!("-{signal}")).arg(pid.to_string()))?;
+        ensure!(output.status.success(), "kill -{signal} {pid}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// The machine's exit code if it has ended: [`REBOOTED`] after a reboot.
+    ///
+    /// # Errors
+    /// Where the process cannot be asked.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        Ok(self.unshare.try_wait()?.map(|status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))))
+    }
+
+    /// Waits for the machine's end.
+    ///
+    /// # Errors
+    /// Where it still runs after `limit`.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<i32> {
+        until("the machine's end", limit, || self.ended())
+    }
+
+    /// The end of some of the machine's logs, for failures.
+    pub fn logs(&self, names: &[&str]) -> String {
+        let tail = |name: &&str| {
+            let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            format!("{name}: {}\n", lines[lines.len().saturating_sub(8)..].join("\n"))
+        };
+        names.iter().map(tail).collect()
+    }
+}
+
+impl Drop for Nest {
+    fn drop(&mut self) {
+        // unshare's --kill-child kills the machine's PID 1, and the kernel everything below it.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let init = PathBuf::from(format!("/proc/{}", self.init));
+        if self.init != 0 && until("the end of PID 1", END_LIMIT, || Ok((!init.exists()).then_some(()))).is_err() {
+            eprintln!("a machine's PID 1 ({}) did not end", self.init);
+        }
+        if let Err(error) = remove_cgroups(&self.cgroup) {
+            eprintln!("cgroups are left: {error:#}");
+        }
+        let removed = until("an empty folder", END_LIMIT, || Ok(fs::remove_dir_all(&self.folder).ok()));
+        if let Err(error) = removed {
+            eprintln!("{} is left: {error:#}", self.folder.display());
+        }
+    }
+}
+
+/// Runs a command to its end and returns what it said, whatever its status.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command.output().with_context(|| format!("cannot run {:?}", command.get_program()))
+}
+
+/// Removes the machine's cgroups in every hierarchy; they are empty once its processes are gone.
+fn remove_cgroups(name: &str) -> Result<()> {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top)?.filter_map(Result::ok).map(|entry| entry.path().join(name));
+    for folder in hierarchies.chain([top.join(name)]).filter(|folder| folder.is_dir()) {
+        until("an empty cgroup", END_LIMIT, || Ok(remove_folders(&folder).ok()))?;
+    }
+    Ok(())
+}
+
+fn remove_folders(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_folders(&path)?;
+        }
+    }
+    fs::remove_dir(folder)
+}
