@@ -35,7 +35,7 @@ program: ## build the static program
 	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."
 	@cargo build -q --release --target $(TARGET) --bin waitdaemon
 
-cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd ## build the Tink Agent and moby's engine for the tests
+cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd $(CACHE)/nerdctl/nerdctl $(CACHE)/captain/rootfs ## build agent, engines and CaptainOS's root for the tests
 
 $(CACHE)/tink/agent: lab/tink/go.mod lab/tink/go.sum lab/tink/server-standin/main.go
 	@echo "building the Tink Agent v0.25.0 (cold about 2 minutes) ..."
@@ -45,6 +45,16 @@ $(CACHE)/tink/agent: lab/tink/go.mod lab/tink/go.sum lab/tink/server-standin/mai
 $(CACHE)/moby/dockerd: lab/moby/go.mod lab/moby/go.sum
 	@echo "building moby v2.0.0-beta.7 and containerd 2.2.1 (cold about 5 minutes) ..."
 	@cd lab/moby && $(GO) -tags exclude_graphdriver_btrfs,no_btrfs,no_devmapper,netgo,osusergo,static_build -o ../../$(CACHE)/moby/ tool 2> >(grep -v '^go: downloading' >&2)
+	@touch $@
+
+$(CACHE)/nerdctl/nerdctl: lab/nerdctl/go.mod lab/nerdctl/go.sum
+	@echo "building nerdctl 2.2.1 (cold about 2 minutes) ..."
+	@cd lab/nerdctl && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X github.com/containerd/nerdctl/v2/pkg/version.Version=2.2.1' -o ../../$(CACHE)/nerdctl/ tool 2> >(grep -v '^go: downloading' >&2)
+	@touch $@
+
+$(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/moby/dockerd
+	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."
+	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
 	@touch $@
 
 setup: ## install what building and testing need (apt packages, Rust's musl target)

@@ -90,7 +90,7 @@ impl Machine {
         let runtime = if may_grant_all()? { PathBuf::from("runc") } else { lab.join("runtime") };
         let variables: [(&str, &OsStr); 3] =
             [("LAB_DOCKERD", dockerd.as_ref()), ("LAB_PATH", path.as_ref()), ("LAB_RUNTIME", runtime.as_ref())];
-        let mut nest = Nest::boot(&lab.join("init"), &[], &variables)?;
+        let mut nest = Nest::boot(&lab.join("init"), &variables)?;
         nest.ready("the engine's answer", |nest| Ok(ping(&socket_of(nest)).is_ok_and(|answers| answers)))
             .with_context(|| nest.logs(&LOGS))?;
         let log = fs::File::create(nest.folder().join("events"))?;

@@ -34,13 +34,12 @@ pub struct Nest {
 }
 
 impl Nest {
-    /// Runs `program` as PID 1 in new pid, mount, uts, ipc and net namespaces, and those that `more`
-    /// asks unshare(1) for. It gets LAB_STATE, a folder of its own, LAB_CGROUP, the name for its
+    /// Runs `program` as PID 1 in new pid, mount, uts, ipc and net namespaces. It gets LAB_STATE, a folder of its own, LAB_CGROUP, the name for its
     /// cgroups, and `variables`.
     ///
     /// # Errors
     /// Without root, or where the program ends at once.
-    pub fn boot(program: &Path, more: &[&str], variables: &[(&str, &OsStr)]) -> Result<Self> {
+    pub fn boot(program: &Path, variables: &[(&str, &OsStr)]) -> Result<Self> {
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = paths::machines().join(&name);
         fs::create_dir_all(folder.join("out"))?;
@@ -48,7 +47,6 @@ impl Nest {
         // The machine ends with us, however we end.
         let unshare = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--pid", "--mount", "--uts", "--ipc", "--net"])
-            .args(more)
             .args(["--fork", "--kill-child"])
             .arg(program)
             .env("LAB_STATE", &folder)

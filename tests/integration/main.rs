@@ -6,6 +6,7 @@
 mod again;
 mod bad_input;
 mod by_agent;
+mod captain;
 mod demo;
 mod identity;
 mod readme;
@@ -30,10 +31,11 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 4] = [
+    let on_no_engine: [(&str, Plain); 5] = [
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::prints_without_root", demo::prints_without_root),
+        ("captain::boots", captain::boots),
         ("demo::push_reaches_a_registry", demo::push_reaches_a_registry),
     ];
     let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));

@@ -1,0 +1,104 @@
+//! A CaptainOS-like machine: the real systemd as PID 1, a real containerd and nerdctl.
+
+use std::ffi::OsStr;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::machine::may_grant_all;
+use crate::nest::{Nest, output};
+use crate::paths;
+
+/// What is searched for programs in CaptainOS.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const LOGS: [&str; 2] = ["boot.log", "console.log"];
+
+/// A running machine.
+pub struct Captain {
+    nest: Nest,
+}
+
+impl Deref for Captain {
+    type Target = Nest;
+    fn deref(&self) -> &Nest {
+        &self.nest
+    }
+}
+
+impl DerefMut for Captain {
+    fn deref_mut(&mut self) -> &mut Nest {
+        &mut self.nest
+    }
+}
+
+impl Captain {
+    /// Boots a machine and waits until nerdctl answers.
+    ///
+    /// # Errors
+    /// Without root, or where containerd does not come up; shows the console's end.
+    pub fn boot() -> Result<Self> {
+        let rootfs = paths::cache().join("captain/rootfs");
+        ensure!(rootfs.exists(), "{} is missing; run `make cache`", rootfs.display());
+        let lab = paths::root().join("lab");
+        let runtime = if may_grant_all()? { PathBuf::new() } else { lab.join("hook/runtime") };
+        let variables: [(&str, &OsStr); 3] = [
+            ("LAB_ROOTFS", rootfs.as_ref()),
+            ("LAB_SHARED", paths::root().as_ref()),
+            ("LAB_RUNTIME", runtime.as_ref()),
+        ];
+        let nest = Nest::boot(&lab.join("captain/init"), &variables)?;
+        let mut captain = Self { nest };
+        let answers = |nest: &Nest| Ok(output(nerdctl_of(nest).args(["ps", "-q"]))?.status.success());
+        captain.nest.ready("nerdctl's answer", answers).with_context(|| captain.logs())?;
+        Ok(captain)
+    }
+
+    /// `nerdctl` in the machine, in the agent's namespace.
+    pub fn nerdctl_command(&self) -> Command {
+        nerdctl_of(&self.nest)
+    }
+
+    /// Runs `nerdctl` and returns its standard output.
+    ///
+    /// # Errors
+    /// Where it fails, with what it said.
+    pub fn nerdctl<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let output = output(self.nerdctl_command().args(arguments))?;
+        let shown: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "nerdctl {}: {}\n{error}", shown.join(" "), output.status);
+        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    /// Loads a docker-archive.
+    ///
+    /// # Errors
+    /// Where nerdctl does not take it.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        self.nerdctl(&["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()]).map(drop)
+    }
+
+    /// A container's native document: OCI spec, labels, image, process.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
+    pub fn inspect(&self, container: &str) -> Result<Value> {
+        let text = self.nerdctl(&["container", "inspect", "--mode=native", container])?;
+        let mut documents: Vec<Value> = serde_json::from_str(&text)?;
+        documents.pop().context("inspect gave nothing")
+    }
+
+    /// The end of the machine's logs, for failures.
+    pub fn logs(&self) -> String {
+        self.nest.logs(&LOGS)
+    }
+}
+
+fn nerdctl_of(nest: &Nest) -> Command {
+    let mut command = nest.command("env");
+    command.args(["-i", &format!("PATH={PATH}"), "nerdctl", "--namespace", "tinkerbell"]);
+    command
+}
