@@ -75,7 +75,7 @@ async fn hand_over<E: Engine>(
         user.and(waiter)
     };
     let waiter = unless_soon(stop, created).await?;
-    unless(stop, engine.start_waiter(&waiter, handoff)).await?;
+    unless(stop, engine.start_waiter(&action, &waiter, handoff)).await?;
     // A signal that came with the last answer still counts; yielding lets it be seen.
     let last_look = async {
         tokio::task::yield_now().await;

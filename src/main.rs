@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use tracing::Level;
+use waitdaemon::engine::Chosen;
 use waitdaemon::engine::docker::Docker;
+use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Because, Failure, exit};
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::signals::Stop;
@@ -37,7 +39,8 @@ fn be_action() -> u8 {
     on_one_thread(exit::HANDOFF_FAILED, async {
         let mut stop = Stop::catch().because("cannot catch signals")?;
         match engine::choose(&settings).await {
-            Ok(engine) => handoff::run(&engine, &settings, &mut stop).await.map(|()| 0),
+            Ok(Chosen::Docker(docker)) => handoff::run(&docker, &settings, &mut stop).await.map(|()| 0),
+            Ok(Chosen::Nerdctl(nerdctl)) => handoff::run(&nerdctl, &settings, &mut stop).await.map(|()| 0),
             Err(failures) => {
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
@@ -62,8 +65,15 @@ fn be_waiter() -> u8 {
     logging::set_action(&ticket.action_name);
     on_one_thread(exit::WAITER_FAILED, async {
         let mut stop = Stop::catch().because("cannot catch signals")?;
-        let EngineTicket::Docker { host, version } = ticket.engine.clone();
-        waiter::run(&Docker::known(host, version), &ticket, &mut stop).await.map(|()| 0)
+        match ticket.engine.clone() {
+            EngineTicket::Docker { host, version } => {
+                waiter::run(&Docker::known(host, version), &ticket, &mut stop).await?;
+            }
+            EngineTicket::Nerdctl { namespace, .. } => {
+                waiter::run(&Nerdctl::known(&namespace)?, &ticket, &mut stop).await?;
+            }
+        }
+        Ok(0)
     })
 }
 

@@ -36,6 +36,13 @@ pub enum EngineTicket {
         /// The API version that the handoff agreed on, such as `1.41`.
         version: String,
     },
+    /// The host's nerdctl.
+    Nerdctl {
+        /// containerd's namespace.
+        namespace: String,
+        /// The action's process, as the host counts.
+        action_pid: u32,
+    },
 }
 
 impl Ticket {

@@ -32,7 +32,7 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
     };
     logging::announce(ARMED, &ticket.handoff);
 
-    let verdict = tokio::select! {
+    let (verdict, ended) = tokio::select! {
         verdict = engine.verdict(pending) => verdict,
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     };
@@ -50,7 +50,7 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
 
     tracing::info!(wait_seconds = ticket.wait_seconds, "the action ended with success, waiting");
     tokio::select! {
-        () = count_down(Instant::now() + Duration::from_secs(ticket.wait_seconds)) => {}
+        () = count_down(ended + Duration::from_secs(ticket.wait_seconds)) => {}
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::machine::Machine;
+use crate::nest::Nest;
 use crate::paths;
 use crate::until::until;
 
@@ -23,6 +23,15 @@ pub struct Agent {
     agent: Child,
     reports: PathBuf,
     log: PathBuf,
+}
+
+/// Which engine the agent uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Docker Engine, as in HookOS.
+    Docker,
+    /// containerd, as in CaptainOS.
+    Containerd,
 }
 
 /// One report of the agent to its server.
@@ -41,7 +50,7 @@ impl Agent {
     ///
     /// # Errors
     /// Where one of the two does not start.
-    pub fn start(machine: &Machine, actions: &Path) -> Result<Self> {
+    pub fn start(machine: &Nest, runtime: Runtime, actions: &Path) -> Result<Self> {
         let (reports, log) = (machine.out().join("reports"), machine.out().join("agent.log"));
         let tink = paths::cache().join("tink");
         let server = machine
@@ -65,7 +74,13 @@ impl Agent {
         both.agent = machine
             .command(tink.join("agent"))
             .args(["-id", "machine-1", "-transport", "grpc", "-grpc-server", ADDRESS, "-grpc-tls=false"])
-            .args(["-attribute-detection=false", "-runtime", "docker", "-docker-socket", "/var/run/docker.sock"])
+            .arg("-attribute-detection=false")
+            .args(match runtime {
+                Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
+                Runtime::Containerd => {
+                    ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"]
+                }
+            })
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
@@ -90,6 +105,11 @@ impl Agent {
             .collect())
     }
 
+    /// What the agent wrote, and with containerd what its actions wrote too.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Waits for the first final report: SUCCESS, FAILED or TIMEOUT.
     ///
     /// # Errors
@@ -98,7 +118,7 @@ impl Agent {
         let found = until("the agent's final report", limit, || {
             Ok(self.reports()?.into_iter().find(|report| report.state != "RUNNING"))
         });
-        found.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
+        found.with_context(|| self.log())
     }
 }
 

@@ -121,7 +121,7 @@ impl Nest {
     /// # Errors
     /// Where there is no such process.
     pub fn signal(&self, pid: i64, signal: &str) -> Result<()> {
-        let output = output(self.command("kill").arg(format!("-{signal}")).arg(pid.to_string()))?;
+        let output = output(self.command("sh").arg("-c").arg(format!("kill -{signal} {pid}")))?;
         ensure!(output.status.success(), "kill -{signal} {pid}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }

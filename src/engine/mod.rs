@@ -2,8 +2,12 @@
 #![allow(async_fn_in_trait)] // Used by this program alone, on one thread: no caller needs Send bounds.
 
 pub mod docker;
+pub mod nerdctl;
+pub mod tail;
 
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::error::Failure;
 use crate::names::HandoffId;
@@ -97,7 +101,7 @@ pub trait Engine {
     async fn create_waiter(&self, action: &Self::Action, ticket: &Ticket) -> Result<String, Failure>;
 
     /// Starts the waiter and returns when it says that it is armed.
-    async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure>;
+    async fn start_waiter(&self, action: &Self::Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure>;
 
     /// Removes every container that the handoff made; the waiter last, for it may be the caller.
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure>;
@@ -105,8 +109,8 @@ pub trait Engine {
     /// The waiter's first step: finds itself and the user container, and awaits the action's end.
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Self::Pending>, Failure>;
 
-    /// Waits for the action container's end.
-    async fn verdict(&self, pending: Self::Pending) -> Verdict;
+    /// Waits for the action container's end; returns how and when it ended.
+    async fn verdict(&self, pending: Self::Pending) -> (Verdict, Instant);
 
     /// Listens to the user container's output, before it is started.
     async fn listen(&self, user: &str, tty: bool) -> Result<Self::Output, Failure>;
@@ -137,23 +141,41 @@ pub struct Armed<P> {
     pub pending: P,
 }
 
-/// Reaches the engine that the settings ask for.
+/// An engine that answered.
+pub enum Chosen {
+    /// Docker Engine.
+    Docker(docker::Docker),
+    /// containerd through nerdctl.
+    Nerdctl(nerdctl::Nerdctl),
+}
+
+/// Reaches the engine that the settings ask for; `auto` takes Docker where it answers, else nerdctl.
 ///
 /// # Errors
 /// For each engine that was tried, why it cannot be used; the program ends with
 /// [`crate::error::exit::NO_ENGINE`].
-pub async fn choose(settings: &Settings) -> Result<docker::Docker, Vec<Failure>> {
-    let nerdctl_missing = || {
-        Failure::new("this build has no support for nerdctl yet")
-            .field("environment.CONTAINER_RUNTIME")
-            .fix("use an OSIE with Docker, such as HookOS")
-    };
-    if settings.runtime == Runtime::Nerdctl {
-        return Err(vec![nerdctl_missing()]);
+pub async fn choose(settings: &Settings) -> Result<Chosen, Vec<Failure>> {
+    let mut failures = Vec::new();
+    if settings.runtime != Runtime::Nerdctl {
+        match docker::Docker::reach(&settings.docker_host).await {
+            Ok(docker) => return Ok(Chosen::Docker(docker)),
+            Err(failure) => failures.push(failure),
+        }
     }
-    match docker::Docker::reach(&settings.docker_host).await {
-        Ok(docker) => Ok(docker),
-        Err(failure) if settings.runtime == Runtime::Docker => Err(vec![failure]),
-        Err(failure) => Err(vec![failure, nerdctl_missing()]),
+    if settings.runtime != Runtime::Docker {
+        match nerdctl(settings).await {
+            Ok(nerdctl) => return Ok(Chosen::Nerdctl(nerdctl)),
+            Err(failure) => failures.push(failure),
+        }
     }
+    Err(failures)
+}
+
+async fn nerdctl(settings: &Settings) -> Result<nerdctl::Nerdctl, Failure> {
+    if !settings.nerdctl_host {
+        return Err(Failure::new("nerdctl in the action's own namespaces is not supported yet")
+            .field("environment.NERDCTL_HOST")
+            .fix("leave NERDCTL_HOST out: the host's nerdctl needs no volumes, only pid: host"));
+    }
+    nerdctl::Nerdctl::reach(&settings.nerdctl_namespace).await
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use lab::agent::{Agent, Report};
+use lab::agent::{Agent, Report, Runtime};
 use lab::machine::{Engine, Machine, REBOOTED};
 use lab::paths;
 use lab::registry::Registry;
@@ -41,7 +41,7 @@ fn succeed(machine: &Machine, agent: &Agent) -> Result<Report> {
 /// Runs an example that reboots: the machine ends by reboot(2), after SUCCESS, not before the wait.
 fn reboots(engine: Engine, actions: &std::path::Path, wait: f64) -> Result<()> {
     let mut machine = machine(engine)?;
-    let agent = Agent::start(&machine, actions)?;
+    let agent = Agent::start(&machine, Runtime::Docker, actions)?;
     let report = succeed(&machine, &agent)?;
     let code = machine.wait_for_end(Duration::from_secs_f64(wait) + LIMIT)?;
     let ended = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
@@ -76,7 +76,7 @@ fn example_wait(engine: Engine) -> Result<()> {
 fn example_kexec(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     load(&machine, "kexec")?;
-    let agent = Agent::start(&machine, &paths::root().join("examples/kexec.yaml"))?;
+    let agent = Agent::start(&machine, Runtime::Docker, &paths::root().join("examples/kexec.yaml"))?;
     succeed(&machine, &agent)?;
     let user = format!("{}-user", container("kexec"));
     until("the kexec stand-in's words", LIMIT, || {
@@ -124,7 +124,7 @@ fn benign_command_runs_once(engine: Engine) -> Result<()> {
             "environment": {"IMAGE": "alpine", "WAIT_SECONDS": "1", "PLAIN": "x=y", "EMPTY": "", "TRAILING": "blank ", "UTF": "ä"},
         }),
     )?;
-    let agent = Agent::start(&machine, &path)?;
+    let agent = Agent::start(&machine, Runtime::Docker, &path)?;
     succeed(&machine, &agent)?;
     nothing_left(&machine)?;
     let read = |name: &str| fs::read_to_string(machine.out().join(name)).with_context(|| format!("no {name}"));
@@ -144,7 +144,7 @@ fn no_command_is_the_images_cmd(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     load(&machine, "cmd")?;
     let environment = json!({"IMAGE": "with-cmd:1", "WAIT_SECONDS": "0"});
-    let agent = Agent::start(&machine, &actions(&machine, json!({"environment": environment}))?)?;
+    let agent = Agent::start(&machine, Runtime::Docker, &actions(&machine, json!({"environment": environment}))?)?;
     succeed(&machine, &agent)?;
     nothing_left(&machine)?;
     ensure!(fs::read_to_string(machine.out().join("cmd"))? == "from the image\n");
@@ -159,7 +159,7 @@ fn timeout_during_a_slow_pull(engine: Engine) -> Result<()> {
     machine.docker(&["rmi", "-f", "alpine"])?;
     let environment = json!({"IMAGE": "127.0.0.1:5001/ok:1", "WAIT_SECONDS": "0"});
     let path = actions(&machine, json!({"timeout": 4, "environment": environment}))?;
-    let agent = Agent::start(&machine, &path)?;
+    let agent = Agent::start(&machine, Runtime::Docker, &path)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(matches!(report.state.as_str(), "TIMEOUT" | "FAILED"), "reported {}", report.state);
     nothing_left(&machine)?;

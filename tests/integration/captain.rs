@@ -1,12 +1,213 @@
-//! waitdaemon on CaptainOS: systemd, containerd and nerdctl, with the real Tink Agent.
+//! waitdaemon on CaptainOS: systemd, containerd and the host's nerdctl, with the real Tink Agent.
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::agent::{Agent, Runtime};
 use lab::captain::Captain;
+use lab::nest::REBOOTED;
+use lab::until::until;
+use serde_json::{Value, json};
 
-pub fn boots() -> Result<()> {
+use crate::world::{LIMIT, images, own_image};
+
+/// The names of the containers of the action `last`.
+const ACTION: &str = "tinkerbell_last_a0";
+const WAITER: &str = "tinkerbell_last_a0-waiter";
+const USER: &str = "tinkerbell_last_a0-user";
+
+pub fn cases() -> Vec<(&'static str, crate::Plain)> {
+    vec![
+        ("captain::benign_command_runs_once", || benign_command_runs_once("")),
+        ("captain::benign_command_runs_once_with_network_host", || benign_command_runs_once("host")),
+        ("captain::reboot_at_once", reboot_at_once),
+        ("captain::stop_of_the_waiter_cancels", stop_of_the_waiter_cancels),
+        ("captain::action_killed_after_the_waiter_is_armed", action_killed_after_the_waiter_is_armed),
+        ("captain::failure_is_reported", failure_is_reported),
+        ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
+        ("captain::the_same_action_again", the_same_action_again),
+    ]
+}
+
+fn captain() -> Result<Captain> {
     let captain = Captain::boot()?;
-    println!("{}", captain.nerdctl(&["version"])?);
-    let out = lab::nest::output(captain.command("cat").arg("/proc/1/comm"))?;
-    println!("{}", String::from_utf8_lossy(&out.stdout));
+    captain.load(&own_image())?;
+    captain.load(&images().join("alpine.tar"))?;
+    Ok(captain)
+}
+
+/// One action as a file for the agent. JSON is YAML.
+fn actions(captain: &Captain, action: Value) -> Result<PathBuf> {
+    let path = captain.out().join("actions.yaml");
+    let mut whole = json!({
+        "name": "last", "image": "waitdaemon:dev", "timeout": 90, "pid": "host",
+        "volumes": [format!("{}:/out", captain.out().display())],
+    });
+    if let (Some(whole), Some(action)) = (whole.as_object_mut(), action.as_object()) {
+        whole.extend(action.clone());
+    }
+    fs::write(&path, serde_json::to_string(&json!([whole]))?)?;
+    Ok(path)
+}
+
+/// Runs the action to the agent's final report, which must be this one.
+fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
+    let agent = Agent::start(captain, Runtime::Containerd, &actions(captain, action)?)?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == state, "reported {}: {}", report.state, agent.log());
+    Ok(agent)
+}
+
+fn containers(captain: &Captain) -> Result<String> {
+    captain.nerdctl(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"])
+}
+
+fn nothing_left(captain: &Captain) -> Result<()> {
+    let gone = until("no container", LIMIT, || Ok(containers(captain)?.is_empty().then_some(())));
+    gone.with_context(|| containers(captain).unwrap_or_default())
+}
+
+/// The JSON lines that the waiter logged.
+fn log(captain: &Captain) -> Result<Vec<Value>> {
+    let said = lab::nest::output(captain.nerdctl_command().args(["logs", WAITER]))?;
+    let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+fn benign_command_runs_once(network: &str) -> Result<()> {
+    let captain = captain()?;
+    let script = "date +%s.%N >> /out/runs; for a; do printf '<%s>\\n' \"$a\" >> /out/arguments; done; env -0 > /out/environment";
+    let arguments = ["sh", "-c", script, "name", "", "--", "-x", "--privileged", "two words ", "a\nb", "ä\"'$HOME"];
+    let environment =
+        json!({"IMAGE": "alpine", "WAIT_SECONDS": "2", "A": "", "B": "x=y", "LINES": "a\nb ", "UTF": "ä\"'"});
+    let action = json!({"command": arguments, "environment": environment, "namespaces": {"network": network}});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    let success = agent.final_report(LIMIT)?.time;
+    nothing_left(&captain)?;
+    let read = |name: &str| fs::read_to_string(captain.out().join(name)).with_context(|| format!("no {name}"));
+    let runs = read("runs")?;
+    ensure!(runs.lines().count() == 1, "it ran more than once: {runs}");
+    let waited = runs.trim().parse::<f64>()? - success;
+    // SUCCESS is reported a moment after the action's end.
+    ensure!((1.5..6.0).contains(&waited), "ran {waited:.2} s after SUCCESS");
+    let expected = "<>\n<-->\n<-x>\n<--privileged>\n<two words >\n<a\nb>\n<ä\"'$HOME>\n";
+    ensure!(read("arguments")? == expected, "arguments: {}", read("arguments")?);
+    let environment = read("environment")?;
+    for entry in ["IMAGE=alpine", "WAIT_SECONDS=2", "A=", "B=x=y", "LINES=a\nb ", "UTF=ä\"'"] {
+        ensure!(environment.split('\0').any(|own| own == entry), "{entry:?} is missing: {environment:?}");
+    }
+    Ok(())
+}
+
+fn reboot_at_once() -> Result<()> {
+    let mut captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "1"});
+    let agent = reported(&captain, json!({"command": ["reboot", "-f"], "environment": environment}), "SUCCESS")?;
+    let code = captain.wait_for_end(LIMIT)?;
+    ensure!(code == REBOOTED, "the machine ended with {code}");
+    drop(agent);
+    Ok(())
+}
+
+/// A handoff with a long wait; the waiter waits and the user container is there.
+fn waiting(captain: &Captain, wait: &str) -> Result<Agent> {
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": wait});
+    let agent = reported(captain, json!({"command": ["touch", "/out/ran"], "environment": environment}), "SUCCESS")?;
+    until("the waiter to wait", LIMIT, || {
+        Ok(log(captain)?.iter().any(|line| line["wait_seconds"].is_number()).then_some(()))
+    })?;
+    ensure!(captain.inspect(USER)?["Process"].is_null(), "the user container must not run yet");
+    Ok(agent)
+}
+
+fn never_ran(captain: &Captain) -> Result<()> {
+    ensure!(!captain.out().join("ran").exists(), "the user container ran");
+    Ok(())
+}
+
+fn stop_of_the_waiter_cancels() -> Result<()> {
+    let captain = captain()?;
+    let agent = waiting(&captain, "60")?;
+    // The waiter may be gone before nerdctl looks at it again, so nerdctl's own word does not count.
+    lab::nest::output(captain.nerdctl_command().args(["stop", WAITER]))?;
+    nothing_left(&captain)?;
+    drop(agent);
+    never_ran(&captain)
+}
+
+/// The action's process is stopped while its waiter starts, and killed when the waiter is armed.
+fn action_killed_after_the_waiter_is_armed() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
+    let action = json!({"command": ["touch", "/out/ran"], "environment": environment});
+    let agent = Agent::start(&captain, Runtime::Containerd, &actions(&captain, action)?)?;
+    let pid = until("the action's process", LIMIT, || {
+        Ok(captain.inspect(ACTION).ok().and_then(|action| action["Process"]["Pid"].as_i64()).filter(|pid| *pid > 0))
+    })?;
+    until("the waiter's container", LIMIT, || Ok(containers(&captain)?.contains(WAITER).then_some(())))?;
+    captain.signal(pid, "STOP")?;
+    until("the waiter to be armed", Duration::from_secs(10), || {
+        Ok(log(&captain)?.iter().any(|line| line["message"] == "armed").then_some(()))
+    })?;
+    captain.signal(pid, "KILL")?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "FAILED", "reported {}", report.state);
+    // The agent keeps the container of an action that failed; ours are gone.
+    until("the end of the waiter and the user container", LIMIT, || {
+        Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
+    })?;
+    never_ran(&captain)
+}
+
+fn failure_is_reported() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
+    let action = json!({"command": ["sh", "-c", "echo last words; exit 7"], "environment": environment});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    let lines = until("the waiter's error", LIMIT, || {
+        let lines = log(&captain)?;
+        Ok(lines
+            .iter()
+            .any(|line| line["message"].as_str().is_some_and(|text| text.contains("exit code 7")))
+            .then_some(lines))
+    })?;
+    ensure!(lines.iter().any(|line| line["output"] == "last words" && line["level"] == "ERROR"), "{lines:?}");
+    ensure!(captain.inspect(USER)?["Process"]["Status"]["ExitStatus"] == 7, "the user container is kept");
+    drop(agent);
+    Ok(())
+}
+
+/// Each fails before SUCCESS, and of ours nothing is left.
+fn bad_input_leaves_nothing() -> Result<()> {
+    for (action, words) in [
+        (json!({"environment": {"IMAGE": "127.0.0.1:5999/none:1"}}), "cannot pull the image"),
+        (json!({"environment": {"IMAGE": "alpine"}, "pid": ""}), "add to the action:  pid: host"),
+        (json!({"environment": {"IMAGE": "alpine", "WAIT_SECONDS": "x"}}), "WAIT_SECONDS is not a whole number"),
+        (json!({"environment": {"IMAGE": "alpine", "CONTAINER_RUNTIME": "docker"}}), "is not mounted"),
+        (json!({"environment": {"IMAGE": "alpine", "NERDCTL_HOST": "false"}}), "not supported yet"),
+    ] {
+        let captain = captain()?;
+        let agent = reported(&captain, action, "FAILED")?;
+        let text = agent.log();
+        ensure!(text.contains(words), "{words:?} is missing: {text}");
+        let left = containers(&captain)?;
+        ensure!(!left.contains(&format!("{ACTION}-")), "containers are left: {left}");
+    }
+    Ok(())
+}
+
+/// The agent comes back and is served the same action while the first one waits.
+fn the_same_action_again() -> Result<()> {
+    let captain = captain()?;
+    let first = waiting(&captain, "6")?;
+    let before = captain.inspect(USER)?["ID"].clone();
+    drop(first);
+    let second = waiting(&captain, "6")?;
+    ensure!(captain.inspect(USER)?["ID"] != before, "the first attempt's user container must be gone");
+    nothing_left(&captain)?;
+    drop(second);
+    ensure!(captain.out().join("ran").exists(), "it must run in the end");
     Ok(())
 }

@@ -31,16 +31,18 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 5] = [
+    let on_no_engine: [(&str, Plain); 4] = [
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::prints_without_root", demo::prints_without_root),
-        ("captain::boots", captain::boots),
         ("demo::push_reaches_a_registry", demo::push_reaches_a_registry),
     ];
     let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));
-    let mut trials: Vec<Trial> =
-        on_no_engine.into_iter().map(|(name, case)| Trial::test(name, move || case().map_err(failed))).collect();
+    let mut trials: Vec<Trial> = on_no_engine
+        .into_iter()
+        .chain(captain::cases())
+        .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
+        .collect();
     for engine in Engine::ALL {
         let modules = [
             again::cases(),

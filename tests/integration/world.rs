@@ -22,12 +22,13 @@ pub const SOCKET: &str = "/var/run/docker.sock:/var/run/docker.sock";
 /// Longer than anything here takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-fn images() -> PathBuf {
+/// Where the archives of the user images are.
+pub fn images() -> PathBuf {
     paths::root().join("target/images")
 }
 
 /// The archive with waitdaemon's image; a negative control puts another one here.
-fn own_image() -> PathBuf {
+pub fn own_image() -> PathBuf {
     std::env::var_os("WAITDAEMON_TAR").map_or_else(|| paths::root().join("dist/waitdaemon.tar"), PathBuf::from)
 }
 

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use self::api::{Api, ApiError, Stream, part};
-use self::stream::{Demux, Tail};
+use self::stream::Demux;
+use super::tail::Tail;
 use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict};
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
@@ -321,7 +322,7 @@ impl Engine for Docker {
         self.create(&name, &body).await.map_err(|error| creation_failed("the waiter", &name, error))
     }
 
-    async fn start_waiter(&self, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
+    async fn start_waiter(&self, _: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
         let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(waiter));
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -376,29 +377,9 @@ impl Engine for Docker {
         Ok(Armed { waiter: own(Role::Waiter).await?, user: own(Role::User).await?, pending })
     }
 
-    async fn verdict(&self, pending: Pending) -> Verdict {
-        let Pending { action, since, answer } = pending;
-        let mut answer = answer.json().await;
-        let end = Instant::now() + OUTAGE_LIMIT;
-        loop {
-            let error = match answer {
-                Ok(end) => return verdict_of(&end),
-                Err(ApiError::Refused { status: 404, .. }) => {
-                    return match self.remembered_end(&action, since).await {
-                        Some(code) => verdict_of(&json!({"StatusCode": code})),
-                        None => Verdict::Unknown("the action container is gone".into()),
-                    };
-                }
-                Err(error) if Instant::now() >= end => return Verdict::Unknown(error.to_string()),
-                Err(error) => error,
-            };
-            tracing::warn!(error = %error, "lost the engine while waiting for the action's end, asking again");
-            sleep(PAUSE).await;
-            answer = match self.await_end(&action).await {
-                Ok(stream) => stream.json().await,
-                Err(error) => Err(error),
-            };
-        }
+    async fn verdict(&self, pending: Pending) -> (Verdict, Instant) {
+        let verdict = self.verdict_on(pending).await;
+        (verdict, Instant::now())
     }
 
     async fn listen(&self, user: &str, tty: bool) -> Result<Output, Failure> {
@@ -490,6 +471,31 @@ async fn hear(output: &mut Option<Output>) {
 }
 
 impl Docker {
+    async fn verdict_on(&self, pending: Pending) -> Verdict {
+        let Pending { action, since, answer } = pending;
+        let mut answer = answer.json().await;
+        let end = Instant::now() + OUTAGE_LIMIT;
+        loop {
+            let error = match answer {
+                Ok(end) => return verdict_of(&end),
+                Err(ApiError::Refused { status: 404, .. }) => {
+                    return match self.remembered_end(&action, since).await {
+                        Some(code) => verdict_of(&json!({"StatusCode": code})),
+                        None => Verdict::Unknown("the action container is gone".into()),
+                    };
+                }
+                Err(error) if Instant::now() >= end => return Verdict::Unknown(error.to_string()),
+                Err(error) => error,
+            };
+            tracing::warn!(error = %error, "lost the engine while waiting for the action's end, asking again");
+            sleep(PAUSE).await;
+            answer = match self.await_end(&action).await {
+                Ok(stream) => stream.json().await,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
     /// What the engine says of a container's end besides its exit code.
     async fn note_on_end(&self, id: &str) -> String {
         let Ok(document) = self.inspect(id).await else { return String::new() };

@@ -1,0 +1,160 @@
+//! nerdctl's command line: one function that runs it, with nothing of the action's environment.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Where programs are searched; CaptainOS has nerdctl in /usr/local/bin.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The longest that a call may take; 30 to 45 ms are usual, 10 s when containerd hangs (observed).
+pub const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// nerdctl in one namespace of containerd.
+#[derive(Debug, Clone)]
+pub struct Cli {
+    namespace: String,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The program could not be run.
+    #[error("cannot run nerdctl")]
+    Run(#[source] std::io::Error),
+    /// It said no; this is its own word.
+    #[error("{message}")]
+    Refused {
+        /// The last fatal line of its standard error.
+        message: String,
+    },
+    /// No end in time.
+    #[error("nerdctl {call} took more than {seconds} s")]
+    Late {
+        /// The subcommand.
+        call: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// It printed something else than JSON.
+    #[error("nerdctl {call} printed no JSON")]
+    NotJson {
+        /// The subcommand.
+        call: String,
+        /// Where the JSON is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl CliError {
+    /// True where what was asked about does not exist (nerdctl 2.2.1: `no such container`).
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { message } if message.contains("no such container"))
+    }
+
+    /// True where the same call can succeed a little later: containerd is away or restarting.
+    pub fn is_temporary(&self) -> bool {
+        let away = ["connection refused", "cannot access containerd socket", "Unavailable", "connection error"];
+        match self {
+            Self::Refused { message } => away.iter().any(|word| message.contains(word)),
+            Self::Late { .. } => true,
+            Self::Run(_) | Self::NotJson { .. } => false,
+        }
+    }
+}
+
+impl Cli {
+    /// nerdctl in containerd's `namespace`.
+    pub fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
+    /// Runs a subcommand and returns its standard output.
+    ///
+    /// # Errors
+    /// Every [`CliError`] but [`CliError::NotJson`].
+    pub async fn run(&self, arguments: &[&str]) -> Result<String, CliError> {
+        self.run_within(CALL_LIMIT, arguments).await
+    }
+
+    /// As [`Cli::run`], with a limit of its own.
+    ///
+    /// # Errors
+    /// As [`Cli::run`].
+    pub async fn run_within(&self, limit: Duration, arguments: &[&str]) -> Result<String, CliError> {
+        let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+        let mut command = Command::new("nerdctl");
+        // Whatever nerdctl has in its environment is stored in the container's hooks, and some of it
+        // changes what it does (observed): it gets PATH alone.
+        command.env_clear().env("PATH", PATH).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(["--namespace", &self.namespace]).args(arguments);
+        let late = CliError::Late { call: call.clone(), seconds: limit.as_secs() };
+        let output = timeout(limit, command.output()).await.map_err(|_| late)?.map_err(CliError::Run)?;
+        tracing::debug!(call, success = output.status.success(), "asked nerdctl");
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(CliError::Refused { message: fatal(&String::from_utf8_lossy(&output.stderr)) })
+    }
+
+    /// Runs a subcommand that prints JSON: an array, or a document a line.
+    ///
+    /// # Errors
+    /// Every [`CliError`].
+    pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
+        let text = self.run(arguments).await?;
+        let documents: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
+        let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+        let documents = documents.map_err(|source| CliError::NotJson { call, source })?;
+        Ok(documents
+            .into_iter()
+            .flat_map(|value| if let Value::Array(all) = value { all } else { vec![value] })
+            .collect())
+    }
+
+    /// A container's native document: ID, labels, image, OCI spec, process.
+    ///
+    /// # Errors
+    /// Every [`CliError`]; see [`CliError::is_missing`].
+    pub async fn inspect(&self, container: &str) -> Result<Value, CliError> {
+        let documents = self.documents(&["container", "inspect", "--mode=native", container]).await?;
+        documents
+            .into_iter()
+            .next()
+            .ok_or_else(|| CliError::Refused { message: format!("no such container: {container}") })
+    }
+}
+
+/// What nerdctl says last at level fatal, unquoted; else its last line (logrus' text form).
+fn fatal(stderr: &str) -> String {
+    let line = stderr.lines().rfind(|line| line.contains("level=fatal")).or_else(|| stderr.lines().last());
+    let line = line.unwrap_or("nerdctl failed without a word");
+    let Some((_, message)) = line.split_once("msg=") else { return line.trim().to_owned() };
+    if !message.starts_with('"') {
+        return message.trim().to_owned();
+    }
+    // logrus quotes as Go does; where that is not JSON the line is shown as it is.
+    serde_json::Deserializer::from_str(message)
+        .into_iter::<String>()
+        .next()
+        .and_then(Result::ok)
+        .unwrap_or_else(|| message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fatal_line_is_the_message() {
+        let text = "time=\"2026-11-22T18:57:00Z\" level=warning msg=\"failed to inspect NetNS\" id=x\n\
+                    time=\"2026-11-22T18:57:00Z\" level=fatal msg=\"1 errors:\\nno such container: nope\"\n";
+        assert_eq!(fatal(text), "1 errors:\nno such container: nope");
+        assert_eq!(fatal("level=fatal msg=short"), "short");
+        assert_eq!(fatal("plain words\n"), "plain words");
+        assert_eq!(fatal(""), "nerdctl failed without a word");
+        assert!(CliError::Refused { message: fatal(text) }.is_missing());
+    }
+}

@@ -1,0 +1,519 @@
+//! containerd through nerdctl: the seam's questions as calls of the host's nerdctl.
+//!
+//! We run in the host's namespaces from the start, so the action needs no volumes, only `pid: host`.
+
+mod cli;
+pub mod copy;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
+
+use self::cli::{Cli, CliError};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict};
+use crate::error::{Because, Failure};
+use crate::host;
+use crate::logging::{self, ARMED};
+use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, Role, WAITER_PROGRAM};
+use crate::reference::Reference;
+use crate::ticket::{EngineTicket, Ticket};
+
+/// How often a pull's progress is logged.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long the agent may take to delete the container of an action that succeeded; it needs
+/// milliseconds for it (Tink Agent v0.25.0). One that failed it keeps.
+const DELETION_LIMIT: Duration = Duration::from_secs(30);
+/// How long the waiter asks again for a containerd that is away.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
+/// Between two questions of which each costs a process.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at the waiter's log.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+const LOOK_AT_ENGINE: &str = "look at containerd and nerdctl of the OSIE";
+
+/// The host's nerdctl.
+pub struct Nerdctl {
+    cli: Cli,
+    namespace: String,
+}
+
+/// The action container and our own image, as inspected.
+pub struct Action {
+    container: Value,
+    name: String,
+    own_image: Value,
+}
+
+/// The action's process, whose end the waiter awaits.
+pub struct Pending {
+    action: String,
+    process: Receiver,
+}
+
+impl Nerdctl {
+    /// Enters the host and looks whether its nerdctl answers.
+    ///
+    /// # Errors
+    /// Why nerdctl cannot be used, with what mends it.
+    pub async fn reach(namespace: &str) -> Result<Self, Failure> {
+        host::enter()?;
+        let nerdctl = Self { cli: Cli::new(namespace), namespace: namespace.to_owned() };
+        let answer = nerdctl.cli.run(&["ps", "--quiet", "--last=1"]).await;
+        match answer {
+            Ok(_) => Ok(nerdctl),
+            Err(CliError::Run(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                let missing = Failure::new("the host has no nerdctl in /usr/local/bin or another usual place");
+                Err(missing
+                    .field("environment.CONTAINER_RUNTIME")
+                    .fix("use an OSIE with nerdctl, such as CaptainOS")
+                    .cause(error))
+            }
+            Err(error) => Err(Failure::new("nerdctl does not answer").fix(LOOK_AT_ENGINE).cause(error)),
+        }
+    }
+
+    /// The engine of a ticket: enters the host.
+    ///
+    /// # Errors
+    /// Where the host cannot be entered.
+    pub fn known(namespace: &str) -> Result<Self, Failure> {
+        host::enter()?;
+        Ok(Self { cli: Cli::new(namespace), namespace: namespace.to_owned() })
+    }
+
+    async fn ids_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, CliError> {
+        let filter = format!("label={key}={value}");
+        let text = self.cli.run(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).await?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Removes a container with its anonymous volumes; one that is gone is fine (nerdctl: rc 0).
+    async fn remove(&self, id: &str) -> Result<(), CliError> {
+        self.cli.run(&["rm", "--force", "--volumes", id]).await.map(drop)
+    }
+
+    /// The document of a container whose process may have to be asked for again while containerd is away.
+    async fn inspect_patiently(&self, id: &str) -> Result<Value, CliError> {
+        let end = Instant::now() + OUTAGE_LIMIT;
+        loop {
+            match self.cli.inspect(id).await {
+                Err(error) if error.is_temporary() && Instant::now() < end => {
+                    tracing::warn!(error = %error, "containerd does not answer, asking again");
+                    sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Where nerdctl writes the log of a container of ours: next to the action's.
+    fn log_of(&self, action: &Value, id: &str) -> PathBuf {
+        let state = action["Labels"]["nerdctl/state-dir"].as_str().map(PathBuf::from);
+        let fallback = || format!("/var/lib/nerdctl/1935db59/containers/{}/{id}", self.namespace).into();
+        let folder = state.map_or_else(fallback, |state| state.with_file_name(id));
+        folder.join(format!("{id}-json.log"))
+    }
+
+    /// The last lines of a container's output, oldest first.
+    async fn last_lines(&self, id: &str) -> Vec<String> {
+        let text = self.cli.run(&["logs", "--tail=20", id]).await.unwrap_or_default();
+        let mut tail = super::tail::Tail::default();
+        tail.feed(text.as_bytes());
+        tail.into_lines()
+    }
+}
+
+impl Engine for Nerdctl {
+    type Action = Action;
+    type Pending = Pending;
+    type Output = ();
+
+    async fn identify(&self, _: &HandoffId) -> Result<Action, Failure> {
+        // The cgroup as the host sees it. With the host's PIDs, the proof is that the engine knows the
+        // candidate's process by our own PID.
+        let failed = "cannot inspect the action container";
+        for candidate in host::own_candidates() {
+            let container = match self.cli.inspect(&candidate).await {
+                Ok(container) => container,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => return Err(Failure::new(failed).fix(LOOK_AT_ENGINE).cause(error)),
+            };
+            if container["Process"]["Pid"] != std::process::id() {
+                continue;
+            }
+            let image = container["Image"].as_str().unwrap_or_default();
+            let images = self.cli.documents(&["image", "inspect", "--mode=native", image]).await;
+            let images = images
+                .because("cannot inspect waitdaemon's own image")
+                .map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
+            let own_image = images.first().map(|image| image["ImageConfig"]["config"].clone()).unwrap_or_default();
+            let name = container["Labels"]["nerdctl/name"].as_str().unwrap_or(&candidate[..12]).to_owned();
+            return Ok(Action { name, own_image, container });
+        }
+        Err(Failure::new(format!("none of the containers in containerd's namespace {} is this one", self.namespace))
+            .field("environment.NERDCTL_NAMESPACE")
+            .fix("name the namespace in which this action runs (the agent's is tinkerbell)"))
+    }
+
+    fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
+        (action.container["ID"].as_str().unwrap_or_default(), &action.name)
+    }
+
+    fn has_terminal(&self, action: &Action) -> bool {
+        action.container["Spec"]["process"]["terminal"] == true
+    }
+
+    fn ticket(&self) -> EngineTicket {
+        EngineTicket::Nerdctl { namespace: self.namespace.clone(), action_pid: std::process::id() }
+    }
+
+    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
+        let name = image.as_written();
+        // A missing image is an empty answer with rc 0 (nerdctl 2.2.1).
+        let found = self.cli.documents(&["image", "inspect", "--mode=native", name]).await;
+        if found.is_ok_and(|found| !found.is_empty()) {
+            return Ok(());
+        }
+        tracing::info!(image = name, "the image is not on this machine, pulling it");
+        let arguments = ["pull", "--quiet", name];
+        let pull = self.cli.run_within(limit, &arguments);
+        tokio::pin!(pull);
+        let mut progress = interval(PROGRESS_EVERY);
+        progress.tick().await;
+        let begin = Instant::now();
+        let pulled = loop {
+            tokio::select! {
+                pulled = &mut pull => break pulled,
+                _ = progress.tick() => {
+                    tracing::info!(image = name, seconds = begin.elapsed().as_secs(), "still pulling");
+                }
+            }
+        };
+        match pulled {
+            Ok(_) => tracing::info!(image = name, "pulled"),
+            Err(CliError::Late { .. }) => {
+                return Err(Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
+                    .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
+                    .fix("raise it together with the action's timeout, or put the image nearer to the machine"));
+            }
+            Err(error) => {
+                return Err(Failure::new(format!("cannot pull the image {image}"))
+                    .field("environment.IMAGE")
+                    .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
+                    .cause(error));
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
+        let failed = |error: CliError| {
+            Failure::new("cannot clear what an earlier attempt of this action left").fix(LOOK_AT_ENGINE).cause(error)
+        };
+        let found = self.ids_labelled(LABEL_ACTION, &action.name).await.map_err(failed)?;
+        // Most often nothing was left, and one call is enough to know.
+        let mut users = Vec::new();
+        for id in found {
+            let container = match self.cli.inspect(&id).await {
+                Ok(container) => container,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            if container["Labels"][crate::names::LABEL_ROLE] == Role::User.as_str() {
+                if container["Process"]["Status"]["Status"] == "running" {
+                    return Ok(Earlier::Running(id));
+                }
+                users.push(id);
+            } else {
+                tracing::warn!(container = id, "removing the waiter of an earlier attempt of this action");
+                self.remove(&id).await.map_err(failed)?;
+            }
+        }
+        for id in users {
+            let container = self.cli.inspect(&id).await.map_err(failed)?;
+            if container["Process"]["Status"]["Status"] == "running" {
+                return Ok(Earlier::Running(id));
+            }
+            tracing::warn!(container = id, "removing the user container of an earlier attempt of this action");
+            self.remove(&id).await.map_err(failed)?;
+        }
+        Ok(Earlier::Cleared)
+    }
+
+    async fn create_user(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure> {
+        let name = Role::User.container_name(&action.name);
+        let labels = Role::User.labels(&action.name, handoff);
+        let arguments = copy::user_container(&action.container, &action.own_image, image.as_written(), &name, &labels);
+        let arguments = arguments.map_err(|refused| {
+            Failure::new("cannot give the user container everything that the action has")
+                .fix("leave it out of the action, or use an OSIE with Docker")
+                .cause(refused)
+        })?;
+        let mut call = vec!["create"];
+        call.extend(arguments.iter().map(String::as_str));
+        self.cli.run(&call).await.map_err(|error| creation_failed("the user container", &name, error))?;
+        tracing::info!(container = name, "user container created");
+        Ok(())
+    }
+
+    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<String, Failure> {
+        let name = Role::Waiter.container_name(&action.name);
+        let labels = Role::Waiter.labels(&action.name, &ticket.handoff).map(|(key, value)| format!("{key}={value}"));
+        let argument = ticket.to_argument().because("cannot write the waiter's ticket")?;
+        let image = action.container["Image"].as_str().unwrap_or_default();
+        let [role, of_action, of_handoff] = &labels;
+        // Entering the host and running nerdctl there takes all privileges. It needs no network of its own.
+        let call = [
+            "create",
+            "--name",
+            &name,
+            "--label",
+            role,
+            "--label",
+            of_action,
+            "--label",
+            of_handoff,
+            "--privileged",
+            "--pid",
+            "host",
+            "--network",
+            "none",
+            "--cgroupns",
+            "private",
+            "--read-only",
+            "--log-driver",
+            "json-file",
+            "--pull",
+            "never",
+            "--entrypoint",
+            WAITER_PROGRAM,
+            image,
+            "--",
+            &argument,
+        ];
+        let id = self.cli.run(&call).await.map_err(|error| creation_failed("the waiter", &name, error))?;
+        Ok(id.trim().to_owned())
+    }
+
+    async fn start_waiter(&self, action: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
+        self.cli
+            .run(&["start", waiter])
+            .await
+            .map_err(|error| Failure::new("cannot start the waiter").fix(LOOK_AT_ENGINE).cause(error))?;
+        let log = self.log_of(&action.container, waiter);
+        let armed = async {
+            let mut ask_at = Instant::now() + Duration::from_secs(1);
+            loop {
+                let said = logged(&log);
+                if logging::announces(&said, ARMED, handoff) {
+                    return Ok(());
+                }
+                // The log tells nothing of a waiter that died without a word.
+                if Instant::now() >= ask_at {
+                    ask_at += Duration::from_secs(1);
+                    let container = self.cli.inspect(waiter).await;
+                    if container.is_ok_and(|container| container["Process"]["Status"]["Status"] != "running") {
+                        return Err(Failure::new("the waiter ended before it was armed")
+                            .fix("see what it said")
+                            .cause(said));
+                    }
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| {
+            let what = format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs());
+            Err(Failure::new(what).fix(LOOK_AT_ENGINE))
+        })
+    }
+
+    async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
+        let failed = "cannot remove what this handoff made";
+        let made = self.ids_labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)?;
+        let mut call = vec!["rm", "--force", "--volumes"];
+        call.extend(made.iter().map(String::as_str));
+        if made.is_empty() {
+            return Ok(());
+        }
+        // The waiter may be the caller: nerdctl must outlive it.
+        let _ = host::leave_cgroup();
+        self.cli.run(&call).await.map(drop).because(failed)
+    }
+
+    async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
+        let EngineTicket::Nerdctl { action_pid, .. } = ticket.engine else {
+            return Err(Failure::new("the ticket is another engine's"));
+        };
+        let process = process_of(action_pid, &ticket.action_id).because("cannot watch the action's process")?;
+        let own = async |role: Role| {
+            let name = role.container_name(&ticket.action_name);
+            let document = self.cli.inspect(&name).await.because(format!("cannot inspect {name}"))?;
+            if document["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {
+                return Err(Failure::new(format!("the container {name} is not this handoff's")));
+            }
+            Ok(document["ID"].as_str().unwrap_or_default().to_owned())
+        };
+        let (waiter, user) = tokio::try_join!(own(Role::Waiter), own(Role::User))?;
+        Ok(Armed { waiter, user, pending: Pending { action: ticket.action_id.clone(), process } })
+    }
+
+    async fn verdict(&self, pending: Pending) -> (Verdict, Instant) {
+        if let Err(error) = pending.process.readable().await {
+            return (Verdict::Unknown(error.to_string()), Instant::now());
+        }
+        let ended = Instant::now();
+        (self.verdict_on(&pending.action, ended).await, ended)
+    }
+
+    async fn listen(&self, _: &str, _: bool) -> Result<(), Failure> {
+        // nerdctl keeps the output; it is read when it is wanted.
+        Ok(())
+    }
+
+    async fn start(&self, user: &str) -> Result<(), Failure> {
+        let end = Instant::now() + OUTAGE_LIMIT;
+        loop {
+            let error = match self.cli.run(&["start", user]).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            // It may have been started before the answer was lost: ask, do not start it twice.
+            match self.inspect_patiently(user).await {
+                Ok(document) if !document["Process"].is_null() => return Ok(()),
+                Ok(_) if error.is_temporary() && Instant::now() < end => sleep(PAUSE).await,
+                _ => {
+                    let failure = Failure::new("cannot start the user container");
+                    let of_command = error.to_string().contains("exec: \"");
+                    let failure = if of_command {
+                        failure
+                            .field("command")
+                            .fix("check that it exists in IMAGE and may be executed; the container is kept")
+                    } else {
+                        failure.fix("nerdctl's message names what could not be set up; the container is kept")
+                    };
+                    return Err(failure.cause(error));
+                }
+            }
+        }
+    }
+
+    async fn watch(&self, user: &str, _: Option<()>, limit: Duration) -> Outcome {
+        let over = Instant::now() + limit;
+        let pid = match self.inspect_patiently(user).await {
+            Ok(document) => document["Process"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
+            Err(error) if error.is_missing() => return Outcome::Removed,
+            Err(error) => return Outcome::Lost(error.to_string()),
+        };
+        // Where the process cannot be watched it has ended, and the document below says how.
+        if let Some(process) = pid.and_then(|pid| process_of(pid, user).ok()) {
+            tokio::select! {
+                _ = process.readable() => {}
+                () = sleep_until(over) => return Outcome::Running,
+            }
+        }
+        loop {
+            let status = match self.inspect_patiently(user).await {
+                Ok(document) => document["Process"]["Status"].clone(),
+                Err(error) if error.is_missing() => return Outcome::Removed,
+                Err(error) => return Outcome::Lost(error.to_string()),
+            };
+            if status["Status"] != "running" {
+                let code = status["ExitStatus"].as_i64().unwrap_or(-1);
+                return Outcome::Exited { code, note: String::new(), last_lines: self.last_lines(user).await };
+            }
+            if Instant::now() >= over {
+                return Outcome::Running;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
+        let failed = "cannot remove the user container, which shall not run";
+        match self.inspect_patiently(user).await {
+            Err(error) if error.is_missing() => Ok(Discarded::Removed),
+            Err(error) => Err(error).because(failed),
+            Ok(document) if !document["Process"].is_null() => Ok(Discarded::Started),
+            Ok(_) => self.remove(user).await.because(failed).map(|()| Discarded::Removed),
+        }
+    }
+
+    async fn remove_ended(&self, container: &str) -> Result<(), Failure> {
+        self.remove(container).await.because("cannot remove the ended container")
+    }
+
+    async fn remove_self(&self, waiter: &str) -> Result<(), Failure> {
+        let failed = "cannot remove the waiter's own container";
+        // Ending our container ends all that is in its cgroup: nerdctl must not be.
+        host::leave_cgroup().because(failed)?;
+        self.remove(waiter).await.because(failed)
+    }
+}
+
+impl Nerdctl {
+    /// How the action ended whose process is gone. The agent deletes the container of an action that
+    /// succeeded and keeps that of one that failed, without its task; a container that somebody ran by
+    /// hand keeps its exit code.
+    async fn verdict_on(&self, action: &str, ended: Instant) -> Verdict {
+        loop {
+            let document = match self.inspect_patiently(action).await {
+                Err(error) if error.is_missing() => return Verdict::Succeeded,
+                Err(error) => return Verdict::Unknown(error.to_string()),
+                Ok(document) => document,
+            };
+            let status = &document["Process"]["Status"];
+            if status["Status"] == "stopped" {
+                return match status["ExitStatus"].as_i64() {
+                    Some(0) => Verdict::Succeeded,
+                    code => Verdict::Failed(format!("exit code {}", code.unwrap_or(-1))),
+                };
+            }
+            if ended.elapsed() > DELETION_LIMIT {
+                return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Watches a process that is in the cgroup of this container; the check guards against a PID that
+/// has been given to another process.
+fn process_of(pid: u32, container: &str) -> std::io::Result<Receiver> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid_of = raw.ok_or_else(|| std::io::Error::other("the engine gave no PID"))?;
+    let process = pidfd_open(pid_of, PidfdFlags::NONBLOCK)?;
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    if !cgroup.contains(container) {
+        return Err(std::io::Error::other(format!("process {pid} is not in the container's cgroup")));
+    }
+    // tokio's one safe way to wait for any descriptor: a pidfd becomes readable when its process ends
+    // (pidfd_open(2)), and nothing is ever read from it.
+    Receiver::from_owned_fd_unchecked(process)
+}
+
+/// What a container has logged so far: nerdctl's json-file has one document a line.
+fn logged(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter_map(|line| line["log"].as_str().map(str::to_owned)).collect()
+}
+
+/// Why a container could not be created: nerdctl's own word, and what to do.
+fn creation_failed(what: &str, name: &str, error: CliError) -> Failure {
+    let failure = Failure::new(format!("cannot create {what} {name}"));
+    let failure = match &error {
+        CliError::Refused { message } if message.contains("already used") => {
+            failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
+        }
+        CliError::Refused { .. } => {
+            failure.fix("nerdctl's message names the setting of the action that it does not take")
+        }
+        _ => failure.fix(LOOK_AT_ENGINE),
+    };
+    failure.cause(error)
+}
