@@ -1,7 +1,7 @@
 # Every target says what it does; `make help` lists them.
 SHELL  := /bin/bash
 # Where `make push` pushes to.
-IMAGE  ?= ghcr.io/waitdaemon/waitdaemon
+PUSH_TO ?= ghcr.io/waitdaemon/waitdaemon
 TAG    ?= dev
 TARGET := x86_64-unknown-linux-musl
 CACHE  := .cache
@@ -26,10 +26,10 @@ test: ## formatting, lints, unit tests, and everything on real engines with the 
 image: program ## write dist/waitdaemon.tar (waitdaemon:dev), for docker load and nerdctl load
 	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev dist/waitdaemon.tar
 
-push: ## load the image into your Docker and push it (IMAGE=registry.example.org/waitdaemon TAG=1)
+push: image ## push the image with your Docker (PUSH_TO=registry.example.org/waitdaemon TAG=1)
 	@docker load -q -i dist/waitdaemon.tar
-	@docker tag waitdaemon:dev $(IMAGE):$(TAG)
-	@docker push $(IMAGE):$(TAG)
+	@docker tag waitdaemon:dev $(PUSH_TO):$(TAG)
+	@docker push $(PUSH_TO):$(TAG)
 
 program: ## build the static program
 	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."

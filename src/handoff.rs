@@ -9,8 +9,10 @@ use tokio::time::timeout;
 
 use crate::engine::{Earlier, Engine};
 use crate::error::{Because, Failure};
+use crate::host;
 use crate::logging;
 use crate::names::HandoffId;
+use crate::reboot::{self, Request};
 use crate::settings::Settings;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
@@ -20,6 +22,9 @@ use crate::ticket::Ticket;
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
 /// How long creating containers may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// How long a command that asks for a reboot is watched at least; BusyBox's takes no second.
+const LEAST_WATCH: Duration = Duration::from_secs(10);
 
 /// Hands the action over to a waiter.
 ///
@@ -57,6 +62,13 @@ async fn hand_over<E: Engine>(
     }
     unless(stop, engine.ensure_image(&settings.image, settings.pull_timeout)).await?;
 
+    let finish_reboot = if settings.finish_reboot && reboot::systemd_is_init() {
+        Request::of(host::own_command().get(1..).unwrap_or_default())
+    } else {
+        None
+    };
+    // To finish what the command could not do, the waiter must see the command's end.
+    let least_watch = if finish_reboot.is_some() { LEAST_WATCH } else { Duration::ZERO };
     let ticket = Ticket {
         engine: engine.ticket(),
         handoff: handoff.clone(),
@@ -64,7 +76,8 @@ async fn hand_over<E: Engine>(
         action_name: action_name.to_owned(),
         tty: engine.has_terminal(&action),
         wait_seconds: settings.wait.as_secs(),
-        watch_seconds: settings.watch.as_secs(),
+        watch_seconds: settings.watch.max(least_watch).as_secs(),
+        finish_reboot,
         log: settings.log,
     };
     // Both run to their end even if one fails or a signal comes: a request that is cut off could

@@ -11,6 +11,7 @@ pub mod host;
 pub mod logging;
 pub mod names;
 pub mod procfs;
+pub mod reboot;
 pub mod reference;
 pub mod settings;
 pub mod signals;

@@ -21,6 +21,8 @@ pub struct Settings {
     pub watch: Duration,
     /// `WAITDAEMON_PULL_TIMEOUT_SECONDS`: the longest that getting the image may take.
     pub pull_timeout: Duration,
+    /// `WAITDAEMON_FINISH_REBOOT`: ask systemd for the reboot that BusyBox could not get from it.
+    pub finish_reboot: bool,
     /// `CONTAINER_RUNTIME`.
     pub runtime: Runtime,
     /// `DOCKER_HOST`.
@@ -101,7 +103,8 @@ const LONGEST_SECONDS: u64 = 86_400;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
-const PREFIXED: [&str; 3] = ["WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
+const PREFIXED: [&str; 4] =
+    ["WAITDAEMON_FINISH_REBOOT", "WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
 
 impl Settings {
     /// Reads the environment `variables`, each a name and a value.
@@ -119,6 +122,7 @@ impl Settings {
         let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
         let pull_timeout =
             reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
+        let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT");
         let log = reader.log();
         match image {
             Some(image) if reader.problems.is_empty() => Ok(Self {
@@ -126,6 +130,7 @@ impl Settings {
                 wait,
                 watch,
                 pull_timeout,
+                finish_reboot,
                 runtime,
                 docker_host,
                 nerdctl_namespace,
@@ -319,7 +324,7 @@ mod tests {
         assert_eq!(settings.runtime, Runtime::Auto);
         assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
         assert_eq!(settings.nerdctl_namespace, "tinkerbell");
-        assert!(settings.nerdctl_host);
+        assert!(settings.nerdctl_host && settings.finish_reboot);
         assert_eq!(settings.log, LogLevel::Info);
     }
 
@@ -353,6 +358,7 @@ mod tests {
             ("DOCKER_HOST", "tcp://user@h:1/x"),
             ("DOCKER_HOST", "ssh://host"),
             ("DOCKER_HOST", "https://host:2376"),
+            ("WAITDAEMON_FINISH_REBOOT", "no"),
             ("WAITDAEMON_LOG", "trace"),
             ("WAITDAEMON_WATCH_SECONDS", "1m"),
             ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::names::HandoffId;
+use crate::reboot::Request;
 use crate::settings::{DockerHost, LogLevel};
 
 /// The waiter's only argument, as JSON.
@@ -22,6 +23,8 @@ pub struct Ticket {
     pub wait_seconds: u64,
     /// Seconds that the user container is watched.
     pub watch_seconds: u64,
+    /// What systemd is to be asked for if the user's command could not get it.
+    pub finish_reboot: Option<Request>,
     /// `WAITDAEMON_LOG`.
     pub log: LogLevel,
 }
@@ -77,6 +80,7 @@ mod tests {
             tty: false,
             wait_seconds: 10,
             watch_seconds: 60,
+            finish_reboot: Some(Request::Reboot),
             log: LogLevel::Debug,
         };
         assert_eq!(Ticket::from_argument(&ticket.to_argument().unwrap()).unwrap(), ticket);

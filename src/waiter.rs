@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::engine::{Armed, Discarded, Engine, Outcome, Verdict};
-use crate::error::Failure;
+use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
+use crate::reboot::Request;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
 
@@ -15,6 +16,13 @@ use crate::ticket::Ticket;
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
 /// How long attaching to the user container's output may hold its start up.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a waiter that was told to end may take to remove itself.
+const LAST_CALL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a machine that is asked to reboot by its init may go on before it is asked otherwise.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long systemd may take to end us once it was asked.
+const EFFECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits for the action's success and runs the user container.
 ///
@@ -65,10 +73,14 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
             // A machine that goes down ends us this way, and its engine too.
             signal = stop.next() => {
                 tracing::info!("{} while it watched; the user container was started", got(signal));
-                return engine.remove_self(&waiter).await.or(Ok(()));
+                return go(engine, &waiter).await;
             }
         };
         report(&outcome, ticket)?;
+        if let (Outcome::Exited { code: 0, .. }, Some(request)) = (&outcome, ticket.finish_reboot) {
+            finish(request, stop).await?;
+            return go(engine, &waiter).await;
+        }
         if matches!(outcome, Outcome::Exited { .. }) {
             engine.remove_ended(&user).await?;
         }
@@ -102,6 +114,35 @@ async fn cancel<E: Engine>(engine: &E, waiter: &str, user: &str, why: &str) -> R
         Discarded::Started => tracing::warn!("{why}; too late, the user container was started"),
     }
     engine.remove_self(waiter).await
+}
+
+/// Removes ourselves if the engine is still there to do it; a machine that goes down must not wait.
+async fn go<E: Engine>(engine: &E, waiter: &str) -> Result<(), Failure> {
+    if !matches!(timeout(LAST_CALL_LIMIT, engine.remove_self(waiter)).await, Ok(Ok(()))) {
+        tracing::debug!("the engine does not remove the waiter's container any more");
+    }
+    Ok(())
+}
+
+/// Asks systemd for what the user's command asked of an init that is not there. Returns when the
+/// machine goes down, which ends us.
+async fn finish(request: Request, stop: &mut Stop) -> Result<(), Failure> {
+    let name = request.name();
+    tokio::select! {
+        () = sleep(GRACE) => {}
+        _ = stop.next() => return Ok(()),
+    }
+    tracing::warn!(
+        "`{name}` ended with 0 and the machine still runs: systemd does not act on it; asking systemd for {name}"
+    );
+    request.ask_systemd().because(format!("cannot ask systemd for {name}"))?;
+    tokio::select! {
+        () = sleep(EFFECT_LIMIT) => {
+            let what = format!("the machine still runs {} s after systemd was asked for {name}", EFFECT_LIMIT.as_secs());
+            Err(Failure::new(what).field("command").fix(format!("use {name} -f, which asks the kernel")))
+        }
+        _ = stop.next() => Ok(()),
+    }
 }
 
 async fn count_down(end: Instant) {

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::nest::Nest;
+use crate::nest::{Inside, Nest};
 use crate::paths;
 use crate::until::until;
 
@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// An agent at work. Both processes end with the value.
 pub struct Agent {
     server: Child,
-    agent: Child,
+    agent: Option<Inside>,
     reports: PathBuf,
     log: PathBuf,
 }
@@ -60,30 +60,20 @@ impl Agent {
             .stdout(fs::File::create(&reports)?)
             .stderr(fs::File::create(machine.out().join("server.log"))?)
             .spawn()?;
-        // A value from here on, so that the server is ended if the agent does not start.
-        let agent = Command::new("true").spawn()?;
-        let mut both = Self { server, agent, reports, log };
+        let mut both = Self { server, agent: None, reports, log };
         until("the stand-in for the Tink Server", START_LIMIT, || {
             if let Some(status) = both.server.try_wait()? {
                 bail!("it ended with {status}: {}", fs::read_to_string(machine.out().join("server.log"))?);
             }
             Ok(fs::read_to_string(&both.reports)?.contains("LISTENING").then_some(()))
         })?;
-        let log = fs::File::create(&both.log)?;
-        both.agent.wait()?;
-        both.agent = machine
-            .command(tink.join("agent"))
-            .args(["-id", "machine-1", "-transport", "grpc", "-grpc-server", ADDRESS, "-grpc-tls=false"])
-            .arg("-attribute-detection=false")
-            .args(match runtime {
-                Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
-                Runtime::Containerd => {
-                    ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"]
-                }
-            })
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let engine = match runtime {
+            Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
+            Runtime::Containerd => ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"],
+        };
+        let server = ["-id", "machine-1", "-transport", "grpc", "-grpc-server", ADDRESS, "-grpc-tls=false"];
+        let arguments = [&server[..], &["-attribute-detection=false"], &engine].concat();
+        both.agent = Some(machine.start(tink.join("agent"), &arguments, &both.log)?);
         Ok(both)
     }
 
@@ -124,9 +114,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        for child in [&mut self.agent, &mut self.server] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        drop(self.agent.take());
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }

@@ -100,12 +100,27 @@ impl Nest {
         self.init
     }
 
-    /// A command that runs inside the machine, in all of its namespaces.
+    /// A command that runs inside the machine, in all of its namespaces. What reboots the machine is
+    /// not to be run this way: systemd stops all processes first, nsenter(1) stops with its own, and so
+    /// keeps the namespaces alive.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "nsenter", "-t"]).arg(self.init.to_string());
-        command.args(["-m", "-u", "-i", "-n", "-p", "-C", "--"]).arg(program).stdin(Stdio::null());
-        command
+        inside(self.init, program)
+    }
+
+    /// Starts a program inside the machine as a child of its PID 1; what it prints goes to `log`.
+    ///
+    /// # Errors
+    /// Where the shell that starts it fails.
+    pub fn start(&self, program: impl AsRef<OsStr>, arguments: &[&str], log: &Path) -> Result<Inside> {
+        let mut shell = self.command("sh");
+        shell
+            .args(["-c", "log=$1; shift; \"$@\" > \"$log\" 2>&1 & echo $!", "sh"])
+            .arg(log)
+            .arg(program)
+            .args(arguments);
+        let started = output(&mut shell)?;
+        ensure!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+        Ok(Inside { init: self.init, pid: String::from_utf8(started.stdout)?.trim().parse()? })
     }
 
     /// A command of the host that only has the machine's network; it outlives a reboot inside.
@@ -170,6 +185,27 @@ impl Drop for Nest {
             eprintln!("{} is left: {error:#}", self.folder.display());
         }
     }
+}
+
+/// A program that was started inside a machine. It ends with the value.
+pub struct Inside {
+    init: u32,
+    pid: u32,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // Where the machine has ended, so has the program.
+        let _ =
+            inside(self.init, "sh").arg("-c").arg(format!("kill -KILL {}", self.pid)).stderr(Stdio::null()).status();
+    }
+}
+
+fn inside(init: u32, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "nsenter", "-t"]).arg(init.to_string());
+    command.args(["-m", "-u", "-i", "-n", "-p", "-C", "--"]).arg(program).stdin(Stdio::null());
+    command
 }
 
 /// Runs a command to its end and returns what it said, whatever its status.

@@ -122,7 +122,7 @@ fn dockerd_is_dead(engine: Engine) -> Result<()> {
 fn nerdctl_is_not_there(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     let said = Action::new(&machine).env("IMAGE", "alpine").env("CONTAINER_RUNTIME", "nerdctl").run()?;
-    said.expect(NO_ENGINE, "environment.CONTAINER_RUNTIME", "nerdctl")?;
+    said.expect(NO_ENGINE, "environment.CONTAINER_RUNTIME", "CaptainOS")?;
     nothing_there(&machine)
 }
 

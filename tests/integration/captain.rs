@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use lab::agent::{Agent, Runtime};
 use lab::captain::Captain;
-use lab::nest::REBOOTED;
+use lab::nest::{POWERED_OFF, REBOOTED};
+use lab::paths;
 use lab::until::until;
 use serde_json::{Value, json};
 
@@ -22,7 +23,12 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
     vec![
         ("captain::benign_command_runs_once", || benign_command_runs_once("")),
         ("captain::benign_command_runs_once_with_network_host", || benign_command_runs_once("host")),
+        ("captain::example_reboot", || example_reboots("reboot")),
+        ("captain::example_nerdctl_only", || example_reboots("nerdctl-only")),
+        ("captain::example_kexec", example_kexec),
         ("captain::reboot_at_once", reboot_at_once),
+        ("captain::poweroff_is_finished_too", || ends_with("poweroff", POWERED_OFF)),
+        ("captain::reboot_that_is_not_finished_does_nothing", reboot_that_is_not_finished_does_nothing),
         ("captain::stop_of_the_waiter_cancels", stop_of_the_waiter_cancels),
         ("captain::action_killed_after_the_waiter_is_armed", action_killed_after_the_waiter_is_armed),
         ("captain::failure_is_reported", failure_is_reported),
@@ -60,8 +66,11 @@ fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
     Ok(agent)
 }
 
+/// Name and state of all containers. nerdctl's list fails where one is deleted meanwhile.
 fn containers(captain: &Captain) -> Result<String> {
-    captain.nerdctl(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"])
+    until("a list of containers", LIMIT, || {
+        Ok(captain.nerdctl(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok())
+    })
 }
 
 fn nothing_left(captain: &Captain) -> Result<()> {
@@ -78,7 +87,8 @@ fn log(captain: &Captain) -> Result<Vec<Value>> {
 
 fn benign_command_runs_once(network: &str) -> Result<()> {
     let captain = captain()?;
-    let script = "date +%s.%N >> /out/runs; for a; do printf '<%s>\\n' \"$a\" >> /out/arguments; done; env -0 > /out/environment";
+    let script =
+        "echo run >> /out/runs; for a; do printf '<%s>\\n' \"$a\" >> /out/arguments; done; env -0 > /out/environment";
     let arguments = ["sh", "-c", script, "name", "", "--", "-x", "--privileged", "two words ", "a\nb", "ä\"'$HOME"];
     let environment =
         json!({"IMAGE": "alpine", "WAIT_SECONDS": "2", "A": "", "B": "x=y", "LINES": "a\nb ", "UTF": "ä\"'"});
@@ -87,9 +97,9 @@ fn benign_command_runs_once(network: &str) -> Result<()> {
     let success = agent.final_report(LIMIT)?.time;
     nothing_left(&captain)?;
     let read = |name: &str| fs::read_to_string(captain.out().join(name)).with_context(|| format!("no {name}"));
-    let runs = read("runs")?;
-    ensure!(runs.lines().count() == 1, "it ran more than once: {runs}");
-    let waited = runs.trim().parse::<f64>()? - success;
+    ensure!(read("runs")? == "run\n", "it ran more than once");
+    let ran = fs::metadata(captain.out().join("runs"))?.modified()?.duration_since(UNIX_EPOCH)?;
+    let waited = ran.as_secs_f64() - success;
     // SUCCESS is reported a moment after the action's end.
     ensure!((1.5..6.0).contains(&waited), "ran {waited:.2} s after SUCCESS");
     let expected = "<>\n<-->\n<-x>\n<--privileged>\n<two words >\n<a\nb>\n<ä\"'$HOME>\n";
@@ -101,12 +111,68 @@ fn benign_command_runs_once(network: &str) -> Result<()> {
     Ok(())
 }
 
+/// The documentation's template, unchanged, on this system too: the machine reboots in order.
+fn example_reboots(name: &str) -> Result<()> {
+    let mut captain = captain()?;
+    captain.nerdctl(&["tag", "waitdaemon:dev", "ghcr.io/waitdaemon/waitdaemon:latest"])?;
+    let file = paths::root().join(format!("examples/{name}.yaml"));
+    let agent = Agent::start(&captain, Runtime::Containerd, &file)?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "SUCCESS", "reported {}: {}", report.state, agent.log());
+    let code = captain.wait_for_end(Duration::from_secs(60) + LIMIT)?;
+    let ended = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    ensure!(code == REBOOTED, "the machine ended with {code}");
+    ensure!(ended - report.time >= 10.0, "rebooted {:.1} s after SUCCESS", ended - report.time);
+    ensure!(captain.out().join("stopped-in-order").exists(), "systemd did not stop its units");
+    Ok(())
+}
+
+fn example_kexec() -> Result<()> {
+    let captain = captain()?;
+    captain.nerdctl(&["tag", "waitdaemon:dev", "ghcr.io/waitdaemon/waitdaemon:latest"])?;
+    captain.load(&images().join("kexec.tar"))?;
+    let agent = Agent::start(&captain, Runtime::Containerd, &paths::root().join("examples/kexec.yaml"))?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "SUCCESS", "reported {}: {}", report.state, agent.log());
+    until("the kexec stand-in's words", LIMIT, || {
+        let said = captain.nerdctl(&["logs", "tinkerbell_kexec_a0-user"]);
+        Ok(said.is_ok_and(|said| said == "kexec stand-in: /dev/sda1 ext4").then_some(()))
+    })
+}
+
+/// A command of BusyBox's that systemd does not act on ends the machine all the same.
+fn ends_with(command: &str, code: i32) -> Result<()> {
+    let mut captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
+    let agent = reported(&captain, json!({"command": [command], "environment": environment}), "SUCCESS")?;
+    let ended = captain.wait_for_end(LIMIT)?;
+    ensure!(ended == code, "the machine ended with {ended}: {}", captain.logs());
+    drop(agent);
+    Ok(())
+}
+
+/// The negative control of the two above, and what the Go waitdaemon does.
+fn reboot_that_is_not_finished_does_nothing() -> Result<()> {
+    let mut captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0", "WAITDAEMON_FINISH_REBOOT": "false"});
+    let agent = reported(&captain, json!({"command": ["reboot"], "environment": environment}), "SUCCESS")?;
+    nothing_left(&captain)?;
+    // Nothing of ours is left that could still ask; systemd has re-executed itself and lives.
+    let state = lab::nest::output(captain.command("systemctl").args(["is-system-running", "--wait"]))?;
+    ensure!(!String::from_utf8_lossy(&state.stdout).contains("stopping"), "systemd is going down");
+    ensure!(captain.ended()?.is_none(), "the machine ended");
+    drop(agent);
+    Ok(())
+}
+
 fn reboot_at_once() -> Result<()> {
     let mut captain = captain()?;
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "1"});
     let agent = reported(&captain, json!({"command": ["reboot", "-f"], "environment": environment}), "SUCCESS")?;
     let code = captain.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "the machine ended with {code}");
+    // Which also shows that the file means something.
+    ensure!(!captain.out().join("stopped-in-order").exists(), "`reboot -f` does not go down in order");
     drop(agent);
     Ok(())
 }

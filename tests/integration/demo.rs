@@ -38,7 +38,7 @@ pub fn push_reaches_a_registry() -> Result<()> {
     let machine = crate::world::machine(Engine::Debian)?;
     let _registry = Registry::start(&machine)?;
     let mut push = Command::new("make");
-    push.args(["-s", "-C"]).arg(paths::root()).args(["push", "IMAGE=127.0.0.1:5000/mine", "TAG=1"]);
+    push.args(["-s", "-C"]).arg(paths::root()).args(["push", "PUSH_TO=127.0.0.1:5000/mine", "TAG=1"]);
     let said = output(push.env("DOCKER_HOST", format!("unix://{}", machine.socket().display())))?;
     ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     machine.docker(&["rmi", "-f", "127.0.0.1:5000/mine:1"])?;

@@ -74,6 +74,8 @@ pub struct WaiterParts<'a> {
     pub socket: Option<&'a Path>,
     /// True where the socket belongs to another user than the one we run as.
     pub foreign_socket: bool,
+    /// True where the waiter may have to signal the host's PID 1.
+    pub signals_init: bool,
 }
 
 /// The waiter: the least that can reach the engine. No network unless the engine is reached by one,
@@ -86,6 +88,12 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         Some(socket) => (json!("none"), json!([socket_mount(&action["Mounts"], socket)?])),
         None => (from["NetworkMode"].clone(), json!([])),
     };
+    // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
+    let mut security = vec!["no-new-privileges", "label=disable"];
+    if parts.signals_init {
+        // Docker's AppArmor profile allows signals to its own containers only.
+        security.push("apparmor=unconfined");
+    }
     let labels: Map<_, _> =
         parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())).collect();
     Some(json!({
@@ -102,8 +110,8 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
             "CapDrop": ["ALL"],
             // Root without it cannot open a socket that belongs to another user.
             "CapAdd": if parts.foreign_socket { json!(["DAC_OVERRIDE"]) } else { json!([]) },
-            // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
-            "SecurityOpt": ["no-new-privileges", "label=disable"],
+            "SecurityOpt": security,
+            "PidMode": if parts.signals_init { "host" } else { "" },
             "GroupAdd": from["GroupAdd"],
             "UsernsMode": from["UsernsMode"],
             "Runtime": from["Runtime"],
@@ -426,6 +434,7 @@ mod tests {
             labels: &[],
             socket,
             foreign_socket: false,
+            signals_init: false,
         };
         let made = waiter(&action, &parts(Some(Path::new("/var/run/docker.sock")))).unwrap();
         let host = &made["HostConfig"];

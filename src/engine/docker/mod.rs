@@ -314,6 +314,7 @@ impl Engine for Docker {
                 labels: &Role::Waiter.labels(action_name, &ticket.handoff),
                 socket,
                 foreign_socket: socket.is_some_and(belongs_to_another),
+                signals_init: ticket.finish_reboot.is_some(),
             },
         );
         let body = body.ok_or_else(|| {

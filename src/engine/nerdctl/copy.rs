@@ -258,3 +258,115 @@ fn list(value: &Value) -> &[Value] {
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the Tink Agent's container looks like; see tests/fixtures/README.md.
+    fn agents() -> Value {
+        serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap()
+    }
+
+    fn copy(action: &Value) -> Result<Vec<String>, Refused> {
+        user_container(
+            action,
+            &json!({"Entrypoint": ["/waitdaemon"]}),
+            "alpine",
+            "a-user",
+            &[("waitdaemon.role", "user".into())],
+        )
+    }
+
+    #[test]
+    fn the_agents_container_goes_across() {
+        let expected = [
+            "--name",
+            "a-user",
+            "--label",
+            "waitdaemon.role=user",
+            "--env",
+            "A=b",
+            "--env",
+            "IMAGE=alpine",
+            "--pid",
+            "host",
+            "--cgroupns",
+            "host",
+            "--network",
+            "bridge",
+            "--ulimit",
+            "nofile=1024:1024",
+            "--tmpfs",
+            "/run:nosuid,strictatime,mode=755,size=65536k",
+            "--volume",
+            "/tmp:/hosttmp:rbind,ro",
+            "--privileged=true",
+            "alpine",
+            "--",
+            "-c",
+            "sleep 5",
+        ];
+        assert_eq!(copy(&agents()).unwrap(), expected);
+    }
+
+    #[test]
+    fn arguments_and_variables_are_carried_byte_for_byte() {
+        let mut action = agents();
+        let words = ["", "--", "-x", "--privileged", "two words ", "a\nb", "ä\"'"];
+        action["Spec"]["process"]["args"] = json!([&["/waitdaemon"][..], &words].concat());
+        action["Spec"]["process"]["env"] = json!(["A=", "B=x=y", "C=\n ", "PATH=/mine"]);
+        let made = copy(&action).unwrap();
+        assert_eq!(made[made.iter().position(|word| word == "--").unwrap() + 1..], words);
+        for variable in ["A=", "B=x=y", "C=\n ", "PATH=/mine"] {
+            assert!(made.iter().any(|word| word == variable), "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_and_rights_are_those_of_the_action() {
+        let mut action = agents();
+        action["Spec"]["linux"]["namespaces"] =
+            json!([{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "cgroup"}]);
+        action["Spec"]["linux"]["maskedPaths"] = json!(["/proc/kcore"]);
+        action["Spec"]["root"]["readonly"] = json!(true);
+        let made = copy(&action).unwrap().join(" ");
+        for part in [
+            "--cgroupns private",
+            "--network host",
+            "--read-only=true",
+            "--cap-drop=ALL",
+            "--cap-add=CAP_SYS_ADMIN",
+            "no-new-privileges",
+        ] {
+            assert!(made.contains(part), "{part} is missing: {made}");
+        }
+        for part in ["--pid", "--privileged"] {
+            assert!(!made.contains(part), "{part}: {made}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_flag_is_refused() {
+        for (path, value) in [
+            ("/Spec/linux/resources", json!({"blockIO": {"weight": 10}})),
+            ("/Spec/mounts", json!([{"type": "bind", "source": "/a:b", "destination": "/c"}])),
+            ("/Spec/mounts", json!([{"type": "overlay", "source": "x", "destination": "/c"}])),
+        ] {
+            let mut action = agents();
+            *action.pointer_mut(path).unwrap() = value;
+            assert!(copy(&action).is_err(), "{path}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_document_is_answered(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
+            for document in [json!(text), json!({"Spec": {"process": {"args": [number, text], "env": text}, "mounts": [number]}})] {
+                let _ = user_container(&document, &document, &text, &text, &[]);
+            }
+        }
+    }
+}

@@ -31,6 +31,8 @@ const DELETION_LIMIT: Duration = Duration::from_secs(30);
 const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
 /// Between two questions of which each costs a process.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a list is asked for again that a deletion has spoilt.
+const LIST_TRIES: u32 = 20;
 /// Between two looks at the waiter's log.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -88,8 +90,15 @@ impl Nerdctl {
 
     async fn ids_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, CliError> {
         let filter = format!("label={key}={value}");
-        let text = self.cli.run(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).await?;
-        Ok(text.lines().map(str::to_owned).collect())
+        let mut tries = 0;
+        loop {
+            match self.cli.run(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).await {
+                Ok(text) => return Ok(text.lines().map(str::to_owned).collect()),
+                // nerdctl 2.2.1 fails where any container is deleted while it lists them.
+                Err(CliError::Refused { message }) if message.contains("not found") && tries < LIST_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Removes a container with its anonymous volumes; one that is gone is fine (nerdctl: rc 0).
