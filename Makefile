@@ -15,7 +15,7 @@ help: ## list the targets
 
 demo: ## watch one reboot action from start to reboot, in a throw-away machine (DEMO_WAIT=5)
 	@scripts/setup demo
-	@$(MAKE) --no-print-directory -s image
+	@$(MAKE) --no-print-directory -s dist/waitdaemon.tar
 	@cargo run -q -p lab --bin demo
 
 test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent
@@ -23,10 +23,15 @@ test: ## formatting, lints, unit tests, and everything on real engines with the 
 	@$(MAKE) --no-print-directory -s cache image
 	@scripts/test
 
-image: program ## write dist/waitdaemon.tar (waitdaemon:dev), for docker load and nerdctl load
-	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev dist/waitdaemon.tar
+image: dist/waitdaemon.tar dist/waitdaemon-nerdctl.tar ## write dist/*.tar (waitdaemon:dev, waitdaemon:dev-nerdctl), for docker load and nerdctl load
 
-push: image ## push the image with your Docker (PUSH_TO=registry.example.org/waitdaemon TAG=1)
+dist/waitdaemon.tar: program
+	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev $@
+
+dist/waitdaemon-nerdctl.tar: program $(CACHE)/nerdctl/nerdctl
+	@cargo run -q -p lab --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev-nerdctl $@ $(CACHE)/nerdctl/nerdctl
+
+push: dist/waitdaemon.tar ## push the image with your Docker (PUSH_TO=registry.example.org/waitdaemon TAG=1)
 	@docker load -q -i dist/waitdaemon.tar
 	@docker tag waitdaemon:dev $(PUSH_TO):$(TAG)
 	@docker push $(PUSH_TO):$(TAG)

@@ -70,7 +70,7 @@ async fn hand_over<E: Engine>(
     // To finish what the command could not do, the waiter must see the command's end.
     let least_watch = if finish_reboot.is_some() { LEAST_WATCH } else { Duration::ZERO };
     let ticket = Ticket {
-        engine: engine.ticket(),
+        engine: engine.ticket(&action),
         handoff: handoff.clone(),
         action_id: action_id.to_owned(),
         action_name: action_name.to_owned(),

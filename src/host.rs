@@ -22,14 +22,19 @@ pub fn own_command() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
+/// True where PID 1 is the host's and not one in our own container.
+pub fn pids_are_the_hosts() -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    namespace("1") != namespace("self")
+}
+
 /// Moves this process, which has one thread, into the host's mount, uts, ipc, net and cgroup
 /// namespaces: those of PID 1. Programs that it runs from then on are the host's.
 ///
 /// # Errors
 /// Where PID 1 is not the host's, or the kernel does not allow it.
 pub fn enter() -> Result<(), Failure> {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if namespace("1") == namespace("self") {
+    if !pids_are_the_hosts() {
         return Err(Failure::new("the host cannot be seen: PID 1 is in this very container")
             .field("pid")
             .fix("add to the action:  pid: host"));
@@ -50,7 +55,7 @@ pub fn enter() -> Result<(), Failure> {
 }
 
 /// Moves this process into PID 1's cgroup, so that what ends our container's cgroup does not end
-/// the programs that we run. Only after [`enter`].
+/// the programs that we run. Needs the host's PIDs and cgroup namespace.
 ///
 /// PID 1's is there on every machine and takes processes; the root of the tree may not, where it is
 /// not the real one (cgroups(7), no internal processes).
@@ -60,7 +65,7 @@ pub fn enter() -> Result<(), Failure> {
 pub fn leave_cgroup() -> std::io::Result<()> {
     let groups = std::fs::read_to_string("/proc/1/cgroup")?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let tops = ["/proc/1/root/sys/fs/cgroup", "/proc/1/root/sys/fs/cgroup/unified"];
     let top = tops.into_iter().find(|top| std::path::Path::new(top).join("cgroup.controllers").exists());
     // "0" is the writing process: cgroups(7).
     std::fs::write(format!("{}{path}/cgroup.procs", top.unwrap_or(tops[0])), "0")

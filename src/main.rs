@@ -69,8 +69,8 @@ fn be_waiter() -> u8 {
             EngineTicket::Docker { host, version } => {
                 waiter::run(&Docker::known(host, version), &ticket, &mut stop).await?;
             }
-            EngineTicket::Nerdctl { namespace, .. } => {
-                waiter::run(&Nerdctl::known(&namespace)?, &ticket, &mut stop).await?;
+            EngineTicket::Nerdctl { host, namespace, .. } => {
+                waiter::run(&Nerdctl::known(host, &namespace)?, &ticket, &mut stop).await?;
             }
         }
         Ok(0)

@@ -39,8 +39,10 @@ pub enum EngineTicket {
         /// The API version that the handoff agreed on, such as `1.41`.
         version: String,
     },
-    /// The host's nerdctl.
+    /// containerd through nerdctl.
     Nerdctl {
+        /// `NERDCTL_HOST`: true in the host's namespaces, false in the waiter's own.
+        host: bool,
         /// containerd's namespace.
         namespace: String,
         /// The action's process, as the host counts.

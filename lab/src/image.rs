@@ -55,12 +55,18 @@ pub fn write(path: &Path, reference: &str, config: &Value, entries: &[Entry]) ->
     fs::File::create(path)?.write_all(&bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// waitdaemon's own image: `program` as `/waitdaemon`, and `/waiter`, a link to it.
+/// waitdaemon's own image: `program` as `/waitdaemon`, `/waiter`, a link to it, and `/tmp`, which
+/// nerdctl needs; in the variant that bundles it, `nerdctl` at /usr/local/bin.
 ///
 /// # Errors
 /// As [`write`].
-pub fn waitdaemon(path: &Path, reference: &str, program: &Path) -> Result<()> {
-    let entries = [Entry::File("waitdaemon", 0o755, program.into()), Entry::Link("waiter".into(), "waitdaemon")];
+pub fn waitdaemon(path: &Path, reference: &str, program: &Path, nerdctl: Option<&Path>) -> Result<()> {
+    let mut entries = vec![
+        Entry::File("waitdaemon", 0o755, program.into()),
+        Entry::Link("waiter".into(), "waitdaemon"),
+        Entry::Folder("tmp", 0o1777),
+    ];
+    entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
     write(path, reference, &json!({"Entrypoint": ["/waitdaemon"]}), &entries)
 }
 

@@ -86,7 +86,7 @@ pub trait Engine {
     fn has_terminal(&self, action: &Self::Action) -> bool;
 
     /// How the waiter will reach this engine.
-    fn ticket(&self) -> EngineTicket;
+    fn ticket(&self, action: &Self::Action) -> EngineTicket;
 
     /// Makes sure that the image is present, pulling it within `limit` if it is not.
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
@@ -163,19 +163,10 @@ pub async fn choose(settings: &Settings) -> Result<Chosen, Vec<Failure>> {
         }
     }
     if settings.runtime != Runtime::Docker {
-        match nerdctl(settings).await {
+        match nerdctl::Nerdctl::reach(settings.nerdctl_host, &settings.nerdctl_namespace).await {
             Ok(nerdctl) => return Ok(Chosen::Nerdctl(nerdctl)),
             Err(failure) => failures.push(failure),
         }
     }
     Err(failures)
-}
-
-async fn nerdctl(settings: &Settings) -> Result<nerdctl::Nerdctl, Failure> {
-    if !settings.nerdctl_host {
-        return Err(Failure::new("nerdctl in the action's own namespaces is not supported yet")
-            .field("environment.NERDCTL_HOST")
-            .fix("leave NERDCTL_HOST out: the host's nerdctl needs no volumes, only pid: host"));
-    }
-    nerdctl::Nerdctl::reach(&settings.nerdctl_namespace).await
 }

@@ -25,6 +25,9 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::benign_command_runs_once_with_network_host", || benign_command_runs_once("host")),
         ("captain::example_reboot", || example_reboots("reboot")),
         ("captain::example_nerdctl_only", || example_reboots("nerdctl-only")),
+        ("captain::example_nerdctl_own", || example_reboots("nerdctl-own")),
+        ("captain::own_nerdctl_of_the_image_with_private_pid", own_nerdctl_of_the_image_with_private_pid),
+        ("captain::a_missing_volume_is_named", a_missing_volume_is_named),
         ("captain::example_kexec", example_kexec),
         ("captain::reboot_at_once", reboot_at_once),
         ("captain::poweroff_is_finished_too", || ends_with("poweroff", POWERED_OFF)),
@@ -252,7 +255,6 @@ fn bad_input_leaves_nothing() -> Result<()> {
         (json!({"environment": {"IMAGE": "alpine"}, "pid": ""}), "add to the action:  pid: host"),
         (json!({"environment": {"IMAGE": "alpine", "WAIT_SECONDS": "x"}}), "WAIT_SECONDS is not a whole number"),
         (json!({"environment": {"IMAGE": "alpine", "CONTAINER_RUNTIME": "docker"}}), "is not mounted"),
-        (json!({"environment": {"IMAGE": "alpine", "NERDCTL_HOST": "false"}}), "not supported yet"),
     ] {
         let captain = captain()?;
         let agent = reported(&captain, action, "FAILED")?;
@@ -275,5 +277,46 @@ fn the_same_action_again() -> Result<()> {
     nothing_left(&captain)?;
     drop(second);
     ensure!(captain.out().join("ran").exists(), "it must run in the end");
+    Ok(())
+}
+
+/// The documented volumes of an action with NERDCTL_HOST false, and the test's own.
+fn own_volumes(captain: &Captain) -> Vec<String> {
+    let places = [
+        "/run/containerd/containerd.sock",
+        "/var/lib/containerd",
+        "/var/lib/nerdctl",
+        "/opt/cni/bin",
+        "/etc/cni/net.d",
+    ];
+    let out = captain.out().display().to_string();
+    let mut volumes: Vec<String> = places.iter().map(|place| format!("{place}:{place}")).collect();
+    volumes.push(format!("{out}:/out"));
+    volumes
+}
+
+/// The image that bundles nerdctl needs not even the host's PIDs, and the user container has its own.
+fn own_nerdctl_of_the_image_with_private_pid() -> Result<()> {
+    let captain = captain()?;
+    captain.load(&paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "1", "NERDCTL_HOST": "false"});
+    let command = ["sh", "-c", "echo $$ > /out/pid"];
+    let action = json!({"image": "waitdaemon:dev-nerdctl", "pid": "", "command": command,
+                        "environment": environment, "volumes": own_volumes(&captain)});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    nothing_left(&captain)?;
+    drop(agent);
+    ensure!(fs::read_to_string(captain.out().join("pid"))? == "1\n", "the user container's PIDs must be its own");
+    Ok(())
+}
+
+fn a_missing_volume_is_named() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "NERDCTL_HOST": "false"});
+    let volumes: Vec<String> =
+        own_volumes(&captain).into_iter().filter(|volume| !volume.contains("/opt/cni")).collect();
+    let agent = reported(&captain, json!({"environment": environment, "volumes": volumes}), "FAILED")?;
+    let text = agent.log();
+    ensure!(text.contains("lacks these volumes: /opt/cni/bin") && text.contains("/opt/cni/bin:/opt/cni/bin"), "{text}");
     Ok(())
 }

@@ -1,15 +1,17 @@
-//! `make image`: image PROGRAM REFERENCE OUT.tar writes waitdaemon's image as a docker-archive.
+//! `make image`: image PROGRAM REFERENCE OUT.tar [NERDCTL] writes waitdaemon's image as a
+//! docker-archive, with nerdctl in it if one is given.
 
 use anyhow::{Result, bail};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [program, reference, out] = arguments.as_slice() else { bail!("usage: image PROGRAM REFERENCE OUT.tar") };
-    lab::image::waitdaemon(out.as_ref(), reference, program.as_ref())?;
-    println!(
-        "{out}: {reference}, {} bytes; the program has {}",
-        std::fs::metadata(out)?.len(),
-        std::fs::metadata(program)?.len()
-    );
+    let (program, reference, out, nerdctl) = match arguments.as_slice() {
+        [program, reference, out] => (program, reference, out, None),
+        [program, reference, out, nerdctl] => (program, reference, out, Some(nerdctl.as_ref())),
+        _ => bail!("usage: image PROGRAM REFERENCE OUT.tar [NERDCTL]"),
+    };
+    lab::image::waitdaemon(out.as_ref(), reference, program.as_ref(), nerdctl)?;
+    let bytes = |path: &String| std::fs::metadata(path).map(|found| found.len());
+    println!("{out}: {reference}, {} bytes; the program has {}", bytes(out)?, bytes(program)?);
     Ok(())
 }

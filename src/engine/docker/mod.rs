@@ -238,7 +238,7 @@ impl Engine for Docker {
         action.container["Config"]["Tty"] == true
     }
 
-    fn ticket(&self) -> EngineTicket {
+    fn ticket(&self, _: &Action) -> EngineTicket {
         EngineTicket::Docker { host: self.api.host().clone(), version: self.api.version().to_owned() }
     }
 

@@ -15,6 +15,7 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// nerdctl in one namespace of containerd.
 #[derive(Debug, Clone)]
 pub struct Cli {
+    program: &'static str,
     namespace: String,
 }
 
@@ -66,9 +67,9 @@ impl CliError {
 }
 
 impl Cli {
-    /// nerdctl in containerd's `namespace`.
-    pub fn new(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned() }
+    /// The `program`, a path or a name in [`PATH`], in containerd's `namespace`.
+    pub fn new(program: &'static str, namespace: &str) -> Self {
+        Self { program, namespace: namespace.to_owned() }
     }
 
     /// Runs a subcommand and returns its standard output.
@@ -85,7 +86,7 @@ impl Cli {
     /// As [`Cli::run`].
     pub async fn run_within(&self, limit: Duration, arguments: &[&str]) -> Result<String, CliError> {
         let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
-        let mut command = Command::new("nerdctl");
+        let mut command = Command::new(self.program);
         // Whatever nerdctl has in its environment is stored in the container's hooks, and some of it
         // changes what it does (observed): it gets PATH alone.
         command.env_clear().env("PATH", PATH).stdin(Stdio::null()).kill_on_drop(true);

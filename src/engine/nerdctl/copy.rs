@@ -57,6 +57,12 @@ pub fn user_container(
     Ok(out)
 }
 
+/// The action's volumes on these places, as values of `--volume`.
+pub fn volumes_on(action: &Value, places: &[&str]) -> Vec<String> {
+    let on = list(&action["Spec"]["mounts"]).iter().filter(|mount| places.contains(&text(&mount["destination"])));
+    on.map(|mount| format!("{}:{}", text(&mount["source"]), text(&mount["destination"]))).collect()
+}
+
 /// Labels of the action less those of nerdctl, containerd and our own image.
 fn user_labels<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = (&'a str, &'a str)> {
     let all = action["Labels"].as_object().into_iter().flatten();

@@ -1,6 +1,8 @@
-//! containerd through nerdctl: the seam's questions as calls of the host's nerdctl.
+//! containerd through nerdctl: the seam's questions as calls of nerdctl.
 //!
-//! We run in the host's namespaces from the start, so the action needs no volumes, only `pid: host`.
+//! With NERDCTL_HOST, the default, we run in the host's namespaces from the start, so the action needs
+//! no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, on the volumes that
+//! the README lists.
 
 mod cli;
 pub mod copy;
@@ -38,9 +40,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const LOOK_AT_ENGINE: &str = "look at containerd and nerdctl of the OSIE";
 
-/// The host's nerdctl.
+/// What nerdctl needs in our own namespaces, at the places where the host has it.
+const VOLUMES: [&str; 5] =
+    ["/run/containerd/containerd.sock", "/var/lib/containerd", "/var/lib/nerdctl", "/opt/cni/bin", "/etc/cni/net.d"];
+/// nerdctl in the image variant that bundles it; CaptainOS has it at the same place, which its hooks
+/// need: they are run on the host (nerdctl 2.2.1).
+const BUNDLED: &str = "/usr/local/bin/nerdctl";
+/// The host's nerdctl seen from a container with the host's PIDs, and from the host itself.
+const HOSTS: &str = "/proc/1/root/usr/local/bin/nerdctl";
+
+/// A nerdctl that answered.
 pub struct Nerdctl {
     cli: Cli,
+    host: bool,
     namespace: String,
 }
 
@@ -58,34 +70,35 @@ pub struct Pending {
 }
 
 impl Nerdctl {
-    /// Enters the host and looks whether its nerdctl answers.
+    /// nerdctl, in the host's namespaces (`host`) or in our own, if it answers.
     ///
     /// # Errors
     /// Why nerdctl cannot be used, with what mends it.
-    pub async fn reach(namespace: &str) -> Result<Self, Failure> {
-        host::enter()?;
-        let nerdctl = Self { cli: Cli::new(namespace), namespace: namespace.to_owned() };
-        let answer = nerdctl.cli.run(&["ps", "--quiet", "--last=1"]).await;
-        match answer {
+    pub async fn reach(host: bool, namespace: &str) -> Result<Self, Failure> {
+        let nerdctl = Self::known(host, namespace)?;
+        match nerdctl.cli.run(&["ps", "--quiet", "--last=1"]).await {
             Ok(_) => Ok(nerdctl),
             Err(CliError::Run(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let missing = Failure::new("the host has no nerdctl in /usr/local/bin or another usual place");
-                Err(missing
-                    .field("environment.CONTAINER_RUNTIME")
-                    .fix("use an OSIE with nerdctl, such as CaptainOS")
-                    .cause(error))
+                let missing = missing.field("environment.CONTAINER_RUNTIME");
+                Err(missing.fix("use an OSIE with nerdctl, such as CaptainOS").cause(error))
             }
             Err(error) => Err(Failure::new("nerdctl does not answer").fix(LOOK_AT_ENGINE).cause(error)),
         }
     }
 
-    /// The engine of a ticket: enters the host.
+    /// As [`Nerdctl::reach`], without asking whether it answers.
     ///
     /// # Errors
-    /// Where the host cannot be entered.
-    pub fn known(namespace: &str) -> Result<Self, Failure> {
-        host::enter()?;
-        Ok(Self { cli: Cli::new(namespace), namespace: namespace.to_owned() })
+    /// Where the host cannot be entered, or what nerdctl needs in our own namespaces is missing.
+    pub fn known(host: bool, namespace: &str) -> Result<Self, Failure> {
+        let program = if host {
+            host::enter()?;
+            "nerdctl"
+        } else {
+            own_program()?
+        };
+        Ok(Self { cli: Cli::new(program, namespace), host, namespace: namespace.to_owned() })
     }
 
     async fn ids_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, CliError> {
@@ -143,8 +156,11 @@ impl Engine for Nerdctl {
     type Output = ();
 
     async fn identify(&self, _: &HandoffId) -> Result<Action, Failure> {
-        // The cgroup as the host sees it. With the host's PIDs, the proof is that the engine knows the
-        // candidate's process by our own PID.
+        // The cgroup, as the host sees it, names a candidate. The proof is that containerd knows the
+        // candidate's process by our own PID, or, where our PIDs are not the host's, that the kernel has
+        // us in the very cgroup that containerd made for the candidate.
+        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let hosts_pids = host::pids_are_the_hosts() || self.host;
         let failed = "cannot inspect the action container";
         for candidate in host::own_candidates() {
             let container = match self.cli.inspect(&candidate).await {
@@ -152,7 +168,10 @@ impl Engine for Nerdctl {
                 Err(error) if error.is_missing() => continue,
                 Err(error) => return Err(Failure::new(failed).fix(LOOK_AT_ENGINE).cause(error)),
             };
-            if container["Process"]["Pid"] != std::process::id() {
+            let made = container["Spec"]["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+            let in_its_cgroup = cgroup.lines().any(|line| !made.is_empty() && line.ends_with(&format!(":{made}")));
+            let proved = if hosts_pids { container["Process"]["Pid"] == std::process::id() } else { in_its_cgroup };
+            if !proved {
                 continue;
             }
             let image = container["Image"].as_str().unwrap_or_default();
@@ -177,8 +196,13 @@ impl Engine for Nerdctl {
         action.container["Spec"]["process"]["terminal"] == true
     }
 
-    fn ticket(&self) -> EngineTicket {
-        EngineTicket::Nerdctl { namespace: self.namespace.clone(), action_pid: std::process::id() }
+    fn ticket(&self, action: &Action) -> EngineTicket {
+        let pid = action.container["Process"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        EngineTicket::Nerdctl {
+            host: self.host,
+            namespace: self.namespace.clone(),
+            action_pid: pid.unwrap_or_default(),
+        }
     }
 
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
@@ -276,8 +300,8 @@ impl Engine for Nerdctl {
         let argument = ticket.to_argument().because("cannot write the waiter's ticket")?;
         let image = action.container["Image"].as_str().unwrap_or_default();
         let [role, of_action, of_handoff] = &labels;
-        // Entering the host and running nerdctl there takes all privileges. It needs no network of its own.
-        let call = [
+        // Entering the host, or running nerdctl ourselves, takes all privileges. It needs no network.
+        let mut call = vec![
             "create",
             "--name",
             &name,
@@ -293,18 +317,22 @@ impl Engine for Nerdctl {
             "--network",
             "none",
             "--cgroupns",
-            "private",
-            "--read-only",
+            "host",
             "--log-driver",
             "json-file",
             "--pull",
             "never",
             "--entrypoint",
             WAITER_PROGRAM,
-            image,
-            "--",
-            &argument,
         ];
+        let volumes = if self.host { Vec::new() } else { copy::volumes_on(&action.container, &VOLUMES) };
+        if self.host {
+            call.push("--read-only");
+        }
+        for volume in &volumes {
+            call.extend(["--volume", volume]);
+        }
+        call.extend([image, "--", &argument]);
         let id = self.cli.run(&call).await.map_err(|error| creation_failed("the waiter", &name, error))?;
         Ok(id.trim().to_owned())
     }
@@ -488,6 +516,23 @@ impl Nerdctl {
             sleep(PAUSE).await;
         }
     }
+}
+
+/// The nerdctl to run in our own namespaces, once what it needs is there.
+fn own_program() -> Result<&'static str, Failure> {
+    let missing: Vec<&str> = VOLUMES.into_iter().filter(|path| !Path::new(path).exists()).collect();
+    if !missing.is_empty() {
+        let what = format!("with NERDCTL_HOST false, nerdctl lacks these volumes: {}", missing.join(", "));
+        let lines: Vec<String> = missing.iter().map(|path| format!("{path}:{path}")).collect();
+        let fix = format!("add to the action's volumes: {}; or leave NERDCTL_HOST out", lines.join(", "));
+        return Err(Failure::new(what).field("volumes").fix(fix));
+    }
+    let there = |path: &&str| Path::new(path).exists();
+    [BUNDLED, HOSTS].into_iter().find(there).ok_or_else(|| {
+        Failure::new("with NERDCTL_HOST false there is no nerdctl: this image has none and the host's is not seen")
+            .field("image")
+            .fix("use the image variant that bundles nerdctl (tag ending in -nerdctl), add pid: host, or leave NERDCTL_HOST out")
+    })
 }
 
 /// Watches a process that is in the cgroup of this container; the check guards against a PID that
