@@ -13,10 +13,10 @@ GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-demo: ## watch one reboot action from start to reboot, in a throw-away machine (DEMO_WAIT=5)
-	@scripts/setup demo
-	@$(MAKE) --no-print-directory -s dist/waitdaemon.tar
-	@cargo run -q -p lab --bin demo
+demo: ## watch one reboot action from start to reboot, in a throw-away machine (DEMO_WAIT=5 ENGINE=docker|nerdctl)
+	@scripts/setup $(if $(filter nerdctl,$(ENGINE)),test,demo)
+	@$(MAKE) --no-print-directory -s dist/waitdaemon.tar $(if $(filter nerdctl,$(ENGINE)),cache)
+	@ENGINE=$(ENGINE) cargo run -q -p lab --bin demo
 
 test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent
 	@scripts/setup test

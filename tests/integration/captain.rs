@@ -37,6 +37,12 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::failure_is_reported", failure_is_reported),
         ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
         ("captain::the_same_action_again", the_same_action_again),
+        ("captain::all_capabilities_are_not_privileged", all_capabilities_are_not_privileged),
+        ("captain::containerd_restarts_during_the_wait", containerd_restarts_during_the_wait),
+        ("captain::containerd_is_stopped", containerd_is_stopped),
+        ("captain::nerdctl_is_missing", nerdctl_is_missing),
+        ("captain::registry_in_a_black_hole", registry_in_a_black_hole),
+        ("captain::too_many_volumes_for_nerdctl", too_many_volumes_for_nerdctl),
     ]
 }
 
@@ -318,5 +324,84 @@ fn a_missing_volume_is_named() -> Result<()> {
     let agent = reported(&captain, json!({"environment": environment, "volumes": volumes}), "FAILED")?;
     let text = agent.log();
     ensure!(text.contains("lacks these volumes: /opt/cni/bin") && text.contains("/opt/cni/bin:/opt/cni/bin"), "{text}");
+    Ok(())
+}
+
+/// A container that nerdctl made by hand, with every capability but not privileged.
+fn all_capabilities_are_not_privileged() -> Result<()> {
+    let captain = captain()?;
+    let run =
+        ["run", "--name", ACTION, "--pid", "host", "--cap-add", "ALL", "-e", "IMAGE=alpine", "-e", "WAIT_SECONDS=30"];
+    captain.nerdctl(&[&run[..], &["waitdaemon:dev", "true"]].concat())?;
+    let user = captain.inspect(USER)?;
+    let spec = &user["Spec"];
+    ensure!(spec["process"]["capabilities"]["bounding"].as_array().is_some_and(|all| all.len() > 30), "{spec}");
+    ensure!(
+        spec["linux"]["maskedPaths"].as_array().is_some_and(|paths| !paths.is_empty()),
+        "it became privileged: {spec}"
+    );
+    captain.nerdctl(&["stop", WAITER]).ok();
+    captain.nerdctl(&["rm", "-f", ACTION])?;
+    nothing_left(&captain)
+}
+
+fn containerd_restarts_during_the_wait() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "8"});
+    let action = json!({"command": ["sh", "-c", "echo run >> /out/ran"], "environment": environment});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    let restarted = captain.command("systemctl").args(["restart", "containerd"]).status()?;
+    ensure!(restarted.success(), "systemctl: {restarted}");
+    nothing_left(&captain)?;
+    drop(agent);
+    ensure!(fs::read_to_string(captain.out().join("ran"))? == "run\n", "it must run exactly once");
+    Ok(())
+}
+
+/// Without containerd no container starts; the program itself in a mount namespace of its own sees
+/// what a container would.
+fn containerd_is_stopped() -> Result<()> {
+    let captain = captain()?;
+    ensure!(captain.command("systemctl").args(["stop", "containerd"]).status()?.success());
+    let program = paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
+    let mut run = captain.command("unshare");
+    let said = lab::nest::output(run.args(["-m", "env", "-i", "IMAGE=alpine"]).arg(program))?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.code() == Some(12), "{}: {text}", said.status);
+    ensure!(text.contains("nerdctl does not answer") && text.contains("is not mounted"), "{text}");
+    Ok(())
+}
+
+fn nerdctl_is_missing() -> Result<()> {
+    let captain = captain()?;
+    ensure!(captain.command("rm").arg("/usr/local/bin/nerdctl").status()?.success());
+    let agent = reported(&captain, json!({"environment": {"IMAGE": "alpine"}}), "FAILED")?;
+    ensure!(agent.log().contains("the host has no nerdctl"), "{}", agent.log());
+    Ok(())
+}
+
+/// Whoever asks gets no answer at all, not even a refusal.
+fn registry_in_a_black_hole() -> Result<()> {
+    let captain = captain()?;
+    let mut drop_all = captain.command("iptables");
+    ensure!(
+        drop_all.args(["-A", "INPUT", "-i", "lo", "-p", "tcp", "--dport", "5998", "-j", "DROP"]).status()?.success()
+    );
+    let environment = json!({"IMAGE": "127.0.0.1:5998/any:1", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "6"});
+    let agent = reported(&captain, json!({"environment": environment}), "FAILED")?;
+    let text = agent.log();
+    ensure!(text.contains("was not pulled within 6 s") && text.contains("still pulling"), "{text}");
+    ensure!(!containers(&captain)?.contains(&format!("{ACTION}-")), "containers are left");
+    Ok(())
+}
+
+/// nerdctl keeps all volumes in one label of at most 4096 bytes: its own word is the error.
+fn too_many_volumes_for_nerdctl() -> Result<()> {
+    let captain = captain()?;
+    let volumes: Vec<String> = (0..60).map(|n| format!("/tmp:/volume-{n}")).collect();
+    let agent = reported(&captain, json!({"environment": {"IMAGE": "alpine"}, "volumes": volumes}), "FAILED")?;
+    let text = agent.log();
+    ensure!(text.contains("cannot create the user container") && text.contains("label"), "{text}");
+    ensure!(!containers(&captain)?.contains(&format!("{ACTION}-")), "containers are left");
     Ok(())
 }

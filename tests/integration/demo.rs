@@ -33,6 +33,17 @@ pub fn reboots_a_machine() -> Result<()> {
     in_order(&text, &steps)
 }
 
+/// As CaptainOS shows it: systemd has to be asked.
+pub fn reboots_a_captain() -> Result<()> {
+    let said = output(Command::new(program()).env("DEMO_WAIT", "1").env("ENGINE", "nerdctl"))?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    in_order(
+        &text,
+        &["starts the action", "reported SUCCESS", "user container started", "asks systemd", "rebooted in order"],
+    )
+}
+
 /// `make push` as the README has it, to a registry in a machine.
 pub fn push_reaches_a_registry() -> Result<()> {
     let machine = crate::world::machine(Engine::Debian)?;

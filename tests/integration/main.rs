@@ -31,9 +31,10 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 4] = [
+    let on_no_engine: [(&str, Plain); 5] = [
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
+        ("demo::reboots_a_captain", demo::reboots_a_captain),
         ("demo::prints_without_root", demo::prints_without_root),
         ("demo::push_reaches_a_registry", demo::push_reaches_a_registry),
     ];

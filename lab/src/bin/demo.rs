@@ -10,6 +10,8 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::agent::{Agent, Runtime};
+use lab::captain::Captain;
 use lab::image;
 use lab::machine::{Engine, Machine, REBOOTED};
 use lab::paths;
@@ -38,7 +40,12 @@ fn demo() -> Result<()> {
     };
     let folder = std::env::temp_dir().join(format!("waitdaemon-demo-{}", std::process::id()));
     let user = folder.join("user.tar");
-    let result = if is_root()? { reboot(wait, &user) } else { print_only(wait, &user) };
+    let nerdctl = std::env::var("ENGINE").is_ok_and(|engine| engine == "nerdctl");
+    let result = match (is_root()?, nerdctl) {
+        (true, false) => reboot(wait, &user),
+        (true, true) => reboot_captain(wait, &user),
+        (false, _) => print_only(wait, &user),
+    };
     fs::remove_dir_all(folder)?;
     result
 }
@@ -54,7 +61,7 @@ fn reboot(wait: u64, user: &Path) -> Result<()> {
     machine.load(&paths::root().join("dist/waitdaemon.tar"))?;
     let mut show =
         Timeline::new(|| machine.docker_command(), "alpine", wait, &["reboot"], &["--privileged", "--pid", "host"])?;
-    show.until_started("alpine: reboot")?;
+    show.until_started("alpine: reboot");
     let code = machine.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
     show.line("machine rebooted: reboot(2) ended it");
@@ -62,6 +69,55 @@ fn reboot(wait: u64, user: &Path) -> Result<()> {
     println!(
         "\nThe action had ended with 0 before the machine went down: no endless loop. The throw-away machine is gone."
     );
+    Ok(())
+}
+
+/// The same on a machine like CaptainOS, here with the real Tink Agent, to the reboot.
+fn reboot_captain(wait: u64, user: &Path) -> Result<()> {
+    image::busybox(user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
+    println!("Booting a throw-away machine like CaptainOS: systemd as PID 1, its own containerd, nerdctl, no network.");
+    let begin = Instant::now();
+    let mut captain = Captain::boot()?;
+    println!("Booted in {:.1} s. Nothing was started on this host itself.", begin.elapsed().as_secs_f64());
+    captain.load(user)?;
+    captain.load(&paths::root().join("dist/waitdaemon.tar"))?;
+    let actions = captain.out().join("actions.yaml");
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": wait.to_string()});
+    let action = json!([{"name": "reboot", "image": "waitdaemon:dev", "timeout": 90, "pid": "host",
+                         "command": ["reboot"], "environment": environment}]);
+    fs::write(&actions, action.to_string())?;
+    let waiter = "tinkerbell_reboot_a0-waiter";
+    // What the waiter has said so far; nothing once the machine goes down.
+    let said = |captain: &Captain| {
+        let output = captain.nerdctl_command().args(["logs", waiter]).output()?;
+        Ok::<_, anyhow::Error>(format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    };
+    println!("\n  seconds");
+    let show = Clock::start();
+    let agent = Agent::start(&captain, Runtime::Containerd, &actions)?;
+    let report =
+        |state: &str| until(state, LIMIT, || Ok(agent.reports()?.into_iter().find(|report| report.state == state)));
+    report("RUNNING")?;
+    show.line("the Tink Agent starts the action");
+    until("the waiter to be armed", LIMIT, || Ok(said(&captain)?.contains("\"armed\"").then_some(())))?;
+    report("SUCCESS")?;
+    let ended = Instant::now();
+    show.line("waiter armed, action ended with 0: the Tink Agent has reported SUCCESS");
+    show.count(wait, ended);
+    until("the user container", LIMIT, || Ok(said(&captain)?.contains("user container started").then_some(())))?;
+    show.line("user container started (alpine: reboot), which systemd does not act on");
+    until("the waiter to ask systemd", LIMIT, || {
+        Ok((said(&captain)?.contains("asking systemd") || captain.ended()?.is_some()).then_some(()))
+    })?;
+    show.line("the machine still runs: the waiter asks systemd");
+    let code = captain.wait_for_end(LIMIT)?;
+    ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
+    show.line("machine rebooted in order: reboot(2) ended it");
+    println!("\nThe throw-away machine is gone.");
     Ok(())
 }
 
@@ -79,7 +135,7 @@ fn print_only(wait: u64, user: &Path) -> Result<()> {
     }
     let result =
         Timeline::new(docker, image, wait, &["echo", "hello from the user container"], &[]).and_then(|mut show| {
-            show.until_started("echo")?;
+            show.until_started("echo");
             until("the containers' end", LIMIT, || {
                 let left = docker().args(["ps", "-aq", "--filter", &format!("name={ACTION}")]).output()?;
                 Ok(left.stdout.is_empty().then_some(()))
@@ -93,9 +149,14 @@ fn print_only(wait: u64, user: &Path) -> Result<()> {
 
 /// The action, and what is printed of it.
 struct Timeline {
-    begin: Instant,
+    clock: Clock,
     events: Child,
     lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// Prints lines with the seconds since its start.
+struct Clock {
+    begin: Instant,
     live: bool,
 }
 
@@ -112,13 +173,13 @@ impl Timeline {
         watch.args(["events", "--filter", "type=container", "--format", "{{.Action}} {{.Actor.Attributes.name}}"]);
         let mut events = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let lines = BufReader::new(events.stdout.take().context("no events")?).lines();
-        let mut show = Self { begin: Instant::now(), events, lines, live: std::io::stdout().is_terminal() };
+        let mut show = Self { clock: Clock::start(), events, lines };
         println!("\n  seconds");
         let (image, seconds) = (format!("IMAGE={image}"), format!("WAIT_SECONDS={wait}"));
         let socket = "/var/run/docker.sock:/var/run/docker.sock";
         let fixed = ["create", "--name", ACTION, "-v", socket, "-e", &image, "-e", &seconds];
         run(&[&fixed[..], flags, &["waitdaemon:dev"], command].concat())?;
-        show.begin = Instant::now();
+        show.clock = Clock::start();
         show.line("action container started, as the Tink Agent does it");
         run(&["start", ACTION])?;
         show.until(&format!("start {ACTION}-waiter"))?;
@@ -133,16 +194,17 @@ impl Timeline {
         ensure!(code == "0", "the action ended with {code}");
         let armed = run(&["logs", &format!("{ACTION}-waiter")])?;
         ensure!(armed.contains("\"message\":\"armed\""), "the waiter did not say that it is armed:\n{armed}");
-        show.at(ended, "waiter armed, action ended with 0: an agent would report SUCCESS here");
+        show.clock.at(ended, "waiter armed, action ended with 0: an agent would report SUCCESS here");
         run(&["rm", "-f", ACTION])?;
-        show.count(wait, ended);
+        show.clock.count(wait, ended);
         Ok(show)
     }
 
-    fn until_started(&mut self, what: &str) -> Result<()> {
-        self.until(&format!("start {ACTION}-user"))?;
-        self.line(&format!("user container started ({what})"));
-        Ok(())
+    /// A reboot can end the engine before it has told of the start; then its end is what tells.
+    fn until_started(&mut self, what: &str) {
+        let told = self.until(&format!("start {ACTION}-user")).is_ok();
+        let also = if told { "" } else { "; the engine goes down already" };
+        self.line(&format!("user container started ({what}){also}"));
     }
 
     /// Reads the engine's events to this one.
@@ -153,6 +215,16 @@ impl Timeline {
             }
         }
         bail!("the engine's events ended before: {event}")
+    }
+
+    fn line(&self, text: &str) {
+        self.clock.line(text);
+    }
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { begin: Instant::now(), live: std::io::stdout().is_terminal() }
     }
 
     /// A line that counts the seconds; on a terminal only, where it can be written over.

@@ -54,6 +54,8 @@ pub struct Nerdctl {
     cli: Cli,
     host: bool,
     namespace: String,
+    /// No container of ours was there when nerdctl was reached, so no earlier attempt left one.
+    none_of_ours: bool,
 }
 
 /// The action container and our own image, as inspected.
@@ -76,8 +78,8 @@ impl Nerdctl {
     /// Why nerdctl cannot be used, with what mends it.
     pub async fn reach(host: bool, namespace: &str) -> Result<Self, Failure> {
         let nerdctl = Self::known(host, namespace)?;
-        match nerdctl.cli.run(&["ps", "--quiet", "--last=1"]).await {
-            Ok(_) => Ok(nerdctl),
+        match nerdctl.ids_labelled(LABEL_ACTION).await {
+            Ok(ours) => Ok(Self { none_of_ours: ours.is_empty(), ..nerdctl }),
             Err(CliError::Run(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let missing = Failure::new("the host has no nerdctl in /usr/local/bin or another usual place");
                 let missing = missing.field("environment.CONTAINER_RUNTIME");
@@ -98,11 +100,12 @@ impl Nerdctl {
         } else {
             own_program()?
         };
-        Ok(Self { cli: Cli::new(program, namespace), host, namespace: namespace.to_owned() })
+        Ok(Self { cli: Cli::new(program, namespace), host, namespace: namespace.to_owned(), none_of_ours: false })
     }
 
-    async fn ids_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, CliError> {
-        let filter = format!("label={key}={value}");
+    /// The containers, running or not, with this label: a key, or a key and its value.
+    async fn ids_labelled(&self, label: &str) -> Result<Vec<String>, CliError> {
+        let filter = format!("label={label}");
         let mut tries = 0;
         loop {
             match self.cli.run(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).await {
@@ -248,8 +251,10 @@ impl Engine for Nerdctl {
         let failed = |error: CliError| {
             Failure::new("cannot clear what an earlier attempt of this action left").fix(LOOK_AT_ENGINE).cause(error)
         };
-        let found = self.ids_labelled(LABEL_ACTION, &action.name).await.map_err(failed)?;
-        // Most often nothing was left, and one call is enough to know.
+        if self.none_of_ours {
+            return Ok(Earlier::Cleared);
+        }
+        let found = self.ids_labelled(&format!("{LABEL_ACTION}={}", action.name)).await.map_err(failed)?;
         let mut users = Vec::new();
         for id in found {
             let container = match self.cli.inspect(&id).await {
@@ -371,7 +376,7 @@ impl Engine for Nerdctl {
 
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
-        let made = self.ids_labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)?;
+        let made = self.ids_labelled(&format!("{LABEL_HANDOFF}={}", handoff.as_str())).await.because(failed)?;
         let mut call = vec!["rm", "--force", "--volumes"];
         call.extend(made.iter().map(String::as_str));
         if made.is_empty() {
