@@ -1,6 +1,7 @@
 //! A CaptainOS-like machine: the real systemd as PID 1, a real containerd and nerdctl.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,6 +90,23 @@ impl Captain {
         let text = self.nerdctl(&["container", "inspect", "--mode=native", container])?;
         let mut documents: Vec<Value> = serde_json::from_str(&text)?;
         documents.pop().context("inspect gave nothing")
+    }
+
+    /// What all containers have logged, as nerdctl keeps it, read from the host: that works while the
+    /// machine goes down, when nothing may be run inside any more.
+    pub fn container_logs(&self) -> String {
+        let mut text = String::new();
+        let mut folders = vec![self.nest.folder().join("data/nerdctl")];
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.to_string_lossy().ends_with("-json.log") {
+                    text.push_str(&fs::read_to_string(path).unwrap_or_default());
+                }
+            }
+        }
+        text
     }
 
     /// The end of the machine's logs, for failures.

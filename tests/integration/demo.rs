@@ -13,6 +13,13 @@ fn program() -> std::path::PathBuf {
     paths::root().join("target/debug/demo")
 }
 
+/// The demo, ended if it hangs.
+fn limited() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", "180"]).arg(program());
+    command
+}
+
 /// Asserts that the lines come in this order.
 fn in_order(text: &str, words: &[&str]) -> Result<()> {
     let mut rest = text;
@@ -25,7 +32,7 @@ fn in_order(text: &str, words: &[&str]) -> Result<()> {
 
 /// With root: to the reboot of a throw-away machine.
 pub fn reboots_a_machine() -> Result<()> {
-    let said = output(Command::new(program()).env("DEMO_WAIT", "1"))?;
+    let said = output(limited().env("DEMO_WAIT", "1"))?;
     let text = String::from_utf8_lossy(&said.stdout);
     ensure!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
     let steps =
@@ -35,7 +42,7 @@ pub fn reboots_a_machine() -> Result<()> {
 
 /// As CaptainOS shows it: systemd has to be asked.
 pub fn reboots_a_captain() -> Result<()> {
-    let said = output(Command::new(program()).env("DEMO_WAIT", "1").env("ENGINE", "nerdctl"))?;
+    let said = output(limited().env("DEMO_WAIT", "1").env("ENGINE", "nerdctl"))?;
     let text = String::from_utf8_lossy(&said.stdout);
     ensure!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
     in_order(

@@ -39,11 +39,12 @@ fn demo() -> Result<()> {
         _ => 5,
     };
     let folder = std::env::temp_dir().join(format!("waitdaemon-demo-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
     let user = folder.join("user.tar");
     let nerdctl = std::env::var("ENGINE").is_ok_and(|engine| engine == "nerdctl");
     let result = match (is_root()?, nerdctl) {
         (true, false) => reboot(wait, &user),
-        (true, true) => reboot_captain(wait, &user),
+        (true, true) => reboot_captain(wait),
         (false, _) => print_only(wait, &user),
     };
     fs::remove_dir_all(folder)?;
@@ -73,29 +74,22 @@ fn reboot(wait: u64, user: &Path) -> Result<()> {
 }
 
 /// The same on a machine like CaptainOS, here with the real Tink Agent, to the reboot.
-fn reboot_captain(wait: u64, user: &Path) -> Result<()> {
-    image::busybox(user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
+fn reboot_captain(wait: u64) -> Result<()> {
     println!("Booting a throw-away machine like CaptainOS: systemd as PID 1, its own containerd, nerdctl, no network.");
     let begin = Instant::now();
     let mut captain = Captain::boot()?;
     println!("Booted in {:.1} s. Nothing was started on this host itself.", begin.elapsed().as_secs_f64());
-    captain.load(user)?;
+    // The machine has a root of its own: it sees this folder, and not /tmp.
+    let user = captain.out().join("user.tar");
+    image::busybox(&user, "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;
+    captain.load(&user)?;
     captain.load(&paths::root().join("dist/waitdaemon.tar"))?;
     let actions = captain.out().join("actions.yaml");
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": wait.to_string()});
     let action = json!([{"name": "reboot", "image": "waitdaemon:dev", "timeout": 90, "pid": "host",
                          "command": ["reboot"], "environment": environment}]);
     fs::write(&actions, action.to_string())?;
-    let waiter = "tinkerbell_reboot_a0-waiter";
-    // What the waiter has said so far; nothing once the machine goes down.
-    let said = |captain: &Captain| {
-        let output = captain.nerdctl_command().args(["logs", waiter]).output()?;
-        Ok::<_, anyhow::Error>(format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        ))
-    };
+    let said = |captain: &Captain, words: &str| captain.container_logs().contains(words).then_some(());
     println!("\n  seconds");
     let show = Clock::start();
     let agent = Agent::start(&captain, Runtime::Containerd, &actions)?;
@@ -103,16 +97,14 @@ fn reboot_captain(wait: u64, user: &Path) -> Result<()> {
         |state: &str| until(state, LIMIT, || Ok(agent.reports()?.into_iter().find(|report| report.state == state)));
     report("RUNNING")?;
     show.line("the Tink Agent starts the action");
-    until("the waiter to be armed", LIMIT, || Ok(said(&captain)?.contains("\"armed\"").then_some(())))?;
+    until("the waiter to be armed", LIMIT, || Ok(said(&captain, "armed")))?;
     report("SUCCESS")?;
     let ended = Instant::now();
     show.line("waiter armed, action ended with 0: the Tink Agent has reported SUCCESS");
     show.count(wait, ended);
-    until("the user container", LIMIT, || Ok(said(&captain)?.contains("user container started").then_some(())))?;
+    until("the user container", LIMIT, || Ok(said(&captain, "user container started")))?;
     show.line("user container started (alpine: reboot), which systemd does not act on");
-    until("the waiter to ask systemd", LIMIT, || {
-        Ok((said(&captain)?.contains("asking systemd") || captain.ended()?.is_some()).then_some(()))
-    })?;
+    until("the waiter to ask systemd", LIMIT, || Ok(said(&captain, "asking systemd")))?;
     show.line("the machine still runs: the waiter asks systemd");
     let code = captain.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
