@@ -23,9 +23,11 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
     vec![
         ("captain::benign_command_runs_once", || benign_command_runs_once("")),
         ("captain::benign_command_runs_once_with_network_host", || benign_command_runs_once("host")),
-        ("captain::example_reboot", || example_reboots("reboot")),
-        ("captain::example_nerdctl_only", || example_reboots("nerdctl-only")),
-        ("captain::example_nerdctl_own", || example_reboots("nerdctl-own")),
+        ("captain::example_reboot", || example_reboots("reboot", "")),
+        ("captain::example_reboot_with_network_host", || example_reboots("reboot", "host")),
+        ("captain::example_nerdctl_only", || example_reboots("nerdctl-only", "")),
+        ("captain::example_nerdctl_own", || example_reboots("nerdctl-own", "")),
+        ("captain::example_nerdctl_own_with_network_host", || example_reboots("nerdctl-own", "host")),
         ("captain::own_nerdctl_of_the_image_with_private_pid", own_nerdctl_of_the_image_with_private_pid),
         ("captain::a_missing_volume_is_named", a_missing_volume_is_named),
         ("captain::example_kexec", example_kexec),
@@ -120,11 +122,17 @@ fn benign_command_runs_once(network: &str) -> Result<()> {
     Ok(())
 }
 
-/// The documentation's template, unchanged, on this system too: the machine reboots in order.
-fn example_reboots(name: &str) -> Result<()> {
+/// The documentation's template on this system too, unchanged or with a network: the machine reboots
+/// in order.
+fn example_reboots(name: &str, network: &str) -> Result<()> {
     let mut captain = captain()?;
     captain.nerdctl(&["tag", "waitdaemon:dev", "ghcr.io/waitdaemon/waitdaemon:latest"])?;
-    let file = paths::root().join(format!("examples/{name}.yaml"));
+    let mut file = paths::root().join(format!("examples/{name}.yaml"));
+    if !network.is_empty() {
+        let text = fs::read_to_string(&file)? + &format!("  namespaces:\n    network: {network}\n");
+        file = captain.out().join("example.yaml");
+        fs::write(&file, text)?;
+    }
     let agent = Agent::start(&captain, Runtime::Containerd, &file)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(report.state == "SUCCESS", "reported {}: {}", report.state, agent.log());

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::engine::json::{list, text};
+
 /// What the engine must be asked for, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Creation {
@@ -299,14 +301,6 @@ fn get<'a>(map: &'a Map<String, Value>, field: &str) -> &'a Value {
 
 fn object(value: &Value) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::engine::json::{list, text};
+
 /// Something of the action that nerdctl cannot carry over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("nerdctl cannot carry over {0}")]
@@ -246,14 +248,6 @@ fn nothing(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.values().all(nothing),
     }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]
