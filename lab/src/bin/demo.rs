@@ -105,9 +105,7 @@ fn reboot_captain(wait: u64) -> Result<()> {
     until("the user container", LIMIT, || Ok(said(&captain, "user container started")))?;
     show.line("user container started (alpine: reboot), which systemd does not act on");
     // A machine that goes down quickly may do so before the line is on the disk.
-    until("the waiter to ask systemd", LIMIT, || {
-        Ok(said(&captain, "asking systemd").or(captain.ended()?.map(drop)))
-    })?;
+    until("the waiter to ask systemd", LIMIT, || Ok(said(&captain, "asking systemd").or(captain.ended()?.map(drop))))?;
     show.line("the machine still runs: the waiter asks systemd");
     let code = captain.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "the machine ended with {code}, not with {REBOOTED} (reboot)");
