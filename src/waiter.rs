@@ -16,7 +16,6 @@ use crate::ticket::Ticket;
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
 /// How long attaching to the user container's output may hold its start up.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
-
 /// How long a waiter that was told to end may take to remove itself.
 const LAST_CALL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a machine that is asked to reboot by its init may go on before it is asked otherwise.

@@ -2,6 +2,7 @@
 #![allow(async_fn_in_trait)] // Used by this program alone, on one thread: no caller needs Send bounds.
 
 pub mod docker;
+pub mod failures;
 pub mod json;
 pub mod nerdctl;
 pub mod tail;

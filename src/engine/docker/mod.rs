@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use self::api::{Api, ApiError, Stream, part};
 use self::stream::Demux;
 use super::tail::Tail;
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
@@ -86,12 +86,7 @@ impl Docker {
     }
 
     async fn pull(&self, image: &Reference) -> Result<(), Failure> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Failure::new(format!("cannot pull the image {image}"))
-                .field("environment.IMAGE")
-                .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
-                .cause(error)
-        };
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| failures::pull_failed(image).cause(error);
         tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
         let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
         let mut stream = self.api.post_stream(&path).await.map_err(|error| failed(error.into()))?;
@@ -248,11 +243,7 @@ impl Engine for Docker {
             Err(ApiError::Refused { status: 404, .. }) => {}
             Err(error) => return Err(error).because(format!("cannot inspect the image {image}")),
         }
-        timeout(limit, self.pull(image)).await.unwrap_or_else(|_| {
-            Err(Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
-                .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
-                .fix("raise it together with the action's timeout, or put the image nearer to the machine"))
-        })
+        timeout(limit, self.pull(image)).await.unwrap_or_else(|_| Err(failures::pull_too_long(image, limit)))
     }
 
     async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
@@ -345,10 +336,7 @@ impl Engine for Docker {
             let said = tail.into_lines().join(" | ");
             Err(Failure::new("the waiter ended before it was armed").fix("see what it said").cause(said))
         };
-        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| {
-            let what = format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs());
-            Err(Failure::new(what).fix(LOOK_AT_ENGINE))
-        })
+        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| Err(failures::not_armed().fix(LOOK_AT_ENGINE)))
     }
 
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {

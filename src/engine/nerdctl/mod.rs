@@ -16,7 +16,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use self::cli::{Cli, CliError};
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
@@ -233,15 +233,10 @@ impl Engine for Nerdctl {
         match pulled {
             Ok(_) => tracing::info!(image = name, "pulled"),
             Err(CliError::Late { .. }) => {
-                return Err(Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
-                    .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
-                    .fix("raise it together with the action's timeout, or put the image nearer to the machine"));
+                return Err(failures::pull_too_long(image, limit));
             }
             Err(error) => {
-                return Err(Failure::new(format!("cannot pull the image {image}"))
-                    .field("environment.IMAGE")
-                    .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
-                    .cause(error));
+                return Err(failures::pull_failed(image).cause(error));
             }
         }
         Ok(())
@@ -368,10 +363,7 @@ impl Engine for Nerdctl {
                 sleep(LOOK_EVERY).await;
             }
         };
-        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| {
-            let what = format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs());
-            Err(Failure::new(what).fix(LOOK_AT_ENGINE))
-        })
+        timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| Err(failures::not_armed().fix(LOOK_AT_ENGINE)))
     }
 
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
