@@ -61,13 +61,27 @@ pub fn write(path: &Path, reference: &str, config: &Value, entries: &[Entry]) ->
 /// # Errors
 /// As [`write`].
 pub fn waitdaemon(path: &Path, reference: &str, program: &Path, nerdctl: Option<&Path>) -> Result<()> {
+    waitdaemon_with(path, reference, program, nerdctl, &json!({"Entrypoint": ["/waitdaemon"]}))
+}
+
+/// As [`waitdaemon`], repackaged with another image configuration.
+///
+/// # Errors
+/// As [`write`].
+pub fn waitdaemon_with(
+    path: &Path,
+    reference: &str,
+    program: &Path,
+    nerdctl: Option<&Path>,
+    config: &Value,
+) -> Result<()> {
     let mut entries = vec![
         Entry::File("waitdaemon", 0o755, program.into()),
         Entry::Link("waiter".into(), "waitdaemon"),
         Entry::Folder("tmp", 0o1777),
     ];
     entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
-    write(path, reference, &json!({"Entrypoint": ["/waitdaemon"]}), &entries)
+    write(path, reference, config, &entries)
 }
 
 /// BusyBox as Alpine has it: every applet in /bin. It stands in for images that cannot be pulled in

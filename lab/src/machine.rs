@@ -134,6 +134,29 @@ impl Machine {
         self.docker(&["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()]).map(drop)
     }
 
+    /// Asks the engine's API; returns the status and the answer, which is text where it is not JSON.
+    ///
+    /// # Errors
+    /// Where curl gets no answer.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-X", method, "--unix-socket"]).arg(self.socket());
+        if body.is_some() {
+            curl.args(["-H", "Content-Type: application/json", "--data-binary", "@-"]);
+        }
+        curl.arg(format!("http://engine{path}"));
+        let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let (Some(mut input), Some(body)) = (curl.stdin.take(), body) {
+            input.write_all(body.to_string().as_bytes())?;
+        }
+        let said = curl.wait_with_output()?;
+        ensure!(said.status.success(), "curl: {}", String::from_utf8_lossy(&said.stderr));
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let (answer, status) = text.rsplit_once('\n').context("no status")?;
+        let value = serde_json::from_str(answer).unwrap_or_else(|_| answer.to_owned().into());
+        Ok((status.parse()?, value))
+    }
+
     /// Every container of the engine, running or not: its inspect document.
     ///
     /// # Errors

@@ -95,6 +95,11 @@ impl Nest {
         self.folder.join("out")
     }
 
+    /// The name of the cgroup, in each hierarchy, that holds all of the machine's.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// The machine's PID 1, as the host sees it.
     pub fn init(&self) -> u32 {
         self.init

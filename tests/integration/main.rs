@@ -8,6 +8,7 @@ mod bad_input;
 mod by_agent;
 mod captain;
 mod demo;
+mod fidelity;
 mod identity;
 mod readme;
 mod verdict;
@@ -27,7 +28,7 @@ fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a case is waiting: more of them than cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    if let Err(error) = world::make_images() {
+    if let Err(error) = world::make_images().and_then(|()| fidelity::make_images()) {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
@@ -49,6 +50,7 @@ fn main() -> std::process::ExitCode {
             again::cases(),
             bad_input::cases(),
             by_agent::cases(),
+            fidelity::cases(),
             identity::cases(),
             verdict::cases(),
             watch::cases(),

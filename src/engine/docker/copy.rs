@@ -20,10 +20,11 @@ pub struct Creation {
     pub connect: Vec<(String, Value)>,
 }
 
-/// Fields of `Config` that create merges from the image: what equals our own image's is not the
-/// action's. `Env`, `Labels`, `Entrypoint` and `Cmd` are merged in their own ways, below.
-const MERGED_FROM_IMAGE: [&str; 9] =
-    ["User", "WorkingDir", "Volumes", "ExposedPorts", "Healthcheck", "StopSignal", "StopTimeout", "OnBuild", "Shell"];
+/// Fields of `Config` that create takes from the image where the action has none: what equals our
+/// own image's is not the action's (moby `daemon/commit.go`, `merge`).
+const FROM_IMAGE: [&str; 6] = ["User", "WorkingDir", "StopSignal", "StopTimeout", "OnBuild", "Shell"];
+/// Those that it joins entry by entry. `Env`, `Entrypoint` and `Cmd` go their own ways, below.
+const JOINED_WITH_IMAGE: [&str; 4] = ["Labels", "Volumes", "ExposedPorts", "Healthcheck"];
 
 /// The user container: everything that the action was given, less our own image's part.
 ///
@@ -36,15 +37,23 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     let id = text(&action["Id"]);
 
     config.insert("Image".into(), image.into());
-    for field in MERGED_FROM_IMAGE {
+    for field in FROM_IMAGE {
         if config.get(field).is_some_and(|value| same(value, &own[field])) {
             config.remove(field);
+        }
+    }
+    for field in JOINED_WITH_IMAGE {
+        if let Some(Value::Object(entries)) = config.get_mut(field) {
+            entries.retain(|key, value| own[field].get(key) != Some(value));
+            if entries.is_empty() {
+                config.remove(field);
+            }
         }
     }
     let env = without(get(&config, "Env"), &own["Env"]);
     config.insert("Env".into(), env.into());
     command(&mut config, own);
-    label(&mut config, own, labels);
+    label(&mut config, labels);
     hostname(&mut config, &host, id);
 
     // The waiter decides when the user container starts and when it is removed.
@@ -53,7 +62,7 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     // A path for the docker command's own use; the engine ignores it.
     host.remove("ContainerIDFile");
     links(&mut host);
-    anonymous_volumes(&mut config, &mut host, &action["Mounts"]);
+    anonymous_volumes(&mut config, &mut host, &action["Mounts"], own);
 
     let mut connect = endpoints(action, text(get(&host, "NetworkMode")), id);
     let first = connect.iter().position(|(name, _)| is_mode(action, &host, name)).map(|index| connect.remove(index));
@@ -148,9 +157,8 @@ fn command(config: &mut Map<String, Value>, own: &Value) {
     }
 }
 
-fn label(config: &mut Map<String, Value>, own: &Value, labels: &[(&str, String)]) {
+fn label(config: &mut Map<String, Value>, labels: &[(&str, String)]) {
     let mut kept = object(get(config, "Labels"));
-    kept.retain(|key, value| own["Labels"].get(key) != Some(value));
     kept.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
     config.insert("Labels".into(), kept.into());
 }
@@ -183,37 +191,44 @@ fn links(host: &mut Map<String, Value>) {
 }
 
 /// An anonymous volume has its name only in `Mounts`. It is bound by name, so that the user
-/// container has the action's volume and not a new one.
-fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value) {
-    let named = |destination: &str| {
-        let binds = list(get(host, "Binds")).iter().map(text);
-        let in_binds = binds.filter_map(|bind| bind.split(':').nth(1)).any(|target| cleaned(target) == destination);
-        let listed = list(get(host, "Mounts")).iter();
-        let in_mounts = listed.filter(|mount| !text(&mount["Source"]).is_empty());
-        in_binds || in_mounts.into_iter().any(|mount| cleaned(text(&mount["Target"])) == destination)
+/// container has the action's volume and not a new one; but our own image's volumes are left out.
+fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value, own: &Value) {
+    let bound = |destination: &str| {
+        let targets = list(get(host, "Binds")).iter().filter_map(|bind| text(bind).split(':').nth(1));
+        let listed = list(get(host, "Mounts")).iter().filter(|mount| !text(&mount["Source"]).is_empty());
+        targets.chain(listed.map(|mount| text(&mount["Target"]))).any(|target| cleaned(target) == destination)
+    };
+    let of_own_image = |destination: &str| {
+        own["Volumes"].as_object().into_iter().flatten().any(|(target, _)| cleaned(target) == destination)
     };
     let volumes = list(mounts).iter().filter(|mount| mount["Type"] == "volume");
-    let anonymous: Vec<(String, String)> = volumes
-        .filter(|mount| !named(text(&mount["Destination"])))
-        .map(|mount| {
-            let mode = if mount["RW"] == false { ":ro" } else { "" };
-            let destination = text(&mount["Destination"]).to_owned();
-            let bind = format!("{}:{destination}{mode}", text(&mount["Name"]));
-            (destination, bind)
-        })
-        .collect();
-    for (destination, bind) in anonymous {
+    let anonymous: Vec<&Value> = volumes.filter(|mount| !bound(text(&mount["Destination"]))).collect();
+    let mut binds = list(get(host, "Binds")).to_vec();
+    for mount in anonymous {
+        let destination = text(&mount["Destination"]);
+        let here = |target: &str| cleaned(target) == destination;
+        binds.retain(|bind| !here(text(bind)));
         if let Some(Value::Object(volumes)) = config.get_mut("Volumes") {
-            volumes.retain(|target, _| cleaned(target) != destination);
+            volumes.retain(|target, _| !here(target));
         }
-        if let Some(Value::Array(listed)) = host.get_mut("Mounts") {
-            listed.retain(|mount| cleaned(text(&mount["Target"])) != destination);
-        }
-        match host.get_mut("Binds") {
-            Some(Value::Array(binds)) => binds.push(bind.into()),
-            _ => drop(host.insert("Binds".into(), json!([bind]))),
+        let listed = host.get_mut("Mounts").and_then(Value::as_array_mut).into_iter().flatten();
+        if let Some(listed) = listed.into_iter().find(|listed| here(text(&listed["Target"]))) {
+            listed["Source"] = volume_name(mount).into();
+        } else if !of_own_image(destination) {
+            let mode = if mount["RW"] == false { ":ro" } else { "" };
+            binds.push(format!("{}:{destination}{mode}", volume_name(mount)).into());
         }
     }
+    if !binds.is_empty() {
+        host.insert("Binds".into(), binds.into());
+    }
+}
+
+/// A volume's name. moby v2.0.0-beta.7 does not show it where the volume came from a bind without a
+/// source; the local driver's paths end in `/<name>/_data`.
+fn volume_name(mount: &Value) -> &str {
+    let from_path = text(&mount["Source"]).strip_suffix("/_data").and_then(|path| path.rsplit('/').next());
+    mount["Name"].as_str().filter(|name| !name.is_empty()).or(from_path).unwrap_or_default()
 }
 
 /// A path as the engine shows it in `Mounts`, however the user wrote it (moby: `filepath.Clean`).

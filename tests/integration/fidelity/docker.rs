@@ -1,0 +1,325 @@
+//! Runs the rows on a real Docker Engine. The measure is the engine itself: the user container must be
+//! what it makes of the action's own create request when that names IMAGE, as inspected and as the OCI
+//! runtime gets it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::machine::{Engine, Machine};
+use lab::until::until;
+use serde_json::{Value, json};
+
+use super::compare::{differences, merge, without_id};
+use super::rows::{Became, Row, Set};
+use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine};
+
+/// What the engine says of a container that differs from one to the next without anybody's wish.
+const INCIDENTAL: [&str; 10] = [
+    "/Spec/root/path",
+    "/Spec/hooks",
+    "/Spec/linux/rootfsPropagation",
+    "/NetworkID",
+    "/EndpointID",
+    "/Gateway",
+    "/IPv6Gateway",
+    "/IPPrefixLen",
+    "/GlobalIPv6PrefixLen",
+    "/SandboxID",
+];
+
+/// Runs all rows of a group that this engine knows.
+pub fn run(engine: Engine, rows: &[Row]) -> Result<()> {
+    let bench = Bench::new(engine)?;
+    let mut wrong = Vec::new();
+    let mut ran = 0;
+    for row in rows.iter().filter(|row| (row.api.0..=row.api.1).contains(&bench.api)) {
+        ran += 1;
+        let found = match bench.row(row) {
+            Ok(became) => row.wrong(&became),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(found) = found {
+            wrong.push(format!("{}:\n    {found}", row.setting));
+        }
+        if let Err(error) = bench.clear() {
+            wrong.push(format!("{}:\n    {error:#}", row.setting));
+        }
+    }
+    ensure!(ran > 0, "no row was run");
+    ensure!(wrong.is_empty(), "{} of {ran} rows are wrong:\n  {}", wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+/// The minor version of the API that an engine speaks: what decides which rows it has.
+pub fn api_of(engine: Engine) -> u32 {
+    match engine {
+        Engine::Debian => 41,
+        Engine::Moby => 54,
+    }
+}
+
+/// A machine with all that rows refer to.
+struct Bench {
+    machine: Machine,
+    api: u32,
+    words: Vec<(&'static str, String)>,
+    fixtures: Vec<String>,
+    /// The fixtures' anonymous volumes.
+    known: Vec<String>,
+    baselines: std::cell::RefCell<HashMap<&'static str, Value>>,
+}
+
+impl Bench {
+    fn new(engine: Engine) -> Result<Self> {
+        let machine = machine(engine)?;
+        for image in ["probe", "entrypoint", "both", "neither", "full", "own-full"] {
+            crate::world::load(&machine, image)?;
+        }
+        let out = machine.out();
+        for folder in ["a", "b", "shared"] {
+            fs::create_dir_all(out.join(folder))?;
+        }
+        fs::write(out.join("file"), "127.0.0.1 localhost\n")?;
+        let prepare = format!(
+            "mount --bind {0}/shared {0}/shared && mount --make-shared {0}/shared && chmod 666 /run/docker.sock && mkdir -p /etc/cdi",
+            out.display()
+        );
+        let done = machine.command("sh").args(["-c", &prepare]).status()?;
+        ensure!(done.success(), "cannot prepare the machine");
+        let device = json!({"cdiVersion": "0.6.0", "kind": "example.org/lab", "devices": [
+            {"name": "one", "containerEdits": {"env": ["CDI=one"], "deviceNodes": [{"path": "/dev/full"}]}}]});
+        fs::write(format!("/proc/{}/root/etc/cdi/lab.json", machine.init()), device.to_string())?;
+        machine.docker(&["network", "create", "--subnet", "10.9.0.0/24", "--ipv6", "--subnet", "fd00:9::/64", "front"])?;
+        machine.docker(&["network", "create", "--subnet", "10.8.0.0/24", "back"])?;
+        machine.docker(&["run", "--rm", "-v", "named:/v", "probe:1", "mkdir", "/v/sub"])?;
+        let other = machine.docker(&["run", "-d", "--name", "other", "--ipc", "shareable", "-v", "named:/n", "-v", "/anonymous", "probe:1"])?;
+        machine.docker(&["run", "-d", "--name", "fronted", "--network", "front", "probe:1"])?;
+        let front = machine.docker(&["network", "inspect", "-f", "{{.Id}}", "front"])?;
+        let words = vec![
+            ("@OUT", out.display().to_string()),
+            ("@CGROUP", machine.cgroup().to_owned()),
+            ("@OTHER", other),
+            ("@FRONT", front),
+            ("@DISK", disk()?),
+        ];
+        let fixtures = machine.docker(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
+        let known = anonymous(&machine.inspect("other")?);
+        Ok(Self { machine, api: api_of(engine), words, fixtures, known, baselines: HashMap::new().into() })
+    }
+
+    fn filled(&self, set: &Value) -> Result<Value> {
+        let text = self.words.iter().fold(set.to_string(), |text, (word, value)| text.replace(word, value));
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn row(&self, row: &Row) -> Result<Became> {
+        let Set::Body(set) = &row.set else { bail!("no row of Docker") };
+        let set = self.filled(set)?;
+        let mut body = plain(row.own, row.image);
+        merge(&mut body, &set);
+        let action = match self.start(ACTION, &body)? {
+            Ok(id) => id,
+            Err(word) => return Ok(Became::EngineRefused(word)),
+        };
+        let (_, document) = self.ask("GET", &format!("/containers/{action}/json"), None)?;
+        let anonymous: Vec<String> = anonymous(&document).into_iter().filter(|name| !self.known.contains(name)).collect();
+        let (_, end) = self.ask("POST", &format!("/containers/{action}/wait"), None)?;
+        if end["StatusCode"] != 0 {
+            let (_, log) = self.ask("GET", &format!("/containers/{action}/logs?stdout=1&stderr=1"), None)?;
+            let left = self.machine.docker(&["ps", "-a", "--format", "{{.Names}}"])?;
+            ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff left {left}");
+            return Ok(Became::Refused(format!("{end} {log}")));
+        }
+        self.ask("DELETE", &format!("/containers/{action}?force=1&v=1"), None)?;
+        let user = until("the user container's start", LIMIT, || {
+            let (_, user) = self.ask("GET", &format!("/containers/{USER}/json"), None)?;
+            Ok((user["State"]["Status"] == "running").then_some(user))
+        });
+        let user = user.with_context(|| self.machine.docker(&["logs", WAITER]).unwrap_or_default())?;
+        let mut user = self.all_of(&user, &anonymous)?;
+        self.ask("DELETE", &format!("/containers/{WAITER}?force=1"), None)?;
+        self.ask("DELETE", &format!("/containers/{USER}?force=1"), None)?;
+
+        body["Image"] = row.image.into();
+        if let Some(instead) = &row.stands_for {
+            for (field, _) in set.as_object().into_iter().flatten() {
+                body[field] = Value::Null;
+            }
+            merge(&mut body, instead);
+        }
+        let expected = self.made(&body)?;
+        for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
+            let Some(labels) = user["Config"]["Labels"].as_object_mut() else { bail!("no labels: {user}") };
+            ensure!(labels.contains_key(label), "the user container lacks the label {label}");
+            if expected["Config"]["Labels"].get(label).is_none() {
+                labels.remove(label);
+            }
+        }
+        let shows = expected != self.baseline(row.image)?;
+        ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
+        Ok(Became::Copied(differences(&user, &expected)))
+    }
+
+    /// What the engine makes of a create request, with the user container's name.
+    fn made(&self, body: &Value) -> Result<Value> {
+        let id = match self.start(USER, body)? {
+            Ok(id) => id,
+            Err(word) => bail!("the engine refuses the user container's own request: {word}"),
+        };
+        let (_, document) = self.ask("GET", &format!("/containers/{id}/json"), None)?;
+        let all = self.all_of(&document, &[])?;
+        self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;
+        Ok(all)
+    }
+
+    /// What it makes of one that sets nothing; null where the image alone says nothing to run.
+    fn baseline(&self, image: &'static str) -> Result<Value> {
+        if let Some(known) = self.baselines.borrow().get(image) {
+            return Ok(known.clone());
+        }
+        let made = self.made(&plain(image, image)).unwrap_or_default();
+        self.baselines.borrow_mut().insert(image, made.clone());
+        Ok(made)
+    }
+
+    /// All that matters of a running container: its document and its OCI spec. An anonymous volume is
+    /// called the action's or a new one.
+    fn all_of(&self, document: &Value, of_action: &[String]) -> Result<Value> {
+        let id = document["Id"].as_str().context("no ID")?;
+        let bundle = format!("run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{id}/config.json");
+        let spec = fs::read_to_string(format!("/proc/{}/root/{bundle}", self.machine.init()))
+            .with_context(|| format!("no OCI spec of {id}: {}", document["State"]))?;
+        let mut spec = serde_json::from_str::<Value>(&spec)?;
+        // The engine keeps them in no order.
+        let sort = |mounts: &mut Value, key: &str| {
+            if let Some(mounts) = mounts.as_array_mut() {
+                mounts.sort_by_key(|mount| mount[key].to_string());
+            }
+        };
+        let mut mounts = document["Mounts"].clone();
+        sort(&mut mounts, "Destination");
+        sort(&mut spec["mounts"], "destination");
+        if let Some(groups) = spec["process"]["user"]["additionalGids"].as_array_mut() {
+            groups.sort_by_key(Value::as_u64);
+        }
+        let new: Vec<String> =
+            anonymous(document).into_iter().filter(|name| !of_action.contains(name) && !self.known.contains(name)).collect();
+        let mut networks = document["NetworkSettings"]["Networks"].clone();
+        for (_, endpoint) in networks.as_object_mut().into_iter().flatten() {
+            let set = !endpoint["IPAMConfig"].is_null();
+            let mac = endpoint["MacAddress"].as_str().is_some_and(|mac| mac.starts_with("02:42:00:00:00"));
+            let Some(fields) = endpoint.as_object_mut() else { continue };
+            // An address that nobody asked for is the next free one.
+            fields.retain(|field, _| match field.as_str() {
+                "IPAddress" | "GlobalIPv6Address" => set,
+                "MacAddress" => mac,
+                _ => true,
+            });
+        }
+        let all = json!({
+            "Config": document["Config"], "HostConfig": document["HostConfig"], "Path": document["Path"], "Args": document["Args"],
+            "Mounts": mounts, "Networks": networks, "Spec": spec,
+        });
+        let named = |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
+        let text = named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
+        let all = serde_json::from_str(&numbered(&text))?;
+        Ok(without(without_id(&all, id), &INCIDENTAL))
+    }
+
+    /// Creates and starts a container; its ID, or why the engine does not.
+    fn start(&self, name: &str, body: &Value) -> Result<Result<String, String>> {
+        let (status, answer) = self.ask("POST", &format!("/containers/create?name={name}"), Some(body))?;
+        if status != 201 {
+            return Ok(Err(answer.to_string()));
+        }
+        let id = answer["Id"].as_str().context("no ID")?.to_owned();
+        // Before API 1.44 create takes one network; the docker command connects the others as we do.
+        let (status, answer) = self.ask("POST", &format!("/containers/{id}/start"), None)?;
+        Ok(if status == 204 { Ok(id) } else { Err(answer.to_string()) })
+    }
+
+    /// Removes all but the fixtures; what waitdaemon should have removed itself is an error.
+    fn clear(&self) -> Result<()> {
+        let ids = self.machine.docker(&["ps", "-aq", "--no-trunc"])?;
+        let mine = ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id));
+        for id in mine {
+            self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+        self.machine.ask(method, &format!("/v1.{}{path}", self.api), body)
+    }
+}
+
+/// A create request that sets nothing but what waitdaemon needs.
+fn plain(image: &str, user_image: &str) -> Value {
+    json!({
+        "Image": image,
+        "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0"],
+        "HostConfig": {
+            "Binds": ["/run/docker.sock:/var/run/docker.sock"],
+            // What the docker command always says; left out, API 1.41 shows "" for it.
+            "RestartPolicy": {"Name": "no"},
+        },
+    })
+}
+
+/// The volumes of a container whose names the engine made up.
+fn anonymous(document: &Value) -> Vec<String> {
+    // By the path: moby does not always show the name.
+    let sources = document["Mounts"].as_array().into_iter().flatten().filter_map(|mount| mount["Source"].as_str());
+    let names = sources.filter_map(|path| path.strip_suffix("/_data")?.rsplit('/').next());
+    names.filter(|name| name.len() == 64).map(str::to_owned).collect()
+}
+
+/// Without the numbers of the engine's temporary folders and layers.
+fn numbered(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some(at) = ["/safe-mount", "/overlay2/"].iter().filter_map(|word| Some(rest.find(word)? + word.len())).min() {
+        kept.push_str(&rest[..at]);
+        rest = rest[at..].trim_start_matches(|c: char| c.is_ascii_hexdigit());
+    }
+    kept + rest
+}
+
+/// Without the fields whose pointer ends in one of these.
+fn without(mut document: Value, ends: &[&str]) -> Value {
+    fn prune(at: &str, value: &mut Value, ends: &[&str]) {
+        if let Value::Object(fields) = value {
+            fields.retain(|key, _| !ends.iter().any(|end| format!("{at}/{key}").ends_with(end)));
+            for (key, value) in fields {
+                prune(&format!("{at}/{key}"), value, ends);
+            }
+        }
+    }
+    prune("", &mut document, ends);
+    document
+}
+
+/// The first disk of this machine, for limits of block devices.
+fn disk() -> Result<String> {
+    let listed = lab::nest::output(Command::new("lsblk").args(["-dnpo", "NAME,TYPE"]))?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let disk = text.lines().find_map(|line| line.strip_suffix(" disk")).context("no disk")?;
+    Ok(disk.trim().to_owned())
+}
+
+/// The images that rows name.
+pub fn make_images() -> Result<()> {
+    let probe = |name: &str, config: Value| {
+        lab::image::busybox(&images().join(format!("{name}.tar")), &format!("{name}:1"), &config, &[])
+    };
+    probe("probe", json!({"Cmd": ["/bin/sleep", "1000"]}))?;
+    probe("entrypoint", json!({"Entrypoint": ["/bin/sh", "-c", "exec sleep 1000", "name"]}))?;
+    probe("both", json!({"Entrypoint": ["/bin/sleep"], "Cmd": ["1009"]}))?;
+    probe("neither", json!({}))?;
+    probe("full", super::docker_rows::full_image())?;
+    let program = lab::paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
+    let config = super::docker_rows::own_full_image();
+    lab::image::waitdaemon_with(&images().join("own-full.tar"), "own-full:1", &program, None, &config)
+}
