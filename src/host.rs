@@ -1,5 +1,7 @@
 //! What our own process can be asked, and entering the host's namespaces.
 
+use std::path::Path;
+
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -20,6 +22,13 @@ pub fn own_candidates() -> Vec<String> {
 /// Our own program's name and arguments, as the engine gave them.
 pub fn own_command() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
+/// The path of a block device by its major and minor number (sysfs, `uevent`); `None` where there is no
+/// such device.
+pub fn block_device(major: u64, minor: u64) -> Option<String> {
+    let event = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;
+    event.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(|name| format!("/dev/{name}"))
 }
 
 /// True where PID 1 is the host's and not one in our own container.
@@ -54,19 +63,25 @@ pub fn enter() -> Result<(), Failure> {
     move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&init), spaces).map_err(denied)
 }
 
-/// Moves this process into PID 1's cgroup, so that what ends our container's cgroup does not end
+/// Moves this process into PID 1's cgroups, so that what ends our container's cgroup does not end
 /// the programs that we run. Needs the host's PIDs and cgroup namespace.
 ///
-/// PID 1's is there on every machine and takes processes; the root of the tree may not, where it is
+/// PID 1's are there on every machine and take processes; the root of the tree may not, where it is
 /// not the real one (cgroups(7), no internal processes).
 ///
 /// # Errors
-/// Where the tree cannot be read or written.
+/// Where the tree cannot be read, or no cgroup of it be joined.
 pub fn leave_cgroup() -> std::io::Result<()> {
     let groups = std::fs::read_to_string("/proc/1/cgroup")?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let tops = ["/proc/1/root/sys/fs/cgroup", "/proc/1/root/sys/fs/cgroup/unified"];
-    let top = tops.into_iter().find(|top| std::path::Path::new(top).join("cgroup.controllers").exists());
-    // "0" is the writing process: cgroups(7).
-    std::fs::write(format!("{}{path}/cgroup.procs", top.unwrap_or(tops[0])), "0")
+    let mut result = Err(std::io::Error::other("PID 1 is in no cgroup"));
+    for (hierarchy, path) in procfs::cgroups(&groups) {
+        let top = "/proc/1/root/sys/fs/cgroup";
+        // Version 2 is the whole tree, or lies beside version 1, which has a folder for each hierarchy.
+        let tops = [format!("{top}/{hierarchy}"), format!("{top}/unified")];
+        let Some(top) = tops.iter().find(|top| Path::new(top).join("cgroup.procs").exists()) else { continue };
+        // "0" is the writing process: cgroups(7).
+        let joined = std::fs::write(format!("{top}{path}/cgroup.procs"), "0");
+        result = if result.is_ok() { result } else { joined };
+    }
+    result
 }

@@ -19,18 +19,35 @@ pub fn candidates(mountinfo: &str, cgroup: &str, hostname: &str) -> Vec<String> 
     found
 }
 
+/// True where the last part of a cgroup's path names this container: the runtime made it for that very
+/// one (`/tinkerbell/<id>`, `/system.slice/nerdctl-<id>.scope`).
+pub fn is_in_cgroup_of(cgroup: &str, id: &str) -> bool {
+    let lasts = cgroup.lines().filter_map(|line| line.rsplit(['/', ':']).next());
+    id.len() == ID_LENGTH && lasts.into_iter().any(|last| ids(last).any(|found| found == id))
+}
+
 /// IDs in paths like `/var/lib/docker/containers/<id>/hostname`, which Docker binds to /etc/hostname,
-/// /etc/hosts and /etc/resolv.conf. Other IDs in mountinfo are layers, not containers.
+/// /etc/hosts and /etc/resolv.conf, and nerdctl's `.../containers/<namespace>/<id>/hostname`. Other IDs in
+/// mountinfo are layers, not containers.
 fn container_paths(line: &str) -> impl Iterator<Item = &str> {
-    line.split("/containers/").skip(1).filter_map(|rest| {
-        let id = rest.split('/').next()?;
-        (id.len() == ID_LENGTH && is_hex(id)).then_some(id)
-    })
+    line.split("/containers/")
+        .skip(1)
+        .filter_map(|rest| rest.split('/').take(2).find(|part| part.len() == ID_LENGTH && is_hex(part)))
 }
 
 /// Every run of exactly 64 hexadecimal digits.
 fn ids(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !is_hex_digit(c)).filter(|run| run.len() == ID_LENGTH)
+}
+
+/// The lines of /proc/PID/cgroup: the hierarchy's folder below /sys/fs/cgroup, which is empty for version 2,
+/// and the path in it (cgroups(7); `name=systemd` is mounted as `systemd`).
+pub fn cgroups(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        Some((controllers.trim_start_matches("name="), path.trim_end_matches('/')))
+    })
 }
 
 fn is_hex(text: &str) -> bool {
@@ -56,6 +73,10 @@ mod tests {
              716 700 254:0 /d/containers/{ID}/hosts /etc/hosts rw,relatime - ext4 /dev/vda rw\n"
         );
         assert_eq!(candidates(&text, "", "myhost"), [ID]);
+        let text = format!(
+            "720 700 254:0 /n/1935db59/containers/tinkerbell/{ID}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(candidates(&text, "", "web"), [ID]);
     }
 
     #[test]
@@ -68,6 +89,21 @@ mod tests {
             assert_eq!(candidates("", &line, ""), [ID], "{line}");
         }
         assert!(candidates("", "0::/", "").is_empty());
+    }
+
+    #[test]
+    fn only_the_last_part_of_a_cgroup_counts() {
+        let other = "a".repeat(64);
+        for line in [format!("0::/tinkerbell/{ID}"), format!("4:memory:/{other}/nerdctl-{ID}.scope")] {
+            assert!(is_in_cgroup_of(&line, ID) && !is_in_cgroup_of(&line, &other), "{line}");
+        }
+        assert!(!is_in_cgroup_of("0::/", "") && !is_in_cgroup_of(&format!("0::/{ID}/sub"), ID));
+    }
+
+    #[test]
+    fn hierarchies_of_both_versions() {
+        let text = "9:name=systemd:/a\n4:cpu,cpuacct:/b\n0::/\nnonsense\n";
+        assert_eq!(cgroups(text).collect::<Vec<_>>(), [("systemd", "/a"), ("cpu,cpuacct", "/b"), ("", "")]);
     }
 
     #[test]

@@ -17,6 +17,28 @@ use crate::paths;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LOGS: [&str; 2] = ["boot.log", "console.log"];
 
+/// What a machine's PID 1 is, and with it the version of its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Init {
+    /// systemd, on cgroup v2: CaptainOS.
+    Systemd,
+    /// BusyBox init, on cgroup v1.
+    BusyBox,
+}
+
+impl Init {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Systemd, Self::BusyBox];
+
+    /// A short name of a machine of this kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Systemd => "captain",
+            Self::BusyBox => "captain-v1",
+        }
+    }
+}
+
 /// A running machine.
 pub struct Captain {
     nest: Nest,
@@ -41,11 +63,21 @@ impl Captain {
     /// # Errors
     /// Without root, or where containerd does not come up; shows the console's end.
     pub fn boot() -> Result<Self> {
+        Self::boot_with(Init::Systemd)
+    }
+
+    /// As [`Captain::boot`], with another PID 1.
+    ///
+    /// # Errors
+    /// As [`Captain::boot`].
+    pub fn boot_with(init: Init) -> Result<Self> {
         let rootfs = paths::cache().join("captain/rootfs");
         ensure!(rootfs.exists(), "{} is missing; run `make cache`", rootfs.display());
         let lab = paths::root().join("lab");
         let runtime = if may_grant_all()? { PathBuf::new() } else { lab.join("hook/runtime") };
-        let variables: [(&str, &OsStr); 3] = [
+        let init = if init == Init::Systemd { "systemd" } else { "busybox" };
+        let variables: [(&str, &OsStr); 4] = [
+            ("LAB_INIT", init.as_ref()),
             ("LAB_ROOTFS", rootfs.as_ref()),
             ("LAB_SHARED", paths::root().as_ref()),
             ("LAB_RUNTIME", runtime.as_ref()),

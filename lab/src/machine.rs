@@ -140,7 +140,8 @@ impl Machine {
     /// Where curl gets no answer.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-X", method, "--unix-socket"]).arg(self.socket());
+        curl.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-X", method, "--unix-socket"])
+            .arg(self.socket());
         if body.is_some() {
             curl.args(["-H", "Content-Type: application/json", "--data-binary", "@-"]);
         }

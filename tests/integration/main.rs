@@ -45,6 +45,9 @@ fn main() -> std::process::ExitCode {
         .chain(captain::cases())
         .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
         .collect();
+    for (name, case) in fidelity::nerdctl_cases() {
+        trials.push(Trial::test(name, move || case().map_err(failed)));
+    }
     for engine in Engine::ALL {
         let modules = [
             again::cases(),

@@ -1,4 +1,4 @@
-//! `machine docker-debian|docker-moby|captain [COMMAND...]`: boots a throw-away machine with
+//! `machine docker-debian|docker-moby|captain|captain-v1 [COMMAND...]`: boots a throw-away machine with
 //! waitdaemon's image, runs the command, or a shell, and ends the machine.
 //!
 //! The command runs outside the machine. `DOCKER_HOST` is its engine; `$IN` before a command runs it
@@ -7,7 +7,7 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use lab::captain::Captain;
+use lab::captain::{Captain, Init};
 use lab::machine::{Engine, Machine};
 use lab::nest::Nest;
 use lab::paths;
@@ -24,16 +24,16 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    let kind = arguments.next().context("name a machine: docker-debian, docker-moby or captain")?;
+    let kind = arguments.next().context("name a machine: docker-debian, docker-moby, captain or captain-v1")?;
     let command: Vec<String> = arguments.collect();
     let image = paths::root().join("dist/waitdaemon.tar");
-    if kind == "captain" {
-        let captain = Captain::boot()?;
+    if let Some(init) = Init::ALL.into_iter().find(|init| init.name() == kind) {
+        let captain = Captain::boot_with(init)?;
         captain.load(&image)?;
         return inside(&captain, "", &command);
     }
     let Some(engine) = Engine::ALL.into_iter().find(|engine| engine.name() == kind) else {
-        bail!("no machine {kind}: docker-debian, docker-moby or captain");
+        bail!("no machine {kind}: docker-debian, docker-moby, captain or captain-v1");
     };
     let machine = Machine::boot(engine)?;
     machine.load(&image)?;

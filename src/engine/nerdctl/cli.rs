@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -77,7 +78,7 @@ impl Cli {
     /// # Errors
     /// Every [`CliError`] but [`CliError::NotJson`].
     pub async fn run(&self, arguments: &[&str]) -> Result<String, CliError> {
-        self.run_within(CALL_LIMIT, arguments).await
+        self.call(CALL_LIMIT, arguments, "").await
     }
 
     /// As [`Cli::run`], with a limit of its own.
@@ -85,14 +86,40 @@ impl Cli {
     /// # Errors
     /// As [`Cli::run`].
     pub async fn run_within(&self, limit: Duration, arguments: &[&str]) -> Result<String, CliError> {
+        self.call(limit, arguments, "").await
+    }
+
+    /// As [`Cli::run`], with something to read on its standard input.
+    ///
+    /// # Errors
+    /// As [`Cli::run`].
+    pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String, CliError> {
+        self.call(CALL_LIMIT, arguments, input).await
+    }
+
+    async fn call(&self, limit: Duration, arguments: &[&str], input: &str) -> Result<String, CliError> {
         let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let mut command = Command::new(self.program);
         // Whatever nerdctl has in its environment is stored in the container's hooks, and some of it
         // changes what it does (observed): it gets PATH alone.
-        command.env_clear().env("PATH", PATH).stdin(Stdio::null()).kill_on_drop(true);
+        command.env_clear().env("PATH", PATH).kill_on_drop(true);
+        command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.args(["--namespace", &self.namespace]).args(arguments);
         let late = CliError::Late { call: call.clone(), seconds: limit.as_secs() };
-        let output = timeout(limit, command.output()).await.map_err(|_| late)?.map_err(CliError::Run)?;
+        let run = async {
+            let mut child = command.spawn()?;
+            let stdin = child.stdin.take();
+            let write = async move {
+                if let Some(mut stdin) = stdin {
+                    // Where nerdctl reads no more, its own words say why.
+                    let _ = stdin.write_all(input.as_bytes()).await;
+                }
+            };
+            let (output, ()) = tokio::join!(child.wait_with_output(), write);
+            output
+        };
+        let output = timeout(limit, run).await.map_err(|_| late)?.map_err(CliError::Run)?;
         tracing::debug!(call, success = output.status.success(), "asked nerdctl");
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

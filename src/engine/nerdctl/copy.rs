@@ -1,6 +1,8 @@
-//! From the action container's native document (its OCI spec) to nerdctl's arguments. Pure.
+//! From the action container's native document (labels and OCI spec) to nerdctl's arguments. Pure.
 //!
-//! What a spec says and nerdctl has no flag for is refused, never dropped in silence.
+//! Where each flag of nerdctl 2.2.1 leaves its value was read in its source (`pkg/cmd/container`,
+//! `pkg/labels`) and is proved row by row in docs/fidelity.md. What no flag can say is refused, here or
+//! by [`super::check`], never dropped in silence.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +15,30 @@ use crate::engine::json::{list, text};
 #[error("nerdctl cannot carry over {0}")]
 pub struct Refused(pub String);
 
+/// What nerdctl is to be run with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Creation {
+    /// The flags and arguments after `nerdctl create`.
+    pub arguments: Vec<String>,
+    /// What it reads on its standard input: the action's seccomp profile, where it has one.
+    pub input: String,
+}
+
 /// PATH as containerd sets it where neither image nor action does (`oci.WithDefaultPathEnv`).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Mounts that every container has, by nerdctl or containerd.
-const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+pub const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
 /// Files that whoever makes a container binds into it, from places of his own.
-const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+pub const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+/// Where nerdctl keeps a container's stop signal; the image's wins over `--stop-signal`, not over this.
+const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
+/// What nerdctl sets in every container that has a network of its own.
+pub const USUAL_SYSCTL: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 
-/// The flags and arguments after `nerdctl create` for the user container.
+/// The call that makes the user container.
 ///
-/// `action` is the action's native document, `own` the `config` of our own image's configuration.
+/// `action` is the action's native document, `own` that of its image. `device` gives the path of a block
+/// device by its major and minor number: the spec has no more.
 ///
 /// # Errors
 /// [`Refused`] with the first thing that nerdctl has no flag for.
@@ -32,29 +48,32 @@ pub fn user_container(
     image: &str,
     name: &str,
     labels: &[(&str, String)],
-) -> Result<Vec<String>, Refused> {
+    device: &impl Fn(u64, u64) -> Option<String>,
+) -> Result<Creation, Refused> {
     let spec = &action["Spec"];
-    let mut out: Vec<String> = vec!["--name".into(), name.into()];
-    let mut flag = |name: &str, value: &str| out.extend([name.to_owned(), value.to_owned()]);
-    for (key, value) in user_labels(action, own) {
-        flag("--label", &format!("{key}={value}"));
-    }
+    let config = &own["ImageConfig"]["config"];
+    let mut flags = Flags(vec![format!("--name={name}")]);
+    flags.labels(action, own);
     for (key, value) in labels {
-        flag("--label", &format!("{key}={value}"));
+        flags.say("label", format!("{key}={value}"));
     }
-    for variable in environment(action, own) {
-        flag("--env", variable);
+    for variable in environment(action, config) {
+        flags.say("env", variable);
     }
-    namespaces(action, &mut flag);
-    process(&spec["process"], own, &mut flag);
-    resources(&spec["linux"], &mut flag)?;
-    mounts(spec, &mut flag)?;
-    rights(spec, &mut out)?;
-    out.push(image.to_owned());
+    flags.namespaces(action)?;
+    flags.network(action);
+    flags.process(action, config);
+    let words = flags.start_up(spec)?;
+    flags.resources(&spec["linux"], device)?;
+    flags.mounts(action, config)?;
+    let input = flags.rights(action);
+    flags.by_nerdctl(action);
+    let mut arguments = flags.0;
+    arguments.push(image.to_owned());
     // Exactly one `--` is eaten (nerdctl 2.2.1); what follows is the user's, `--` and '' included.
-    out.push("--".into());
-    out.extend(list(&spec["process"]["args"]).iter().skip(1).map(|word| text(word).to_owned()));
-    Ok(out)
+    arguments.push("--".into());
+    arguments.extend(words);
+    Ok(Creation { arguments, input })
 }
 
 /// The action's volumes on these places, as values of `--volume`.
@@ -63,183 +82,31 @@ pub fn volumes_on(action: &Value, places: &[&str]) -> Vec<String> {
     on.map(|mount| format!("{}:{}", text(&mount["source"]), text(&mount["destination"]))).collect()
 }
 
-/// Labels of the action less those of nerdctl, containerd and our own image.
-fn user_labels<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let all = action["Labels"].as_object().into_iter().flatten();
-    all.filter(|(key, value)| {
-        let theirs =
-            key.starts_with("nerdctl/") || key.starts_with("io.containerd.") || key.starts_with("containerd.io/");
-        !theirs && own["Labels"].get(key.as_str()) != Some(value)
-    })
-    .map(|(key, value)| (key.as_str(), text(value)))
+/// True for a container that nerdctl made; the agent's have only some of its labels.
+pub fn made_by_nerdctl(action: &Value) -> bool {
+    action["Labels"].get("nerdctl/networks").is_some()
 }
 
-/// Variables of the action less our own image's and those that engines add.
-fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
-    let hostname = format!("HOSTNAME={}", text(&action["Spec"]["hostname"]));
-    let by_nerdctl = made_by_nerdctl(action);
-    list(&action["Spec"]["process"]["env"]).iter().map(text).filter(move |variable| {
-        let added = *variable == DEFAULT_PATH || (by_nerdctl && *variable == hostname);
-        !added && !list(&own["Env"]).iter().any(|entry| entry == variable)
-    })
-}
-
-/// Each namespace that the spec does not make is the host's; all are said, for nerdctl's defaults
-/// are not the agent's.
-fn namespaces(action: &Value, flag: &mut impl FnMut(&str, &str)) {
-    let linux = &action["Spec"]["linux"];
-    let own: BTreeSet<&str> = list(&linux["namespaces"]).iter().map(|namespace| text(&namespace["type"])).collect();
-    let host_network = !own.contains("network");
-    if !own.contains("pid") {
-        flag("--pid", "host");
-    }
-    if !own.contains("ipc") {
-        flag("--ipc", "host");
-    }
-    if !own.contains("uts") && !host_network {
-        flag("--uts", "host");
-    }
-    flag("--cgroupns", if own.contains("cgroup") { "private" } else { "host" });
-    let networks: Vec<String> = action["Labels"]["nerdctl/networks"]
-        .as_str()
-        .and_then(|label| serde_json::from_str(label).ok())
-        .filter(|networks: &Vec<String>| !networks.is_empty())
-        .unwrap_or_else(|| vec![if host_network { "host".into() } else { "bridge".into() }]);
-    for network in &networks {
-        flag("--network", network);
-    }
-    let hostname = text(&action["Spec"]["hostname"]);
-    let id = text(&action["ID"]);
-    if !hostname.is_empty() && !host_network && !id.starts_with(hostname) {
-        flag("--hostname", hostname);
-    }
-}
-
-fn process(process: &Value, own: &Value, flag: &mut impl FnMut(&str, &str)) {
-    let user = &process["user"];
-    let (uid, gid) = (user["uid"].as_u64().unwrap_or(0), user["gid"].as_u64().unwrap_or(0));
-    if (uid, gid) != (0, 0) {
-        flag("--user", &format!("{uid}:{gid}"));
-    }
-    for group in list(&user["additionalGids"]).iter().filter_map(Value::as_u64).filter(|group| *group != gid) {
-        flag("--group-add", &group.to_string());
-    }
-    let cwd = text(&process["cwd"]);
-    let own_cwd = own["WorkingDir"].as_str().filter(|path| !path.is_empty()).unwrap_or("/");
-    if cwd != own_cwd {
-        flag("--workdir", cwd);
-    }
-    for limit in list(&process["rlimits"]) {
-        let name = text(&limit["type"]).trim_start_matches("RLIMIT_").to_lowercase();
-        flag("--ulimit", &format!("{name}={}:{}", limit["soft"], limit["hard"]));
-    }
-    if let Some(score) = process["oomScoreAdj"].as_i64().filter(|score| *score != 0) {
-        flag("--oom-score-adj", &score.to_string());
-    }
-}
-
-fn resources(linux: &Value, flag: &mut impl FnMut(&str, &str)) -> Result<(), Refused> {
-    let known = [
-        ("memory", "limit", "--memory"),
-        ("memory", "reservation", "--memory-reservation"),
-        ("memory", "swap", "--memory-swap"),
-        ("cpu", "shares", "--cpu-shares"),
-        ("cpu", "quota", "--cpu-quota"),
-        ("cpu", "period", "--cpu-period"),
-        ("pids", "limit", "--pids-limit"),
-    ];
-    for (group, values) in linux["resources"].as_object().into_iter().flatten().filter(|(group, _)| *group != "devices")
-    {
-        for (field, value) in values.as_object().into_iter().flatten().filter(|(_, value)| !nothing(value)) {
-            match known.iter().find(|(of, named, _)| of == group && named == field) {
-                Some((_, _, name)) => flag(name, &value.to_string()),
-                None if group == "cpu" && (field == "cpus" || field == "mems") => {
-                    flag(&format!("--cpuset-{field}"), text(value));
-                }
-                None => return Err(Refused(format!("the limit {group}.{field}"))),
-            }
-        }
-    }
-    for (key, value) in linux["sysctl"].as_object().into_iter().flatten() {
-        flag("--sysctl", &format!("{key}={}", text(value)));
-    }
-    Ok(())
-}
-
-fn mounts(spec: &Value, flag: &mut impl FnMut(&str, &str)) -> Result<(), Refused> {
-    for mount in list(&spec["mounts"]) {
-        let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
-        let made_for_it = source.starts_with("/tmp/tink-dns-") || source.starts_with("/var/lib/nerdctl/");
-        if USUAL_MOUNTS.contains(&target) || (NAME_FILES.contains(&target) && made_for_it) {
-            continue;
-        }
-        let options: Vec<&str> = list(&mount["options"]).iter().map(text).collect();
-        match kind {
-            "bind" | "none" => {
-                if source.contains(':') || target.contains(':') {
-                    return Err(Refused(format!("the volume {source} on {target}: there is a colon in its path")));
-                }
-                let said: Vec<&str> = options.iter().copied().filter(|option| *option != "bind").collect();
-                let volume = format!("{source}:{target}:{}", said.join(","));
-                flag("--volume", volume.trim_end_matches(':'));
-            }
-            "tmpfs" => flag("--tmpfs", &format!("{target}:{}", options.join(","))),
-            _ => return Err(Refused(format!("the mount of type {kind} on {target}"))),
-        }
-    }
-    Ok(())
-}
-
-/// Privileges, devices, and what takes rights away.
-fn rights(spec: &Value, out: &mut Vec<String>) -> Result<(), Refused> {
+/// Really privileged: nothing of /proc is hidden and /sys can be written, not merely all capabilities.
+pub fn privileged(spec: &Value) -> bool {
     let linux = &spec["linux"];
-    let mut flag = |name: &str, value: &str| out.push(format!("{name}={value}"));
-    if spec["root"]["readonly"] == true {
-        flag("--read-only", "true");
-    }
-    if privileged(spec) {
-        // It overrides no-new-privileges, which the agent sets: nerdctl has no way to say both.
-        flag("--privileged", "true");
-        return Ok(());
-    }
-    if spec["process"]["noNewPrivileges"] == true {
-        flag("--security-opt", "no-new-privileges");
-    }
-    flag("--cap-drop", "ALL");
-    for capability in list(&spec["process"]["capabilities"]["bounding"]) {
-        flag("--cap-add", text(capability));
-    }
-    for device in list(&linux["devices"]) {
-        flag("--device", text(&device["path"]));
-    }
-    if linux["seccomp"].is_null() {
-        flag("--security-opt", "seccomp=unconfined");
-    }
-    if spec["process"]["apparmorProfile"].as_str().is_none_or(str::is_empty) {
-        flag("--security-opt", "apparmor=unconfined");
-    }
-    Ok(())
+    let sys = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == "/sys");
+    let writable = sys.is_some_and(|sys| list(&sys["options"]).iter().any(|option| option == "rw"));
+    writable && linux["seccomp"].is_null() && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
 }
 
-/// Really privileged: every device allowed and nothing of /proc hidden, not merely all capabilities.
-fn privileged(spec: &Value) -> bool {
-    let linux = &spec["linux"];
-    let all_devices = list(&linux["resources"]["devices"]).iter().any(|rule| {
+/// True where every device is allowed.
+fn all_devices(spec: &Value) -> bool {
+    list(&spec["linux"]["resources"]["devices"]).iter().any(|rule| {
         rule["allow"] == true
             && rule["access"] == "rwm"
             && rule["major"].is_null()
             && rule["type"].as_str().is_none_or(|kind| kind == "a")
-    });
-    all_devices && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
-}
-
-/// True for a container that nerdctl made; the agent's have only some of its labels.
-fn made_by_nerdctl(action: &Value) -> bool {
-    action["Labels"].get("nerdctl/networks").is_some()
+    })
 }
 
 /// Missing, zero or empty: what a spec writes for "not set".
-fn nothing(value: &Value) -> bool {
+pub fn nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,
@@ -247,6 +114,410 @@ fn nothing(value: &Value) -> bool {
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.values().all(nothing),
+    }
+}
+
+/// A label that holds JSON; null where it is missing.
+fn label_json(action: &Value, key: &str) -> Value {
+    action["Labels"][key].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Variables of the action less our own image's and those that engines add.
+fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
+    let hostname = format!("HOSTNAME={}", text(&action["Labels"]["nerdctl/hostname"]));
+    let by_nerdctl = made_by_nerdctl(action);
+    let terminal = action["Spec"]["process"]["terminal"] == true;
+    let all = list(&action["Spec"]["process"]["env"]);
+    let last = all.len().saturating_sub(1);
+    all.iter().map(text).enumerate().filter_map(move |(index, variable)| {
+        let added = variable == DEFAULT_PATH
+            || (by_nerdctl && index == last && variable == hostname)
+            || (terminal && variable == "TERM=xterm");
+        (!added && !list(&own["Env"]).iter().any(|entry| entry == variable)).then_some(variable)
+    })
+}
+
+/// A value of a flag that nerdctl reads as a line of CSV (pflag `StringSlice`).
+fn quoted(value: &str) -> String {
+    if value.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", value.replace('"', "\"\""))
+    } else {
+        value.to_owned()
+    }
+}
+
+/// nerdctl's flags, each as one word, so that no value can be taken for another flag.
+struct Flags(Vec<String>);
+
+impl Flags {
+    fn say(&mut self, flag: &str, value: impl AsRef<str>) {
+        self.0.push(format!("--{flag}={}", value.as_ref()));
+    }
+
+    /// Labels of the action less those of nerdctl, containerd and our own image.
+    fn labels(&mut self, action: &Value, own: &Value) {
+        for (key, value) in action["Labels"].as_object().into_iter().flatten() {
+            let theirs = ["nerdctl/", "io.containerd.", "containerd.io/"].iter().any(|start| key.starts_with(start));
+            if !theirs && own["ImageConfig"]["config"]["Labels"].get(key) != Some(value) {
+                self.say("label", format!("{key}={}", text(value)));
+            }
+        }
+        let signal = text(&action["Labels"][STOP_SIGNAL]);
+        let of_image = own["ImageConfig"]["config"]["StopSignal"].as_str().filter(|signal| !signal.is_empty());
+        if !signal.is_empty() && signal != of_image.unwrap_or("SIGTERM") {
+            self.say("label", format!("{STOP_SIGNAL}={signal}"));
+        }
+        for (key, value) in action["Spec"]["annotations"].as_object().into_iter().flatten() {
+            // nerdctl keeps a copy of its labels there.
+            if !key.contains("nerdctl/") {
+                self.say("annotation", format!("{key}={}", text(value)));
+            }
+        }
+    }
+
+    /// Each namespace that the spec does not make is the host's; all are said, for nerdctl's defaults
+    /// are not the agent's.
+    fn namespaces(&mut self, action: &Value) -> Result<(), Refused> {
+        let spaces = list(&action["Spec"]["linux"]["namespaces"]);
+        let own: BTreeSet<&str> = spaces.iter().map(|space| text(&space["type"])).collect();
+        if own.contains("user") {
+            return Err(Refused("a user namespace: nerdctl makes them by its own configuration only".into()));
+        }
+        match text(&action["Labels"]["nerdctl/pid-container"]) {
+            "" if !own.contains("pid") => self.say("pid", "host"),
+            "" => {}
+            other => self.say("pid", format!("container:{other}")),
+        }
+        let ipc = label_json(action, "nerdctl/ipc");
+        match text(&ipc["mode"]) {
+            "container" => self.say("ipc", format!("container:{}", text(&ipc["victimContainerId"]))),
+            "shareable" => self.say("ipc", "shareable"),
+            _ if !own.contains("ipc") => self.say("ipc", "host"),
+            _ => {}
+        }
+        if !text(&ipc["shmSize"]).is_empty() {
+            self.say("shm-size", text(&ipc["shmSize"]));
+        }
+        if !own.contains("uts") && own.contains("network") {
+            self.say("uts", "host");
+        }
+        self.say("cgroupns", if own.contains("cgroup") { "private" } else { "host" });
+        Ok(())
+    }
+
+    fn network(&mut self, action: &Value) {
+        let spec = &action["Spec"];
+        let has = |kind: &str| list(&spec["linux"]["namespaces"]).iter().any(|space| space["type"] == kind);
+        let labelled = label_json(action, "nerdctl/networks");
+        let by_spec = [Value::from(if has("network") { "bridge" } else { "host" })];
+        let networks = if list(&labelled).is_empty() { &by_spec[..] } else { list(&labelled) };
+        for network in networks {
+            self.say("network", quoted(text(network)));
+        }
+        let labels = &action["Labels"];
+        for (flag, label) in [("ip", "nerdctl/ip"), ("ip6", "nerdctl/ip6"), ("mac-address", "nerdctl/mac-address")] {
+            if let Some(value) = labels[label].as_str() {
+                self.say(flag, value);
+            }
+        }
+        // A container's network comes with its names, and nerdctl refuses others beside it.
+        if networks.iter().any(|network| text(network).starts_with("container:")) {
+            return;
+        }
+        let (hostname, id) = (text(&spec["hostname"]), text(&action["ID"]));
+        let hosts_own = !has("network") && !made_by_nerdctl(action);
+        if has("uts") && !hostname.is_empty() && !hosts_own && !id.starts_with(hostname) {
+            self.say("hostname", hostname);
+        }
+        if let Some(domain) = labels["nerdctl/domainname"].as_str().filter(|domain| !domain.is_empty()) {
+            self.say("domainname", domain);
+        }
+        let dns = label_json(action, "nerdctl/dns");
+        for (flag, field) in
+            [("dns", "DNSServers"), ("dns-option", "DNSResolvConfOptions"), ("dns-search", "DNSSearchDomains")]
+        {
+            for entry in list(&dns[field]) {
+                self.say(flag, quoted(text(entry)));
+            }
+        }
+        for host in list(&label_json(action, "nerdctl/extraHosts")) {
+            self.say("add-host", quoted(text(host)));
+        }
+        // Shown of a running container only, as the action is.
+        for port in list(&action["Process"]["NetNS"]["PortMappings"]) {
+            let ip = text(&port["HostIP"]);
+            let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+            let ports = format!("{}:{}", port["HostPort"], port["ContainerPort"]);
+            self.say("publish", format!("{ip}:{ports}/{}", text(&port["Protocol"])));
+        }
+    }
+
+    fn process(&mut self, action: &Value, own: &Value) {
+        let process = &action["Spec"]["process"];
+        let user = &process["user"];
+        let (uid, gid) = (user["uid"].as_u64().unwrap_or(0), user["gid"].as_u64().unwrap_or(0));
+        let said = action["Labels"]["nerdctl/user"].as_str();
+        if said.map_or((uid, gid) != (0, 0), |said| said != text(&own["User"])) {
+            self.say("user", format!("{uid}:{gid}"));
+        }
+        for group in list(&user["additionalGids"]).iter().filter_map(Value::as_u64).filter(|group| *group != gid) {
+            self.say("group-add", group.to_string());
+        }
+        if let Some(mask) = user["umask"].as_u64() {
+            self.say("umask", format!("{mask:04o}"));
+        }
+        let cwd = text(&process["cwd"]);
+        if cwd != own["WorkingDir"].as_str().filter(|path| !path.is_empty()).unwrap_or("/") {
+            self.say("workdir", cwd);
+        }
+        if process["terminal"] == true {
+            self.say("tty", "true");
+        }
+        for limit in list(&process["rlimits"]) {
+            let name = text(&limit["type"]).trim_start_matches("RLIMIT_").to_lowercase();
+            let value = |value: &Value| if value.as_u64() == Some(u64::MAX) { "-1".into() } else { value.to_string() };
+            self.say("ulimit", format!("{name}={}:{}", value(&limit["soft"]), value(&limit["hard"])));
+        }
+        if let Some(score) = process["oomScoreAdj"].as_i64() {
+            self.say("oom-score-adj", score.to_string());
+        }
+    }
+
+    /// What runs before the command; returns the user's words, which are all after our own program.
+    fn start_up(&mut self, spec: &Value) -> Result<Vec<String>, Refused> {
+        let mut words = list(&spec["process"]["args"]);
+        if let [first, second, rest @ ..] = words
+            && second == "--"
+            && let Some(init) = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == *first)
+        {
+            self.say("init-binary", text(&init["source"]));
+            words = rest;
+        }
+        let at = |place: &str| list(&spec["mounts"]).iter().find(|mount| mount["destination"] == place);
+        if at("/sys/fs/cgroup").is_some_and(|mount| mount["options"] == serde_json::json!(["rw"])) {
+            self.say("systemd", "always");
+        }
+        Ok(words.iter().skip(1).map(|word| text(word).to_owned()).collect())
+    }
+
+    fn resources(&mut self, linux: &Value, device: &impl Fn(u64, u64) -> Option<String>) -> Result<(), Refused> {
+        let known = [
+            ("memory", "limit", "memory"),
+            ("memory", "reservation", "memory-reservation"),
+            ("memory", "swap", "memory-swap"),
+            ("memory", "swappiness", "memory-swappiness"),
+            ("memory", "disableOOMKiller", "oom-kill-disable"),
+            ("cpu", "shares", "cpu-shares"),
+            ("cpu", "quota", "cpu-quota"),
+            ("cpu", "period", "cpu-period"),
+            ("cpu", "realtimePeriod", "cpu-rt-period"),
+            ("cpu", "realtimeRuntime", "cpu-rt-runtime"),
+            ("cpu", "cpus", "cpuset-cpus"),
+            ("cpu", "mems", "cpuset-mems"),
+            ("pids", "limit", "pids-limit"),
+            ("blockIO", "weight", "blkio-weight"),
+            ("blockIO", "weightDevice", "blkio-weight-device"),
+            ("blockIO", "throttleReadBpsDevice", "device-read-bps"),
+            ("blockIO", "throttleWriteBpsDevice", "device-write-bps"),
+            ("blockIO", "throttleReadIOPSDevice", "device-read-iops"),
+            ("blockIO", "throttleWriteIOPSDevice", "device-write-iops"),
+        ];
+        let groups = linux["resources"].as_object().into_iter().flatten();
+        for (group, values) in groups.filter(|(group, _)| *group != "devices" && *group != "unified") {
+            // Where 0 is a value and not "not set".
+            let counts = |field: &str| field == "swappiness";
+            let values = values.as_object().into_iter().flatten();
+            for (field, value) in values.filter(|(field, value)| counts(field) || !nothing(value)) {
+                let Some((_, _, flag)) = known.iter().find(|(of, named, _)| of == group && named == field) else {
+                    return Err(Refused(format!("the limit {group}.{field}")));
+                };
+                match value {
+                    Value::Array(devices) => {
+                        for limit in devices {
+                            let number = |field: &str| limit[field].as_u64().unwrap_or_default();
+                            let value = limit["weight"].as_u64().unwrap_or_else(|| number("rate"));
+                            let path = device(number("major"), number("minor")).ok_or_else(|| {
+                                Refused(format!(
+                                    "{group}.{field}: there is no device {}:{}",
+                                    limit["major"], limit["minor"]
+                                ))
+                            })?;
+                            self.say(flag, format!("{path}:{value}"));
+                        }
+                    }
+                    Value::String(text) => self.say(flag, text),
+                    value => self.say(flag, value.to_string()),
+                }
+            }
+        }
+        for (key, value) in linux["resources"]["unified"].as_object().into_iter().flatten() {
+            self.say("cgroup-conf", quoted(&format!("{key}={}", text(value))));
+        }
+        for (key, value) in linux["sysctl"].as_object().into_iter().flatten() {
+            if (key.as_str(), text(value)) != USUAL_SYSCTL {
+                self.say("sysctl", format!("{key}={}", text(value)));
+            }
+        }
+        if let Some(class) = linux["intelRdt"]["closID"].as_str() {
+            self.say("rdt-class", class);
+        }
+        Ok(())
+    }
+
+    fn mounts(&mut self, action: &Value, own: &Value) -> Result<(), Refused> {
+        if made_by_nerdctl(action) { self.labelled_mounts(action, own) } else { self.mounts_of_spec(&action["Spec"]) }
+    }
+
+    /// nerdctl keeps what was asked for in a label: the spec alone does not tell a volume's name.
+    fn labelled_mounts(&mut self, action: &Value, own: &Value) -> Result<(), Refused> {
+        let anonymous = label_json(action, "nerdctl/anonymous-volumes");
+        for mount in list(&label_json(action, "nerdctl/mounts")) {
+            let (name, target, mode) = (text(&mount["Name"]), text(&mount["Destination"]), text(&mount["Mode"]));
+            if list(&anonymous).iter().any(|volume| volume == name) && own["Volumes"].get(target).is_some() {
+                continue;
+            }
+            if mount["Type"] == "tmpfs" {
+                self.say("tmpfs", format!("{target}:{mode}").trim_end_matches(':'));
+            } else {
+                let source = if name.is_empty() { text(&mount["Source"]) } else { name };
+                self.volume(source, target, mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mounts_of_spec(&mut self, spec: &Value) -> Result<(), Refused> {
+        for mount in list(&spec["mounts"]) {
+            let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
+            if USUAL_MOUNTS.contains(&target) || (NAME_FILES.contains(&target) && source.starts_with("/tmp/tink-dns-"))
+            {
+                continue;
+            }
+            let options: Vec<&str> = list(&mount["options"]).iter().map(text).collect();
+            match kind {
+                "bind" | "none" => {
+                    let said: Vec<&str> = options.iter().copied().filter(|option| *option != "bind").collect();
+                    self.volume(source, target, &said.join(","))?;
+                }
+                "tmpfs" => self.say("tmpfs", format!("{target}:{}", options.join(","))),
+                _ => return Err(Refused(format!("the mount of type {kind} on {target}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, source: &str, target: &str, mode: &str) -> Result<(), Refused> {
+        if source.contains(':') || target.contains(':') {
+            return Err(Refused(format!("the volume {source} on {target}: there is a colon in its path")));
+        }
+        self.say("volume", format!("{source}:{target}:{mode}").trim_end_matches(':'));
+        Ok(())
+    }
+
+    /// Privileges, devices, and what takes rights away; returns the seccomp profile, if there is one.
+    fn rights(&mut self, action: &Value) -> String {
+        let spec = &action["Spec"];
+        let linux = &spec["linux"];
+        if spec["root"]["readonly"] == true {
+            self.say("read-only", "true");
+        }
+        let asked_for = label_json(action, "nerdctl/host-config");
+        for device in list(&asked_for["Devices"]) {
+            let part = |field: &str| text(&device[field]).to_owned();
+            let device = [part("PathOnHost"), part("PathInContainer"), part("CgroupPermissions")].join(":");
+            self.say("device", quoted(&device));
+        }
+        if privileged(spec) {
+            // It overrides no-new-privileges, which the agent sets: nerdctl has no way to say both.
+            self.say("privileged", "true");
+            if !all_devices(spec) {
+                self.say("security-opt", "privileged-without-host-devices");
+            }
+            return String::new();
+        }
+        if spec["process"]["noNewPrivileges"] == true {
+            self.say("security-opt", "no-new-privileges");
+        }
+        self.say("cap-drop", "ALL");
+        for capability in list(&spec["process"]["capabilities"]["bounding"]) {
+            self.say("cap-add", text(capability));
+        }
+        let profile = text(&spec["process"]["apparmorProfile"]);
+        self.say("security-opt", format!("apparmor={}", if profile.is_empty() { "unconfined" } else { profile }));
+        if nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"]) {
+            self.say("security-opt", "systempaths=unconfined");
+        }
+        let cgroups = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == "/sys/fs/cgroup");
+        let options = cgroups.map(|mount| list(&mount["options"])).unwrap_or_default();
+        if options.len() > 1 && options.iter().any(|option| option == "rw") {
+            self.say("security-opt", "writable-cgroups=true");
+        }
+        if linux["seccomp"].is_null() {
+            self.say("security-opt", "seccomp=unconfined");
+            return String::new();
+        }
+        // Also nerdctl's own profile: it depends on the kernel and the capabilities, and cannot be named.
+        self.say("security-opt", "seccomp=/dev/stdin");
+        linux["seccomp"].to_string()
+    }
+
+    /// What only nerdctl's own containers have.
+    fn by_nerdctl(&mut self, action: &Value) {
+        if !made_by_nerdctl(action) {
+            return;
+        }
+        let labels = &action["Labels"];
+        let health = label_json(action, "nerdctl/healthcheck");
+        match list(&health["Test"]) {
+            [none] if none == "NONE" => self.say("no-healthcheck", "true"),
+            [shell, command] if shell == "CMD-SHELL" => {
+                self.say("health-cmd", text(command));
+                for (flag, field) in [
+                    ("health-interval", "Interval"),
+                    ("health-timeout", "Timeout"),
+                    ("health-start-period", "StartPeriod"),
+                ] {
+                    if let Some(nanoseconds) = health[field].as_u64().filter(|time| *time != 0) {
+                        self.say(flag, format!("{nanoseconds}ns"));
+                    }
+                }
+                if let Some(retries) = health["Retries"].as_u64().filter(|retries| *retries != 0) {
+                    self.say("health-retries", retries.to_string());
+                }
+            }
+            // The exec form has no flag: it comes from an image only, and ours has none.
+            _ => {}
+        }
+        if let Some(seconds) = labels["nerdctl/stop-timeout"].as_str() {
+            self.say("stop-timeout", seconds);
+        }
+        if let Some(path) = labels["nerdctl/pid-file"].as_str().filter(|path| !path.is_empty()) {
+            self.say("pidfile", path);
+        }
+        let log = label_json(action, "nerdctl/log-config");
+        match text(&log["driver"]) {
+            "" => {
+                if let Some(uri) = labels["nerdctl/log-uri"].as_str() {
+                    self.say("log-driver", uri);
+                }
+            }
+            driver => self.say("log-driver", driver),
+        }
+        for (key, value) in log["opts"].as_object().into_iter().flatten() {
+            self.say("log-opt", format!("{key}={}", text(value)));
+        }
+        let runtime = text(&action["Runtime"]["Name"]);
+        if runtime != "io.containerd.runc.v2" && !runtime.is_empty() {
+            self.say("runtime", runtime);
+        }
+        let path = text(&action["Spec"]["linux"]["cgroupsPath"]);
+        let id = text(&action["ID"]);
+        let of_systemd = path.strip_suffix(id).and_then(|path| path.strip_suffix(":nerdctl:"));
+        let of_files = path.strip_suffix(id).and_then(|path| path.strip_suffix('/'));
+        let usual = format!("/{}", text(&labels["nerdctl/namespace"]));
+        if let Some(parent) = of_systemd.or(of_files).filter(|parent| *parent != "system.slice" && *parent != usual) {
+            self.say("cgroup-parent", parent);
+        }
     }
 }
 
@@ -262,38 +533,24 @@ mod tests {
     }
 
     fn copy(action: &Value) -> Result<Vec<String>, Refused> {
-        user_container(
-            action,
-            &json!({"Entrypoint": ["/waitdaemon"]}),
-            "alpine",
-            "a-user",
-            &[("waitdaemon.role", "user".into())],
-        )
+        let own = json!({"ImageConfig": {"config": {"Entrypoint": ["/waitdaemon"]}}});
+        let labels = [("waitdaemon.role", "user".into())];
+        user_container(action, &own, "alpine", "a-user", &labels, &|_, _| None).map(|made| made.arguments)
     }
 
     #[test]
     fn the_agents_container_goes_across() {
         let expected = [
-            "--name",
-            "a-user",
-            "--label",
-            "waitdaemon.role=user",
-            "--env",
-            "A=b",
-            "--env",
-            "IMAGE=alpine",
-            "--pid",
-            "host",
-            "--cgroupns",
-            "host",
-            "--network",
-            "bridge",
-            "--ulimit",
-            "nofile=1024:1024",
-            "--tmpfs",
-            "/run:nosuid,strictatime,mode=755,size=65536k",
-            "--volume",
-            "/tmp:/hosttmp:rbind,ro",
+            "--name=a-user",
+            "--label=waitdaemon.role=user",
+            "--env=A=b",
+            "--env=IMAGE=alpine",
+            "--pid=host",
+            "--cgroupns=host",
+            "--network=bridge",
+            "--ulimit=nofile=1024:1024",
+            "--tmpfs=/run:nosuid,strictatime,mode=755,size=65536k",
+            "--volume=/tmp:/hosttmp:rbind,ro",
             "--privileged=true",
             "alpine",
             "--",
@@ -312,7 +569,7 @@ mod tests {
         let made = copy(&action).unwrap();
         assert_eq!(made[made.iter().position(|word| word == "--").unwrap() + 1..], words);
         for variable in ["A=", "B=x=y", "C=\n ", "PATH=/mine"] {
-            assert!(made.iter().any(|word| word == variable), "{variable:?}");
+            assert!(made.contains(&format!("--env={variable}")), "{variable:?}");
         }
     }
 
@@ -325,8 +582,8 @@ mod tests {
         action["Spec"]["root"]["readonly"] = json!(true);
         let made = copy(&action).unwrap().join(" ");
         for part in [
-            "--cgroupns private",
-            "--network host",
+            "--cgroupns=private",
+            "--network=host",
             "--read-only=true",
             "--cap-drop=ALL",
             "--cap-add=CAP_SYS_ADMIN",
@@ -342,7 +599,9 @@ mod tests {
     #[test]
     fn what_has_no_flag_is_refused() {
         for (path, value) in [
-            ("/Spec/linux/resources", json!({"blockIO": {"weight": 10}})),
+            ("/Spec/linux/resources", json!({"hugepageLimits": {"2MB": 10}})),
+            ("/Spec/linux/resources", json!({"blockIO": {"weightDevice": [{"major": 1, "minor": 2, "weight": 3}]}})),
+            ("/Spec/linux/namespaces", json!([{"type": "user"}])),
             ("/Spec/mounts", json!([{"type": "bind", "source": "/a:b", "destination": "/c"}])),
             ("/Spec/mounts", json!([{"type": "overlay", "source": "x", "destination": "/c"}])),
         ] {
@@ -356,7 +615,7 @@ mod tests {
         #[test]
         fn any_document_is_answered(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Spec": {"process": {"args": [number, text], "env": text}, "mounts": [number]}})] {
-                let _ = user_container(&document, &document, &text, &text, &[]);
+                let _ = user_container(&document, &document, &text, &text, &[], &|_, _| None);
             }
         }
     }

@@ -4,8 +4,10 @@
 //! no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, on the volumes that
 //! the README lists.
 
+mod check;
 mod cli;
 pub mod copy;
+mod identity;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -158,37 +160,16 @@ impl Engine for Nerdctl {
     type Pending = Pending;
     type Output = ();
 
-    async fn identify(&self, _: &HandoffId) -> Result<Action, Failure> {
-        // The cgroup, as the host sees it, names a candidate. The proof is that containerd knows the
-        // candidate's process by our own PID, or, where our PIDs are not the host's, that the kernel has
-        // us in the very cgroup that containerd made for the candidate.
-        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let hosts_pids = host::pids_are_the_hosts() || self.host;
-        let failed = "cannot inspect the action container";
-        for candidate in host::own_candidates() {
-            let container = match self.cli.inspect(&candidate).await {
-                Ok(container) => container,
-                Err(error) if error.is_missing() => continue,
-                Err(error) => return Err(Failure::new(failed).fix(LOOK_AT_ENGINE).cause(error)),
-            };
-            let made = container["Spec"]["linux"]["cgroupsPath"].as_str().unwrap_or_default();
-            let in_its_cgroup = cgroup.lines().any(|line| !made.is_empty() && line.ends_with(&format!(":{made}")));
-            let proved = if hosts_pids { container["Process"]["Pid"] == std::process::id() } else { in_its_cgroup };
-            if !proved {
-                continue;
-            }
-            let image = container["Image"].as_str().unwrap_or_default();
-            let images = self.cli.documents(&["image", "inspect", "--mode=native", image]).await;
-            let images = images
-                .because("cannot inspect waitdaemon's own image")
-                .map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
-            let own_image = images.first().map(|image| image["ImageConfig"]["config"].clone()).unwrap_or_default();
-            let name = container["Labels"]["nerdctl/name"].as_str().unwrap_or(&candidate[..12]).to_owned();
-            return Ok(Action { name, own_image, container });
-        }
-        Err(Failure::new(format!("none of the containers in containerd's namespace {} is this one", self.namespace))
-            .field("environment.NERDCTL_NAMESPACE")
-            .fix("name the namespace in which this action runs (the agent's is tinkerbell)"))
+    async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
+        let container = identity::prove(&self.cli, handoff, &self.namespace).await?;
+        let image = container["Image"].as_str().unwrap_or_default();
+        let images = self.cli.documents(&["image", "inspect", "--mode=native", image]).await;
+        let images =
+            images.because("cannot inspect waitdaemon's own image").map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
+        let own_image = images.into_iter().next().unwrap_or_default();
+        let id = container["ID"].as_str().unwrap_or_default();
+        let name = container["Labels"]["nerdctl/name"].as_str().unwrap_or(id.get(..12).unwrap_or(id)).to_owned();
+        Ok(Action { name, own_image, container })
     }
 
     fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
@@ -281,15 +262,26 @@ impl Engine for Nerdctl {
     async fn create_user(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure> {
         let name = Role::User.container_name(&action.name);
         let labels = Role::User.labels(&action.name, handoff);
-        let arguments = copy::user_container(&action.container, &action.own_image, image.as_written(), &name, &labels);
-        let arguments = arguments.map_err(|refused| {
+        let refused = |refused: copy::Refused| {
             Failure::new("cannot give the user container everything that the action has")
                 .fix("leave it out of the action, or use an OSIE with Docker")
                 .cause(refused)
-        })?;
+        };
+        let creation = copy::user_container(
+            &action.container,
+            &action.own_image,
+            image.as_written(),
+            &name,
+            &labels,
+            &host::block_device,
+        );
+        let creation = creation.map_err(refused)?;
         let mut call = vec!["create"];
-        call.extend(arguments.iter().map(String::as_str));
-        self.cli.run(&call).await.map_err(|error| creation_failed("the user container", &name, error))?;
+        call.extend(creation.arguments.iter().map(String::as_str));
+        let failed = |error| creation_failed("the user container", &name, error);
+        let id = self.cli.run_with_input(&call, &creation.input).await.map_err(failed)?;
+        let made = self.cli.inspect(id.trim()).await.because(format!("cannot inspect {name}"))?;
+        check::nothing_was_lost(&action.container, &made).map_err(refused)?;
         tracing::info!(container = name, "user container created");
         Ok(())
     }

@@ -91,10 +91,31 @@ impl Bench {
         let device = json!({"cdiVersion": "0.6.0", "kind": "example.org/lab", "devices": [
             {"name": "one", "containerEdits": {"env": ["CDI=one"], "deviceNodes": [{"path": "/dev/full"}]}}]});
         fs::write(format!("/proc/{}/root/etc/cdi/lab.json", machine.init()), device.to_string())?;
-        machine.docker(&["network", "create", "--subnet", "10.9.0.0/24", "--ipv6", "--subnet", "fd00:9::/64", "front"])?;
+        machine.docker(&[
+            "network",
+            "create",
+            "--subnet",
+            "10.9.0.0/24",
+            "--ipv6",
+            "--subnet",
+            "fd00:9::/64",
+            "front",
+        ])?;
         machine.docker(&["network", "create", "--subnet", "10.8.0.0/24", "back"])?;
         machine.docker(&["run", "--rm", "-v", "named:/v", "probe:1", "mkdir", "/v/sub"])?;
-        let other = machine.docker(&["run", "-d", "--name", "other", "--ipc", "shareable", "-v", "named:/n", "-v", "/anonymous", "probe:1"])?;
+        let other = machine.docker(&[
+            "run",
+            "-d",
+            "--name",
+            "other",
+            "--ipc",
+            "shareable",
+            "-v",
+            "named:/n",
+            "-v",
+            "/anonymous",
+            "probe:1",
+        ])?;
         machine.docker(&["run", "-d", "--name", "fronted", "--network", "front", "probe:1"])?;
         let front = machine.docker(&["network", "inspect", "-f", "{{.Id}}", "front"])?;
         let words = vec![
@@ -124,7 +145,8 @@ impl Bench {
             Err(word) => return Ok(Became::EngineRefused(word)),
         };
         let (_, document) = self.ask("GET", &format!("/containers/{action}/json"), None)?;
-        let anonymous: Vec<String> = anonymous(&document).into_iter().filter(|name| !self.known.contains(name)).collect();
+        let anonymous: Vec<String> =
+            anonymous(&document).into_iter().filter(|name| !self.known.contains(name)).collect();
         let (_, end) = self.ask("POST", &format!("/containers/{action}/wait"), None)?;
         if end["StatusCode"] != 0 {
             let (_, log) = self.ask("GET", &format!("/containers/{action}/logs?stdout=1&stderr=1"), None)?;
@@ -204,8 +226,10 @@ impl Bench {
         if let Some(groups) = spec["process"]["user"]["additionalGids"].as_array_mut() {
             groups.sort_by_key(Value::as_u64);
         }
-        let new: Vec<String> =
-            anonymous(document).into_iter().filter(|name| !of_action.contains(name) && !self.known.contains(name)).collect();
+        let new: Vec<String> = anonymous(document)
+            .into_iter()
+            .filter(|name| !of_action.contains(name) && !self.known.contains(name))
+            .collect();
         let mut networks = document["NetworkSettings"]["Networks"].clone();
         for (_, endpoint) in networks.as_object_mut().into_iter().flatten() {
             let set = !endpoint["IPAMConfig"].is_null();
@@ -222,7 +246,8 @@ impl Bench {
             "Config": document["Config"], "HostConfig": document["HostConfig"], "Path": document["Path"], "Args": document["Args"],
             "Mounts": mounts, "Networks": networks, "Spec": spec,
         });
-        let named = |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
+        let named =
+            |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
         let text = named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
         let all = serde_json::from_str(&numbered(&text))?;
         Ok(without(without_id(&all, id), &INCIDENTAL))
@@ -280,7 +305,9 @@ fn anonymous(document: &Value) -> Vec<String> {
 fn numbered(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
-    while let Some(at) = ["/safe-mount", "/overlay2/"].iter().filter_map(|word| Some(rest.find(word)? + word.len())).min() {
+    while let Some(at) =
+        ["/safe-mount", "/overlay2/"].iter().filter_map(|word| Some(rest.find(word)? + word.len())).min()
+    {
         kept.push_str(&rest[..at]);
         rest = rest[at..].trim_start_matches(|c: char| c.is_ascii_hexdigit());
     }
@@ -302,7 +329,7 @@ fn without(mut document: Value, ends: &[&str]) -> Value {
 }
 
 /// The first disk of this machine, for limits of block devices.
-fn disk() -> Result<String> {
+pub fn disk() -> Result<String> {
     let listed = lab::nest::output(Command::new("lsblk").args(["-dnpo", "NAME,TYPE"]))?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     let disk = text.lines().find_map(|line| line.strip_suffix(" disk")).context("no disk")?;

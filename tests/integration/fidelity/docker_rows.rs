@@ -121,15 +121,16 @@ fn images() -> Vec<Row> {
         Row::body("user image with ENTRYPOINT and CMD", nothing()).image("both:1"),
         Row::body("user image with ENTRYPOINT and CMD, arguments", json!({"Cmd": ["1007"]})).image("both:1"),
         Row::body("user image with neither, arguments", json!({"Cmd": ["/bin/sleep", "1008"]})).image("neither:1"),
-        Row::body("user image with neither, no arguments", nothing()).image("neither:1").refused(
-            "ommand specified",
-            "nothing says what to run; the engine says so at create",
-        ),
+        Row::body("user image with neither, no arguments", nothing())
+            .image("neither:1")
+            .refused("ommand specified", "nothing says what to run; the engine says so at create"),
         Row::body("user image that sets everything stands", nothing()).image("full:1"),
         Row::body("the action's values win over the user image's", set_all()).image("full:1"),
         Row::body("Env, a name alone removes the user image's variable", json!({"Env": ["A"]})).image("full:1"),
         Row::body("our own image's values never show", nothing()).own("own-full:1"),
-        Row::body("our own image's values never show in a user image that sets everything", nothing()).own("own-full:1").image("full:1"),
+        Row::body("our own image's values never show in a user image that sets everything", nothing())
+            .own("own-full:1")
+            .image("full:1"),
         Row::body("the action's values win over both images'", set_all()).own("own-full:1").image("full:1"),
     ]
 }
@@ -140,10 +141,11 @@ fn resources() -> Vec<Row> {
         Row::body("CpuShares", host("CpuShares", json!(512))),
         Row::body("NanoCpus", host("NanoCpus", json!(500_000_000))),
         Row::body("CpuPeriod, CpuQuota", json!({"HostConfig": {"CpuPeriod": 50_000, "CpuQuota": 25_000}})),
-        Row::body("CpuRealtimePeriod, CpuRealtimeRuntime", json!({"HostConfig": {"CpuRealtimePeriod": 1_000_000, "CpuRealtimeRuntime": 1000}})).engine_refuses(
-            "cpu.rt_runtime_us",
-            "only where dockerd is given --cpu-rt-runtime",
-        ),
+        Row::body(
+            "CpuRealtimePeriod, CpuRealtimeRuntime",
+            json!({"HostConfig": {"CpuRealtimePeriod": 1_000_000, "CpuRealtimeRuntime": 1000}}),
+        )
+        .engine_refuses("cpu.rt_runtime_us", "only where dockerd is given --cpu-rt-runtime"),
         Row::body("CpusetCpus", host("CpusetCpus", json!("0"))),
         Row::body("CpusetMems", host("CpusetMems", json!("0"))),
         Row::body("Memory", host("Memory", json!(64 * MIB))),
@@ -156,7 +158,13 @@ fn resources() -> Vec<Row> {
         Row::body("OomKillDisable", json!({"HostConfig": {"OomKillDisable": true, "Memory": 64 * MIB}})),
         Row::body("OomScoreAdj", host("OomScoreAdj", json!(100))),
         Row::body("PidsLimit", host("PidsLimit", json!(50))),
-        Row::body("Ulimits", host("Ulimits", json!([{"Name": "nofile", "Soft": 100, "Hard": 200}, {"Name": "core", "Soft": 0, "Hard": 0}]))),
+        Row::body(
+            "Ulimits",
+            host(
+                "Ulimits",
+                json!([{"Name": "nofile", "Soft": 100, "Hard": 200}, {"Name": "core", "Soft": 0, "Hard": 0}]),
+            ),
+        ),
         Row::body("BlkioWeight", host("BlkioWeight", json!(300))).without_effect(),
         Row::body("BlkioWeightDevice", host("BlkioWeightDevice", json!([{"Path": "@DISK", "Weight": 300}]))),
         Row::body("BlkioDeviceReadBps", host("BlkioDeviceReadBps", json!([{"Path": "@DISK", "Rate": MIB}]))),
@@ -164,16 +172,37 @@ fn resources() -> Vec<Row> {
         Row::body("BlkioDeviceReadIOps", host("BlkioDeviceReadIOps", json!([{"Path": "@DISK", "Rate": 1000}]))),
         Row::body("BlkioDeviceWriteIOps", host("BlkioDeviceWriteIOps", json!([{"Path": "@DISK", "Rate": 1000}]))),
         Row::body("CgroupParent", host("CgroupParent", json!("/@CGROUP/parent"))),
-        Row::body("Devices", host("Devices", json!([{"PathOnHost": "/dev/full", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}]))),
+        Row::body(
+            "Devices",
+            host(
+                "Devices",
+                json!([{"PathOnHost": "/dev/full", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}]),
+            ),
+        ),
         Row::body("DeviceCgroupRules", host("DeviceCgroupRules", json!(["c 42:* rmw", "b 7:1 r"]))),
-        Row::body("DeviceRequests, a driver", host("DeviceRequests", json!([{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu", "utility"]], "Options": {}}]))),
-        Row::body("DeviceRequests, CDI", host("DeviceRequests", json!([{"Driver": "cdi", "DeviceIDs": ["example.org/lab=one"]}]))).since(44),
+        Row::body(
+            "DeviceRequests, a driver",
+            host(
+                "DeviceRequests",
+                json!([{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu", "utility"]], "Options": {}}]),
+            ),
+        ),
+        Row::body(
+            "DeviceRequests, CDI",
+            host("DeviceRequests", json!([{"Driver": "cdi", "DeviceIDs": ["example.org/lab=one"]}])),
+        )
+        .since(44),
         Row::body("ShmSize", host("ShmSize", json!(MIB))),
-        Row::body("Sysctls", host("Sysctls", json!({"net.ipv4.ip_unprivileged_port_start": "1", "kernel.shmmax": "1048576"}))),
+        Row::body(
+            "Sysctls",
+            host("Sysctls", json!({"net.ipv4.ip_unprivileged_port_start": "1", "kernel.shmmax": "1048576"})),
+        ),
         Row::body("CpuCount", host("CpuCount", json!(2))),
         Row::body("CpuPercent", host("CpuPercent", json!(50))).without_effect(),
-        Row::body("IOMaximumIOps", host("IOMaximumIOps", json!(100))).engine_refuses("imum ", "a setting of Windows containers"),
-        Row::body("IOMaximumBandwidth", host("IOMaximumBandwidth", json!(100))).engine_refuses("imum ", "a setting of Windows containers"),
+        Row::body("IOMaximumIOps", host("IOMaximumIOps", json!(100)))
+            .engine_refuses("imum ", "a setting of Windows containers"),
+        Row::body("IOMaximumBandwidth", host("IOMaximumBandwidth", json!(100)))
+            .engine_refuses("imum ", "a setting of Windows containers"),
         Row::body("StorageOpt", host("StorageOpt", json!({"size": "1G"}))).engine_refuses(
             "storage-opt is supported only for",
             "the engine takes it on some storage only, such as XFS with project quotas",
@@ -195,11 +224,25 @@ fn mounts() -> Vec<Row> {
     vec![
         Row::body("Binds", host("Binds", json!(["@OUT/a:/t", "@OUT/b:/u:ro", "@OUT/a:/v:rw"]))),
         Row::body("Binds, SELinux labels", host("Binds", json!(["@OUT/a:/t:z", "@OUT/b:/u:ro,Z"]))),
-        Row::body("Binds, propagation", host("Binds", json!([
-            "@OUT/shared:/t:rshared", "@OUT/shared:/u:shared", "@OUT/shared:/v:rslave", "@OUT/shared:/w:slave,ro", "@OUT/a:/x:private", "@OUT/a:/y:rprivate",
-        ]))),
+        Row::body(
+            "Binds, propagation",
+            host(
+                "Binds",
+                json!([
+                    "@OUT/shared:/t:rshared",
+                    "@OUT/shared:/u:shared",
+                    "@OUT/shared:/v:rslave",
+                    "@OUT/shared:/w:slave,ro",
+                    "@OUT/a:/x:private",
+                    "@OUT/a:/y:rprivate",
+                ]),
+            ),
+        ),
         Row::body("Binds, a path with dots and slashes", host("Binds", json!(["@OUT/./a//:/t//u/../v/"]))),
-        Row::body("Binds, over the engine's own files", host("Binds", json!(["@OUT/file:/etc/hosts:ro", "@OUT/file:/etc/resolv.conf", "@OUT/file:/etc/hostname"]))),
+        Row::body(
+            "Binds, over the engine's own files",
+            host("Binds", json!(["@OUT/file:/etc/hosts:ro", "@OUT/file:/etc/resolv.conf", "@OUT/file:/etc/hostname"])),
+        ),
         Row::body("Binds, named volumes", host("Binds", json!(["named:/t", "named:/u:ro", "other-volume:/v:nocopy"]))),
         Row::body("Volumes, anonymous", json!({"Volumes": {"/t": {}, "/slash/": {}}})).changed(
             &["/HostConfig/Binds", "/Config/Volumes", "/Mounts", "/Spec/mounts"],
@@ -209,28 +252,76 @@ fn mounts() -> Vec<Row> {
             &["/HostConfig/Binds", "/Mounts", "/Spec/mounts"],
             "the user container has the action's volume, bound by name, not a new one",
         ),
-        Row::body("Mounts, anonymous volume", host("Mounts", json!([{"Type": "volume", "Target": "/t/", "VolumeOptions": {"NoCopy": true}}]))).changed(
+        Row::body(
+            "Mounts, anonymous volume",
+            host("Mounts", json!([{"Type": "volume", "Target": "/t/", "VolumeOptions": {"NoCopy": true}}])),
+        )
+        .changed(
             &["/HostConfig/Mounts/0/Source", "/Mounts", "/Spec/mounts"],
             "the user container has the action's volume, bound by name, not a new one",
         ),
         Row::body("Mounts, bind", bind(json!({}))),
         Row::body("Mounts, bind, ReadOnly", bind(json!({"ReadOnly": true}))),
         Row::body("Mounts, Consistency", bind(json!({"Consistency": "cached"}))),
-        Row::body("Mounts, BindOptions.Propagation", bind(json!({"Source": "@OUT/shared", "BindOptions": {"Propagation": "rshared"}}))),
+        Row::body(
+            "Mounts, BindOptions.Propagation",
+            bind(json!({"Source": "@OUT/shared", "BindOptions": {"Propagation": "rshared"}})),
+        ),
         Row::body("Mounts, BindOptions.NonRecursive", bind(json!({"BindOptions": {"NonRecursive": true}}))),
-        Row::body("Mounts, BindOptions.CreateMountpoint", bind(json!({"Source": "@OUT/made", "BindOptions": {"CreateMountpoint": true}}))).since(42),
-        Row::body("Mounts, BindOptions.ReadOnlyNonRecursive", bind(json!({"ReadOnly": true, "BindOptions": {"ReadOnlyNonRecursive": true}}))).since(44),
-        Row::body("Mounts, BindOptions.ReadOnlyForceRecursive", bind(json!({"ReadOnly": true, "BindOptions": {"ReadOnlyForceRecursive": true, "Propagation": "rprivate"}}))).since(44),
+        Row::body(
+            "Mounts, BindOptions.CreateMountpoint",
+            bind(json!({"Source": "@OUT/made", "BindOptions": {"CreateMountpoint": true}})),
+        )
+        .since(42),
+        Row::body(
+            "Mounts, BindOptions.ReadOnlyNonRecursive",
+            bind(json!({"ReadOnly": true, "BindOptions": {"ReadOnlyNonRecursive": true}})),
+        )
+        .since(44),
+        Row::body(
+            "Mounts, BindOptions.ReadOnlyForceRecursive",
+            bind(json!({"ReadOnly": true, "BindOptions": {"ReadOnlyForceRecursive": true, "Propagation": "rprivate"}})),
+        )
+        .since(44),
         Row::body("Mounts, volume", volume(json!({}))),
         Row::body("Mounts, volume, ReadOnly", volume(json!({"ReadOnly": true}))),
-        Row::body("Mounts, VolumeOptions.NoCopy", volume(json!({"Source": "fresh-1", "VolumeOptions": {"NoCopy": true}}))),
-        Row::body("Mounts, VolumeOptions.Labels", volume(json!({"Source": "fresh-2", "VolumeOptions": {"Labels": {"a": "b"}}}))),
-        Row::body("Mounts, VolumeOptions.DriverConfig", volume(json!({"Source": "fresh-3", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}}}}))),
+        Row::body(
+            "Mounts, VolumeOptions.NoCopy",
+            volume(json!({"Source": "fresh-1", "VolumeOptions": {"NoCopy": true}})),
+        ),
+        Row::body(
+            "Mounts, VolumeOptions.Labels",
+            volume(json!({"Source": "fresh-2", "VolumeOptions": {"Labels": {"a": "b"}}})),
+        ),
+        Row::body(
+            "Mounts, VolumeOptions.DriverConfig",
+            volume(
+                json!({"Source": "fresh-3", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}}}}),
+            ),
+        ),
         Row::body("Mounts, VolumeOptions.Subpath", volume(json!({"VolumeOptions": {"Subpath": "sub"}}))).since(45),
-        Row::body("Mounts, tmpfs", host("Mounts", json!([{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1_048_576, "Mode": 448}}]))),
-        Row::body("Mounts, TmpfsOptions.Options", host("Mounts", json!([{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Options": [["noexec"]]}}]))).since(46),
-        Row::body("Mounts, image", host("Mounts", json!([{"Type": "image", "Source": "both:1", "Target": "/t"}]))).since(48),
-        Row::body("Mounts, ImageOptions.Subpath", host("Mounts", json!([{"Type": "image", "Source": "both:1", "Target": "/t", "ImageOptions": {"Subpath": "bin"}}]))).since(50),
+        Row::body(
+            "Mounts, tmpfs",
+            host(
+                "Mounts",
+                json!([{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1_048_576, "Mode": 448}}]),
+            ),
+        ),
+        Row::body(
+            "Mounts, TmpfsOptions.Options",
+            host("Mounts", json!([{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Options": [["noexec"]]}}])),
+        )
+        .since(46),
+        Row::body("Mounts, image", host("Mounts", json!([{"Type": "image", "Source": "both:1", "Target": "/t"}])))
+            .since(48),
+        Row::body(
+            "Mounts, ImageOptions.Subpath",
+            host(
+                "Mounts",
+                json!([{"Type": "image", "Source": "both:1", "Target": "/t", "ImageOptions": {"Subpath": "bin"}}]),
+            ),
+        )
+        .since(50),
         Row::body("Tmpfs", host("Tmpfs", json!({"/t": "size=1m,mode=700,noexec", "/u": ""}))),
         Row::body("VolumesFrom", host("VolumesFrom", json!(["other:ro"]))).changed(
             &["/HostConfig/Binds", "/Mounts"],
@@ -242,9 +333,7 @@ fn mounts() -> Vec<Row> {
 }
 
 fn networks() -> Vec<Row> {
-    let on = |mode: &str, endpoints: Value| {
-        json!({"HostConfig": {"NetworkMode": mode}, "NetworkingConfig": {"EndpointsConfig": endpoints}})
-    };
+    let on = |mode: &str, endpoints: Value| json!({"HostConfig": {"NetworkMode": mode}, "NetworkingConfig": {"EndpointsConfig": endpoints}});
     let two = |one: Value, other: Value| on("front", json!({"front": one, "back": other}));
     vec![
         Row::body("NetworkMode, none", host("NetworkMode", json!("none"))),
@@ -278,7 +367,8 @@ fn networks() -> Vec<Row> {
 }
 
 fn rights() -> Vec<Row> {
-    let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
+    let seccomp =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
     vec![
         Row::body("Privileged", host("Privileged", json!(true))),
         Row::body("Privileged, as the agent runs it", json!({"HostConfig": {"Privileged": true, "PidMode": "host"}})),
@@ -292,7 +382,10 @@ fn rights() -> Vec<Row> {
         Row::body("SecurityOpt, SELinux labels", host("SecurityOpt", json!(["label=disable"]))),
         Row::body("MaskedPaths", host("MaskedPaths", json!(["/proc/kcore", "/proc/keys"]))),
         Row::body("ReadonlyPaths", host("ReadonlyPaths", json!(["/proc/sys"]))),
-        Row::body("MaskedPaths and ReadonlyPaths, none", json!({"HostConfig": {"MaskedPaths": [], "ReadonlyPaths": []}})),
+        Row::body(
+            "MaskedPaths and ReadonlyPaths, none",
+            json!({"HostConfig": {"MaskedPaths": [], "ReadonlyPaths": []}}),
+        ),
         Row::body("CgroupnsMode, host", host("CgroupnsMode", json!("host"))).without_effect(),
         Row::body("CgroupnsMode, private", host("CgroupnsMode", json!("private"))),
         Row::body("IpcMode, host", host("IpcMode", json!("host"))),
@@ -311,10 +404,28 @@ fn rights() -> Vec<Row> {
         Row::body("Isolation", host("Isolation", json!("default"))),
         Row::body("Annotations", host("Annotations", json!({"a": "b", "org.example/c": "d"}))).since(43),
         Row::body("ConsoleSize", json!({"Tty": true, "HostConfig": {"ConsoleSize": [40, 120]}})),
-        Row::body("LogConfig, json-file with options", host("LogConfig", json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2", "tag": "t", "labels": "a"}}))),
+        Row::body(
+            "LogConfig, json-file with options",
+            host(
+                "LogConfig",
+                json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2", "tag": "t", "labels": "a"}}),
+            ),
+        ),
         Row::body("LogConfig, local", host("LogConfig", json!({"Type": "local", "Config": {"max-size": "1m"}}))),
         Row::body("LogConfig, none", host("LogConfig", json!({"Type": "none"}))),
-        Row::body("LogConfig, syslog", host("LogConfig", json!({"Type": "syslog", "Config": {"syslog-address": "udp://127.0.0.1:5514", "tag": "t"}}))),
-        Row::body("LogConfig, non-blocking", host("LogConfig", json!({"Type": "json-file", "Config": {"mode": "non-blocking", "max-buffer-size": "1m"}}))),
+        Row::body(
+            "LogConfig, syslog",
+            host(
+                "LogConfig",
+                json!({"Type": "syslog", "Config": {"syslog-address": "udp://127.0.0.1:5514", "tag": "t"}}),
+            ),
+        ),
+        Row::body(
+            "LogConfig, non-blocking",
+            host(
+                "LogConfig",
+                json!({"Type": "json-file", "Config": {"mode": "non-blocking", "max-buffer-size": "1m"}}),
+            ),
+        ),
     ]
 }

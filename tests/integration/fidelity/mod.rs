@@ -4,8 +4,11 @@
 mod compare;
 mod docker;
 mod docker_rows;
+mod nerdctl;
+mod nerdctl_rows;
 mod rows;
 
+use lab::captain::Init;
 use lab::machine::Engine;
 
 pub use docker::make_images;
@@ -17,6 +20,19 @@ pub fn cases() -> Vec<crate::Case> {
         .map(|(name, rows)| {
             let case = move |engine: Engine| docker::run(engine, &rows());
             (format!("fidelity::{name}"), Box::new(case) as _)
+        })
+        .collect()
+}
+
+/// One case for each group of rows on containerd. The resources are those of cgroup v1: this lab's cgroup v2 has
+/// no controllers.
+pub fn nerdctl_cases() -> Vec<(String, Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>)> {
+    nerdctl_rows::GROUPS
+        .into_iter()
+        .map(|(name, rows)| {
+            let init = if name == "resources" { Init::BusyBox } else { Init::Systemd };
+            let case = move || nerdctl::run(init, &rows());
+            (format!("{}::fidelity::{name}", init.name()), Box::new(case) as _)
         })
         .collect()
 }

@@ -1,0 +1,178 @@
+//! Was anything lost? The user container, once created, is held against the action's OCI spec. Pure.
+//!
+//! nerdctl's flags are copied one by one, so a setting that no flag can say, or that nerdctl takes and
+//! drops, would be lost in silence. Here it is found before SUCCESS, whatever made the action.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::copy::{NAME_FILES, Refused, USUAL_MOUNTS, USUAL_SYSCTL, made_by_nerdctl, nothing, privileged};
+use crate::engine::json::{list, text};
+
+/// Compares the native documents of the action and of the created user container.
+///
+/// # Errors
+/// [`Refused`] with the first setting that the user container lacks or has otherwise.
+pub fn nothing_was_lost(action: &Value, user: &Value) -> Result<(), Refused> {
+    same("", &essence(action), &essence(user))?;
+    same("namespaces", &namespaces(action), &namespaces(user))?;
+    // The agent leaves it to containerd, and nerdctl to its own configuration.
+    if made_by_nerdctl(action) {
+        same("runtime", &action["Runtime"], &user["Runtime"])?;
+    }
+    mounts(&action["Spec"], &user["Spec"])?;
+    match list(&action["Spec"]["hooks"]["createRuntime"]).iter().find(|hook| !is_nerdctls(hook)) {
+        Some(hook) => Err(Refused(format!("a hook that runs {}", text(&hook["path"])))),
+        None => Ok(()),
+    }
+}
+
+/// The spec less what is copied by other means or is each container's own. What is left must be equal.
+fn essence(container: &Value) -> Value {
+    let mut spec = container["Spec"].clone();
+    let privileged = privileged(&spec);
+    // Environment, arguments, user and folder are joined with the user image's; names, paths and hooks
+    // are each container's own; the others are compared in their own ways.
+    drop_fields(&mut spec, "", &["ociVersion", "hostname", "domainname", "annotations", "hooks", "mounts"]);
+    drop_fields(&mut spec, "/root", &["path"]);
+    drop_fields(&mut spec, "/process", &["args", "env", "cwd"]);
+    drop_fields(&mut spec, "/process/user", &["uid", "gid", "additionalGids"]);
+    // The mounts' propagation follows from the mounts.
+    drop_fields(&mut spec, "/linux", &["cgroupsPath", "namespaces", "rootfsPropagation"]);
+    // nerdctl sets it for every container that has a network of its own.
+    if spec["linux"]["sysctl"][USUAL_SYSCTL.0] == USUAL_SYSCTL.1 {
+        drop_fields(&mut spec, "/linux/sysctl", &[USUAL_SYSCTL.0]);
+    }
+    if privileged {
+        // Privileged overrides no-new-privileges, and device nodes come and go.
+        drop_fields(&mut spec, "/process", &["noNewPrivileges"]);
+        drop_fields(&mut spec, "/linux", &["devices"]);
+    }
+    for list in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        sort(&mut spec, &format!("/process/capabilities/{list}"));
+    }
+    sort(&mut spec, "/process/rlimits");
+    spec
+}
+
+fn namespaces(container: &Value) -> Value {
+    let spaces = list(&container["Spec"]["linux"]["namespaces"]).iter();
+    let mut spaces: Vec<Value> = spaces.map(|space| json!([space["type"], space["path"]])).collect();
+    spaces.sort_by_key(Value::to_string);
+    spaces.into()
+}
+
+/// Every mount that the action was given is there, with all its options; more may come from the image.
+fn mounts(action: &Value, user: &Value) -> Result<(), Refused> {
+    for mount in list(&action["mounts"]) {
+        let target = text(&mount["destination"]);
+        // Bound by whoever makes a container, from a place of its own.
+        if NAME_FILES.contains(&target) {
+            continue;
+        }
+        let options = |mount: &Value| -> BTreeSet<String> {
+            list(&mount["options"]).iter().map(|option| text(option).to_owned()).collect()
+        };
+        let usual = USUAL_MOUNTS.contains(&target);
+        let of_user = list(&user["mounts"]).iter().find(|mount| text(&mount["destination"]) == target);
+        let carried = of_user.is_some_and(|of_user| {
+            let (wanted, has) = (options(mount), options(of_user));
+            // `rbind` says all that `bind` does.
+            let has = |option: &String| has.contains(option) || (option == "bind" && has.contains("rbind"));
+            let source = mount["source"] == of_user["source"] || usual;
+            source && wanted.iter().all(has)
+        });
+        if !carried {
+            return Err(Refused(format!("the mount on {target}: {mount}")));
+        }
+    }
+    Ok(())
+}
+
+/// nerdctl's own hook: its name and network.
+fn is_nerdctls(hook: &Value) -> bool {
+    list(&hook["args"]).iter().any(|word| word == "oci-hook")
+        && list(&hook["args"]).iter().any(|word| word == "internal")
+}
+
+/// Equal, where missing, zero and empty are the same.
+fn same(at: &str, action: &Value, user: &Value) -> Result<(), Refused> {
+    match (action, user) {
+        (Value::Object(one), Value::Object(other)) => {
+            let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            keys.into_iter().try_for_each(|key| {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                same(&at, &action[key], &user[key])
+            })
+        }
+        _ if action == user || (nothing(action) && nothing(user)) => Ok(()),
+        _ => {
+            let short = |value: &Value| value.to_string().chars().take(200).collect::<String>();
+            Err(Refused(format!(
+                "{at}: the action has {}, the user container would have {}",
+                short(action),
+                short(user)
+            )))
+        }
+    }
+}
+
+fn drop_fields(document: &mut Value, at: &str, fields: &[&str]) {
+    if let Some(Value::Object(map)) = document.pointer_mut(at) {
+        map.retain(|key, _| !fields.contains(&key.as_str()));
+    }
+}
+
+fn sort(document: &mut Value, at: &str) {
+    if let Some(Value::Array(list)) = document.pointer_mut(at) {
+        list.sort_by_key(Value::to_string);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agents() -> Value {
+        serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_its_own_copy() {
+        nothing_was_lost(&agents(), &agents()).unwrap();
+    }
+
+    #[test]
+    fn whatever_is_lost_is_found() {
+        for (path, value) in [
+            ("/Spec/linux/resources/memory", json!({"limit": 1})),
+            ("/Spec/linux/resources/hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),
+            ("/Spec/linux/maskedPaths", json!(["/proc/mine"])),
+            ("/Spec/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
+            ("/Spec/linux/aFieldOfTomorrow", json!("x")),
+            ("/Spec/process/oomScoreAdj", json!(1)),
+            ("/Spec/process/apparmorProfile", json!("mine")),
+            ("/Spec/root/readonly", json!(true)),
+            ("/Spec/linux/namespaces", json!([{"type": "pid"}])),
+            ("/Spec/hooks", json!({"createRuntime": [{"path": "/usr/bin/gpu", "args": ["gpu"]}]})),
+        ] {
+            let mut action = agents();
+            let (parent, field) = path.rsplit_once('/').unwrap();
+            action.pointer_mut(parent).unwrap()[field] = value;
+            assert!(nothing_was_lost(&action, &agents()).is_err(), "{path}");
+        }
+        let mut user = agents();
+        user["Spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/hosttmp");
+        assert_eq!(nothing_was_lost(&agents(), &user).unwrap_err().0.split(':').next(), Some("the mount on /hosttmp"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_document_is_its_own_copy(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
+            for document in [json!(text), json!({"Spec": {"process": text, "linux": {"namespaces": number, "x": [text]}, "mounts": [number]}})] {
+                proptest::prop_assert!(nothing_was_lost(&document, &json!(document)).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Runs the rows on a real containerd with nerdctl. The measure is nerdctl itself: the user container must
+//! be what it makes of the action's own flags with IMAGE, by its labels, its OCI spec and its ports.
+
+use std::collections::HashMap;
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::captain::{Captain, Init};
+use lab::until::until;
+use serde_json::{Value, json};
+
+use super::compare::{differences, without_id};
+use super::rows::{Became, Row, Set};
+use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
+
+/// Runs all rows of a group.
+pub fn run(init: Init, rows: &[Row]) -> Result<()> {
+    let bench = Bench::new(init)?;
+    let mut wrong = Vec::new();
+    for row in rows {
+        let found = match bench.row(row) {
+            Ok(became) => row.wrong(&became),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(found) = found {
+            wrong.push(format!("{}:\n    {found}", row.setting));
+        }
+        if let Err(error) = bench.clear() {
+            wrong.push(format!("{}:\n    {error:#}", row.setting));
+        }
+    }
+    ensure!(wrong.is_empty(), "{} of {} rows are wrong:\n  {}", wrong.len(), rows.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+/// A machine with all that rows refer to.
+struct Bench {
+    captain: Captain,
+    words: Vec<(&'static str, String)>,
+    fixtures: Vec<String>,
+    baselines: std::cell::RefCell<HashMap<(&'static str, Vec<String>), Value>>,
+}
+
+impl Bench {
+    fn new(init: Init) -> Result<Self> {
+        let captain = Captain::boot_with(init)?;
+        captain.load(&own_image())?;
+        captain.load(&lab::paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
+        for image in ["probe", "entrypoint", "both", "neither", "full", "own-full"] {
+            captain.load(&images().join(format!("{image}.tar")))?;
+        }
+        let out = captain.out();
+        for folder in ["a", "b", "shared"] {
+            fs::create_dir_all(out.join(folder))?;
+        }
+        fs::write(out.join("file"), "127.0.0.1 localhost\n")?;
+        let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kexec_load"], "action": "SCMP_ACT_ERRNO"}]});
+        fs::write(out.join("seccomp.json"), seccomp.to_string())?;
+        let prepare = format!(
+            "mount --bind {0}/shared {0}/shared && mount --make-shared {0}/shared && mkdir -p /etc/cdi && ip netns add lab",
+            out.display()
+        );
+        let done = captain.command("sh").args(["-c", &prepare]).status()?;
+        ensure!(done.success(), "cannot prepare the machine");
+        let device = json!({"cdiVersion": "0.6.0", "kind": "example.org/lab", "devices": [
+            {"name": "one", "containerEdits": {"env": ["CDI=one"], "deviceNodes": [{"path": "/dev/full"}]}}]});
+        fs::write(format!("/proc/{}/root/etc/cdi/lab.json", captain.init()), device.to_string())?;
+        captain.nerdctl(&["network", "create", "--subnet", "10.7.0.0/24", "front"])?;
+        captain.nerdctl(&["network", "create", "--subnet", "10.6.0.0/24", "back"])?;
+        let other = captain.nerdctl(&[
+            "run",
+            "-d",
+            "--name",
+            "other",
+            "--ipc",
+            "shareable",
+            "-v",
+            "named:/n",
+            "-v",
+            "/anonymous",
+            "probe:1",
+        ])?;
+        let words = vec![("@OUT", out.display().to_string()), ("@OTHER", other), ("@DISK", super::docker::disk()?)];
+        let fixtures = captain.nerdctl(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
+        Ok(Self { captain, words, fixtures, baselines: HashMap::new().into() })
+    }
+
+    fn filled(&self, flags: &[String]) -> Vec<String> {
+        let fill =
+            |flag: &String| self.words.iter().fold(flag.clone(), |text, (word, value)| text.replace(word, value));
+        flags.iter().map(fill).collect()
+    }
+
+    fn row(&self, row: &Row) -> Result<Became> {
+        let Set::Flags(flags, arguments) = &row.set else { bail!("no row of nerdctl") };
+        let flags = self.filled(flags);
+        if let Err(word) = self.start(ACTION, row.own, row.image, &flags, arguments)? {
+            return Ok(Became::EngineRefused(word));
+        }
+        let anonymous = self.anonymous(ACTION)?;
+        let code = self.captain.nerdctl(&["wait", ACTION])?;
+        if code != "0" {
+            let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
+            let left = self.names()?;
+            ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff left {left}");
+            return Ok(Became::Refused(String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()));
+        }
+        self.remove(&[ACTION])?;
+        let user = until("the user container's start", LIMIT, || {
+            let user = self.captain.inspect(USER)?;
+            Ok((user["Process"]["Status"]["Status"] == "running").then_some(user))
+        });
+        let user = user.with_context(|| self.captain.nerdctl(&["logs", WAITER]).unwrap_or_default())?;
+        let mut user = self.all_of(&user, &anonymous)?;
+        self.remove(&[WAITER, USER])?;
+
+        let expected = self.made(row, &flags, arguments)?;
+        for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
+            let Some(labels) = user["Labels"].as_object_mut() else { bail!("no labels: {user}") };
+            ensure!(labels.contains_key(label), "the user container lacks the label {label}");
+            if expected["Labels"].get(label).is_none() {
+                labels.remove(label);
+            }
+        }
+        let shows = expected != self.baseline(row)?;
+        ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
+        Ok(Became::Copied(differences(&user, &expected)))
+    }
+
+    /// What nerdctl makes of these flags, with the user container's name.
+    fn made(&self, row: &Row, flags: &[String], arguments: &[String]) -> Result<Value> {
+        if let Err(word) = self.start(USER, row.image, row.image, flags, arguments)? {
+            bail!("nerdctl refuses the user container's own flags: {word}");
+        }
+        let all = self.all_of(&self.captain.inspect(USER)?, &[])?;
+        self.remove(&[USER])?;
+        Ok(all)
+    }
+
+    /// What it makes of none but those that an action needs anyhow.
+    fn baseline(&self, row: &Row) -> Result<Value> {
+        let Set::Flags(flags, _) = &row.set else { bail!("no row of nerdctl") };
+        let needed = ["--pid=host", "--cap-add=ALL", "--security-opt=apparmor=unconfined"];
+        let needed: Vec<String> = flags.iter().filter(|flag| needed.contains(&flag.as_str())).cloned().collect();
+        if row.image == "neither:1" {
+            return Ok(Value::Null);
+        }
+        if let Some(known) = self.baselines.borrow().get(&(row.image, needed.clone())) {
+            return Ok(known.clone());
+        }
+        let made = self.made(row, &needed, &[])?;
+        self.baselines.borrow_mut().insert((row.image, needed), made.clone());
+        Ok(made)
+    }
+
+    fn anonymous(&self, container: &str) -> Result<Vec<String>> {
+        let document = self.captain.inspect(container)?;
+        let label = document["Labels"]["nerdctl/anonymous-volumes"].as_str().unwrap_or("[]");
+        Ok(serde_json::from_str(label)?)
+    }
+
+    /// All that matters of a container. An anonymous volume is called the action's or a new one.
+    fn all_of(&self, document: &Value, of_action: &[String]) -> Result<Value> {
+        let id = document["ID"].as_str().context("no ID")?;
+        let label = document["Labels"]["nerdctl/anonymous-volumes"].as_str().unwrap_or("[]");
+        let mut new: Vec<String> = serde_json::from_str(label)?;
+        new.retain(|name| !of_action.contains(name));
+        let mut labels = document["Labels"].clone();
+        if let Some(labels) = labels.as_object_mut() {
+            // What became of the container, not what it is.
+            labels.retain(|key, _| {
+                key != "containerd.io/restart.explicitly-stopped" && key != "containerd.io/restart.status"
+            });
+        }
+        for (_, value) in labels.as_object_mut().into_iter().flatten() {
+            // Many hold JSON; the order of its keys says nothing.
+            if let Some(Ok(inner)) =
+                value.as_str().filter(|text| text.starts_with(['{', '['])).map(serde_json::from_str)
+            {
+                *value = inner;
+            }
+        }
+        let mut spec = document["Spec"].clone();
+        if let Some(mounts) = spec["mounts"].as_array_mut() {
+            mounts.sort_by_key(|mount| mount["destination"].to_string());
+        }
+        if let Some(annotations) = spec["annotations"].as_object_mut() {
+            // Copies of the labels.
+            annotations.retain(|key, _| !key.contains("nerdctl/"));
+        }
+        if let Some(hooks) = spec["hooks"]["createRuntime"].as_array_mut() {
+            for hook in hooks {
+                hook["env"] = Value::Null;
+            }
+        }
+        let mut all =
+            json!({"Labels": labels, "Spec": spec, "Runtime": document["Runtime"], "Image": document["Image"]});
+        if let Some(ports) = document["Process"]["NetNS"].get("PortMappings") {
+            all["Ports"] = ports.clone();
+        }
+        let named =
+            |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
+        let text = named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
+        Ok(without_id(&serde_json::from_str(&text)?, id))
+    }
+
+    /// Runs a container; why nerdctl does not, where it does not.
+    fn start(
+        &self,
+        name: &str,
+        image: &str,
+        user_image: &str,
+        flags: &[String],
+        arguments: &[String],
+    ) -> Result<Result<(), String>> {
+        let mut run = self.captain.nerdctl_command();
+        run.args([
+            "run",
+            "-d",
+            "--pull=never",
+            &format!("--name={name}"),
+            &format!("--env=IMAGE={user_image}"),
+            "--env=WAIT_SECONDS=0",
+        ]);
+        let said = lab::nest::output(run.args(flags).arg(image).arg("--").args(arguments))?;
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        Ok(if said.status.success() { Ok(()) } else { Err(text) })
+    }
+
+    fn remove(&self, containers: &[&str]) -> Result<()> {
+        for container in containers {
+            // One that removes itself at this moment is an error to nerdctl.
+            until("a container's removal", LIMIT, || {
+                let removed = lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", container]))?;
+                Ok((removed.status.success() && !self.names()?.lines().any(|name| name == *container)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<String> {
+        until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok()))
+    }
+
+    /// Removes all but the fixtures, and the files that flags name.
+    fn clear(&self) -> Result<()> {
+        let ids = until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok()))?;
+        for id in ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)) {
+            lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", id]))?;
+        }
+        for file in ["pid", "cid"] {
+            let _ = fs::remove_file(self.captain.out().join(file));
+        }
+        Ok(())
+    }
+}
