@@ -17,9 +17,11 @@ use crate::settings::Settings;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
 
-/// How long cleaning up may take. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the agent gives
-/// a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
+/// How long cleaning up may take after a signal. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the
+/// agent gives a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take when nobody presses: nerdctl needs 3 s for a container with a health check.
+const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 /// How long creating containers may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
 
@@ -35,10 +37,16 @@ pub async fn run<E: Engine>(engine: &E, settings: &Settings, stop: &mut Stop) ->
     let handoff = HandoffId::random().because("the kernel gives no random numbers")?;
     let result = hand_over(engine, settings, stop, &handoff).await;
     if result.is_err() {
-        match timeout(CLEAN_UP_LIMIT, engine.remove_made_by(&handoff)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => logging::failure(&failure),
-            Err(_) => logging::failure(&Failure::new("cleaning up took too long; containers may be left")),
+        let removal = timeout(QUIET_CLEAN_UP_LIMIT, engine.remove_made_by(&handoff));
+        tokio::pin!(removal);
+        let removed = tokio::select! {
+            removed = &mut removal => removed.ok(),
+            () = stop.came() => timeout(CLEAN_UP_LIMIT, removal).await.ok().and_then(Result::ok),
+        };
+        match removed {
+            Some(Ok(())) => {}
+            Some(Err(failure)) => logging::failure(&failure),
+            None => logging::failure(&Failure::new("cleaning up took too long; containers may be left")),
         }
     }
     result

@@ -24,3 +24,10 @@ pub fn pull_too_long(image: &Reference, limit: Duration) -> Failure {
 pub fn not_armed() -> Failure {
     Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs()))
 }
+
+/// There is nothing to run in the user container.
+pub fn no_command() -> Failure {
+    Failure::new("neither the action nor IMAGE says what to run")
+        .field("command")
+        .fix("add to the action:  command: [\"...\"], or use an image with an ENTRYPOINT or a CMD")
+}

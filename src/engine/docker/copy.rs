@@ -113,6 +113,8 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         "Entrypoint": [parts.program],
         "Cmd": [parts.argument],
         "User": action["Config"]["User"],
+        // A repackaged image may have one; the waiter's own logs say how it is.
+        "Healthcheck": {"Test": ["NONE"]},
         "Labels": labels,
         "HostConfig": {
             "NetworkMode": network,

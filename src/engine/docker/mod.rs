@@ -506,6 +506,8 @@ fn verdict_of(end: &Value) -> Verdict {
 fn creation_failed(what: &str, name: &str, error: ApiError) -> Failure {
     let failure = Failure::new(format!("cannot create {what} {name}"));
     let failure = match &error {
+        // Docker 20.10: "No command specified", moby 2: "no command specified".
+        ApiError::Refused { message, .. } if message.contains("ommand specified") => failures::no_command(),
         ApiError::Refused { status: 409, message, .. } if message.contains("already in use") => {
             failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
         }

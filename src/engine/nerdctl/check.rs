@@ -10,18 +10,19 @@ use serde_json::{Value, json};
 use super::copy::{NAME_FILES, Refused, USUAL_MOUNTS, USUAL_SYSCTL, made_by_nerdctl, nothing, privileged};
 use crate::engine::json::{list, text};
 
-/// Compares the native documents of the action and of the created user container.
+/// Compares the native documents of the action and of the created user container; `own` is that of the
+/// action's image.
 ///
 /// # Errors
 /// [`Refused`] with the first setting that the user container lacks or has otherwise.
-pub fn nothing_was_lost(action: &Value, user: &Value) -> Result<(), Refused> {
+pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
     same("", &essence(action), &essence(user))?;
     same("namespaces", &namespaces(action), &namespaces(user))?;
     // The agent leaves it to containerd, and nerdctl to its own configuration.
     if made_by_nerdctl(action) {
-        same("runtime", &action["Runtime"], &user["Runtime"])?;
+        same("runtime", &runtime(action), &runtime(user))?;
     }
-    mounts(&action["Spec"], &user["Spec"])?;
+    mounts(&action["Spec"], &own["ImageConfig"]["config"]["Volumes"], &user["Spec"])?;
     match list(&action["Spec"]["hooks"]["createRuntime"]).iter().find(|hook| !is_nerdctls(hook)) {
         Some(hook) => Err(Refused(format!("a hook that runs {}", text(&hook["path"])))),
         None => Ok(()),
@@ -63,12 +64,23 @@ fn namespaces(container: &Value) -> Value {
     spaces.into()
 }
 
-/// Every mount that the action was given is there, with all its options; more may come from the image.
-fn mounts(action: &Value, user: &Value) -> Result<(), Refused> {
+/// The runtime less the choice of the cgroup manager (`systemd_cgroup`, the options' field 9), which is
+/// nerdctl's own and not the action's.
+fn runtime(container: &Value) -> Value {
+    let mut runtime = container["Runtime"].clone();
+    if ["SAE=", "SAA="].iter().any(|manager| runtime["Options"]["value"] == **manager) {
+        drop_fields(&mut runtime, "/Options", &["value"]);
+    }
+    runtime
+}
+
+/// Every mount that the action was given is there, with all its options; more may come from the user
+/// image. The volumes of our own image are not the action's.
+fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
     for mount in list(&action["mounts"]) {
         let target = text(&mount["destination"]);
         // Bound by whoever makes a container, from a place of its own.
-        if NAME_FILES.contains(&target) {
+        if NAME_FILES.contains(&target) || own.get(target).is_some() {
             continue;
         }
         let options = |mount: &Value| -> BTreeSet<String> {
@@ -140,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_container_is_its_own_copy() {
-        nothing_was_lost(&agents(), &agents()).unwrap();
+        nothing_was_lost(&agents(), &Value::Null, &agents()).unwrap();
     }
 
     #[test]
@@ -160,18 +172,21 @@ mod tests {
             let mut action = agents();
             let (parent, field) = path.rsplit_once('/').unwrap();
             action.pointer_mut(parent).unwrap()[field] = value;
-            assert!(nothing_was_lost(&action, &agents()).is_err(), "{path}");
+            assert!(nothing_was_lost(&action, &Value::Null, &agents()).is_err(), "{path}");
         }
         let mut user = agents();
         user["Spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/hosttmp");
-        assert_eq!(nothing_was_lost(&agents(), &user).unwrap_err().0.split(':').next(), Some("the mount on /hosttmp"));
+        assert_eq!(
+            nothing_was_lost(&agents(), &Value::Null, &user).unwrap_err().0.split(':').next(),
+            Some("the mount on /hosttmp")
+        );
     }
 
     proptest::proptest! {
         #[test]
         fn any_document_is_its_own_copy(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Spec": {"process": text, "linux": {"namespaces": number, "x": [text]}, "mounts": [number]}})] {
-                proptest::prop_assert!(nothing_was_lost(&document, &json!(document)).is_ok());
+                proptest::prop_assert!(nothing_was_lost(&document, &Value::Null, &json!(document)).is_ok());
             }
         }
     }

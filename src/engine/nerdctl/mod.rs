@@ -281,7 +281,11 @@ impl Engine for Nerdctl {
         let failed = |error| creation_failed("the user container", &name, error);
         let id = self.cli.run_with_input(&call, &creation.input).await.map_err(failed)?;
         let made = self.cli.inspect(id.trim()).await.because(format!("cannot inspect {name}"))?;
-        check::nothing_was_lost(&action.container, &made).map_err(refused)?;
+        // nerdctl would say so at start only (observed).
+        if made["Spec"]["process"]["args"].as_array().is_none_or(Vec::is_empty) {
+            return Err(failures::no_command());
+        }
+        check::nothing_was_lost(&action.container, &action.own_image, &made).map_err(refused)?;
         tracing::info!(container = name, "user container created");
         Ok(())
     }
@@ -314,6 +318,8 @@ impl Engine for Nerdctl {
             "json-file",
             "--pull",
             "never",
+            // A repackaged image may have one; the waiter's own logs say how it is.
+            "--no-healthcheck",
             "--entrypoint",
             WAITER_PROGRAM,
         ];

@@ -121,9 +121,10 @@ fn images() -> Vec<Row> {
         Row::body("user image with ENTRYPOINT and CMD", nothing()).image("both:1"),
         Row::body("user image with ENTRYPOINT and CMD, arguments", json!({"Cmd": ["1007"]})).image("both:1"),
         Row::body("user image with neither, arguments", json!({"Cmd": ["/bin/sleep", "1008"]})).image("neither:1"),
-        Row::body("user image with neither, no arguments", nothing())
-            .image("neither:1")
-            .refused("ommand specified", "nothing says what to run; the engine says so at create"),
+        Row::body("user image with neither, no arguments", nothing()).image("neither:1").refused(
+            "neither the action nor IMAGE says what to run",
+            "nothing says what to run; the engine says so at create",
+        ),
         Row::body("user image that sets everything stands", nothing()).image("full:1"),
         Row::body("the action's values win over the user image's", set_all()).image("full:1"),
         Row::body("Env, a name alone removes the user image's variable", json!({"Env": ["A"]})).image("full:1"),

@@ -24,9 +24,12 @@ pub fn cases() -> Vec<crate::Case> {
         .collect()
 }
 
+/// A case that chooses its machine itself.
+pub type PlainCase = (String, Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>);
+
 /// One case for each group of rows on containerd. The resources are those of cgroup v1: this lab's cgroup v2 has
 /// no controllers.
-pub fn nerdctl_cases() -> Vec<(String, Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>)> {
+pub fn nerdctl_cases() -> Vec<PlainCase> {
     nerdctl_rows::GROUPS
         .into_iter()
         .map(|(name, rows)| {

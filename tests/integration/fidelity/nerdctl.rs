@@ -81,6 +81,7 @@ impl Bench {
             "probe:1",
         ])?;
         let words = vec![("@OUT", out.display().to_string()), ("@OTHER", other), ("@DISK", super::docker::disk()?)];
+        captain.nerdctl(&["run", "-d", "--name", "plain", "-v", "named:/n", "-v", "/anonymous", "probe:1"])?;
         let fixtures = captain.nerdctl(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
         Ok(Self { captain, words, fixtures, baselines: HashMap::new().into() })
     }
@@ -101,9 +102,10 @@ impl Bench {
         let code = self.captain.nerdctl(&["wait", ACTION])?;
         if code != "0" {
             let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
+            let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
             let left = self.names()?;
-            ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff left {left}");
-            return Ok(Became::Refused(String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()));
+            ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff ({code}) left {left}: {text}");
+            return Ok(Became::Refused(text));
         }
         self.remove(&[ACTION])?;
         let user = until("the user container's start", LIMIT, || {
@@ -114,6 +116,7 @@ impl Bench {
         let mut user = self.all_of(&user, &anonymous)?;
         self.remove(&[WAITER, USER])?;
 
+        self.remove_files();
         let expected = self.made(row, &flags, arguments)?;
         for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
             let Some(labels) = user["Labels"].as_object_mut() else { bail!("no labels: {user}") };
@@ -168,9 +171,9 @@ impl Bench {
         let mut labels = document["Labels"].clone();
         if let Some(labels) = labels.as_object_mut() {
             // What became of the container, not what it is.
-            labels.retain(|key, _| {
-                key != "containerd.io/restart.explicitly-stopped" && key != "containerd.io/restart.status"
-            });
+            let states =
+                ["containerd.io/restart.explicitly-stopped", "containerd.io/restart.status", "nerdctl/healthstate"];
+            labels.retain(|key, _| !states.contains(&key.as_str()));
         }
         for (_, value) in labels.as_object_mut().into_iter().flatten() {
             // Many hold JSON; the order of its keys says nothing.
@@ -248,9 +251,13 @@ impl Bench {
         for id in ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)) {
             lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", id]))?;
         }
+        self.remove_files();
+        Ok(())
+    }
+
+    fn remove_files(&self) {
         for file in ["pid", "cid"] {
             let _ = fs::remove_file(self.captain.out().join(file));
         }
-        Ok(())
     }
 }
