@@ -8,7 +8,7 @@ CACHE  := .cache
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image push program cache setup fmt clean
+.PHONY: help demo test image push program cache setup docs fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -64,6 +64,9 @@ $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/mo
 
 setup: ## install what building and testing need (apt packages, Rust's musl target)
 	@scripts/setup test
+
+docs: ## write docs/fidelity.md from the rows that the tests run
+	@WRITE_DOCS=1 cargo test -q --test integration -- --exact fidelity::page_is_the_rows > /dev/null
 
 fmt: ## format the sources
 	@cargo fmt --all

@@ -32,7 +32,8 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 5] = [
+    let on_no_engine: [(&str, Plain); 6] = [
+        ("fidelity::page_is_the_rows", fidelity::page_is_the_rows),
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::reboots_a_captain", demo::reboots_a_captain),

@@ -318,8 +318,6 @@ impl Engine for Nerdctl {
             "json-file",
             "--pull",
             "never",
-            // A repackaged image may have one; the waiter's own logs say how it is.
-            "--no-healthcheck",
             "--entrypoint",
             WAITER_PROGRAM,
         ];

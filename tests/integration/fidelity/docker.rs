@@ -284,7 +284,7 @@ impl Bench {
 fn plain(image: &str, user_image: &str) -> Value {
     json!({
         "Image": image,
-        "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0"],
+        "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
         "HostConfig": {
             "Binds": ["/run/docker.sock:/var/run/docker.sock"],
             // What the docker command always says; left out, API 1.41 shows "" for it.

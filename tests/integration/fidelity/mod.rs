@@ -6,12 +6,14 @@ mod docker;
 mod docker_rows;
 mod nerdctl;
 mod nerdctl_rows;
+mod page;
 mod rows;
 
 use lab::captain::Init;
 use lab::machine::Engine;
 
 pub use docker::make_images;
+pub use page::page_is_the_rows;
 
 /// One case for each group of rows, on each Docker Engine.
 pub fn cases() -> Vec<crate::Case> {

@@ -3,15 +3,19 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::captain::{Captain, Init};
-use lab::until::until;
+use lab::until::until_every;
 use serde_json::{Value, json};
 
 use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
+
+/// Between two looks by nerdctl, each a process of 40 ms.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs all rows of a group.
 pub fn run(init: Init, rows: &[Row]) -> Result<()> {
@@ -108,7 +112,7 @@ impl Bench {
             return Ok(Became::Refused(text));
         }
         self.remove(&[ACTION])?;
-        let user = until("the user container's start", LIMIT, || {
+        let user = until_every(PAUSE, "the user container's start", LIMIT, || {
             let user = self.captain.inspect(USER)?;
             Ok((user["Process"]["Status"]["Status"] == "running").then_some(user))
         });
@@ -224,6 +228,7 @@ impl Bench {
             &format!("--name={name}"),
             &format!("--env=IMAGE={user_image}"),
             "--env=WAIT_SECONDS=0",
+            "--env=WAITDAEMON_WATCH_SECONDS=0",
         ]);
         let said = lab::nest::output(run.args(flags).arg(image).arg("--").args(arguments))?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -233,7 +238,7 @@ impl Bench {
     fn remove(&self, containers: &[&str]) -> Result<()> {
         for container in containers {
             // One that removes itself at this moment is an error to nerdctl.
-            until("a container's removal", LIMIT, || {
+            until_every(PAUSE, "a container's removal", LIMIT, || {
                 let removed = lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", container]))?;
                 Ok((removed.status.success() && !self.names()?.lines().any(|name| name == *container)).then_some(()))
             })?;
@@ -242,12 +247,16 @@ impl Bench {
     }
 
     fn names(&self) -> Result<String> {
-        until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok()))
+        until_every(PAUSE, "a list of containers", LIMIT, || {
+            Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok())
+        })
     }
 
     /// Removes all but the fixtures, and the files that flags name.
     fn clear(&self) -> Result<()> {
-        let ids = until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok()))?;
+        let ids = until_every(PAUSE, "a list of containers", LIMIT, || {
+            Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok())
+        })?;
         for id in ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)) {
             lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", id]))?;
         }

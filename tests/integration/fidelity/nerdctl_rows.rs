@@ -29,7 +29,10 @@ fn own(setting: &'static str, flags: &[&str]) -> Row {
         "--volume=/opt/cni/bin:/opt/cni/bin",
         "--volume=/etc/cni/net.d:/etc/cni/net.d",
     ];
-    Row::flags(setting, &[&inside[..], flags].concat()).own("waitdaemon:dev-nerdctl")
+    Row::flags(setting, &[&inside[..], flags].concat()).own("waitdaemon:dev-nerdctl").changed(
+        &["/Runtime/Options", "/Spec/hooks", "/Spec/linux/cgroupsPath", "/Spec/linux/devices"],
+        "a nerdctl inside the action sees no systemd, so it manages cgroups itself, and the devices of a container",
+    )
 }
 
 fn config() -> Vec<Row> {

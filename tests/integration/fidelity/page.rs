@@ -1,0 +1,101 @@
+//! docs/fidelity.md, made from the rows: what it says is what the cases have seen.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use lab::machine::Engine;
+use lab::paths;
+
+use super::docker::api_of;
+use super::rows::{Expect, Row};
+use super::{docker_rows, nerdctl_rows};
+
+/// Fails where docs/fidelity.md is not what the rows say; with `WRITE_DOCS` set, writes it.
+pub fn page_is_the_rows() -> Result<()> {
+    let path = paths::root().join("docs/fidelity.md");
+    let page = page();
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    let line = there.lines().zip(page.lines()).position(|(one, other)| one != other).map_or(0, |line| line + 1);
+    ensure!(there == page, "docs/fidelity.md is not what the rows say (line {line}); run `make docs`");
+    Ok(())
+}
+
+/// An engine's column: its heading and the rows that it has.
+type Column = (&'static str, Box<dyn Fn(&Row) -> bool>);
+
+fn page() -> String {
+    let knows = |engine: Engine| {
+        let api = api_of(engine);
+        Box::new(move |row: &Row| (row.api.0..=row.api.1).contains(&api)) as Box<dyn Fn(&Row) -> bool>
+    };
+    let docker: [Column; 2] =
+        [("Docker 20.10, API 1.41", knows(Engine::Debian)), ("moby 2.0 beta, API 1.54", knows(Engine::Moby))];
+    let nerdctl: [Column; 1] = [("nerdctl 2.2.1", Box::new(|_| true))];
+    let mut text = String::from(INTRODUCTION);
+    let of_docker: Vec<_> = docker_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
+    let of_nerdctl: Vec<_> = nerdctl_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
+    text += "| | carried | otherwise, on purpose | refused before SUCCESS | refused by the engine for the action itself | lost |\n";
+    text += "| --- | --- | --- | --- | --- | --- |\n";
+    count(&mut text, &docker, &of_docker);
+    count(&mut text, &nerdctl, &of_nerdctl);
+    text += "\n## Docker: the settings of `POST /containers/create`\n";
+    tables(&mut text, &docker, &of_docker);
+    text += "\n## containerd: the flags of `nerdctl create`\n\nThe agent's own containers have a part of them only.\n";
+    tables(&mut text, &nerdctl, &of_nerdctl);
+    text
+}
+
+const INTRODUCTION: &str = "# What the user container gets
+
+Made by `make docs` from the rows in tests/integration/fidelity; `make test` runs each row on the real engines and fails where this page is not what they say.
+
+How a row is proved: an action with the setting is handed over; then the engine itself is given the action's own request with IMAGE in place of waitdaemon's image. The user container must be the same as that one: what `inspect` shows, and the OCI specification that the runtime gets. A row that sets nothing fails.
+
+";
+
+/// One line of counts for each column.
+fn count(text: &mut String, columns: &[Column], groups: &[(&str, Vec<Row>)]) {
+    for (name, has) in columns {
+        let mut counts = [0; 4];
+        for row in groups.iter().flat_map(|(_, rows)| rows).filter(|row| has(row)) {
+            counts[match row.expect {
+                Expect::Carried => 0,
+                Expect::Changed(..) => 1,
+                Expect::Refused(..) => 2,
+                Expect::EngineRefuses(..) => 3,
+            }] += 1;
+        }
+        let [carried, changed, refused, engine] = counts;
+        let _ = writeln!(text, "| {name} | {carried} | {changed} | {refused} | {engine} | 0 |");
+    }
+}
+
+fn tables(text: &mut String, columns: &[Column], groups: &[(&str, Vec<Row>)]) {
+    for (group, rows) in groups {
+        let _ = write!(text, "\n### {group}\n\n| setting |");
+        for (name, _) in columns {
+            let _ = write!(text, " {name} |");
+        }
+        let _ = writeln!(text, "\n| --- |{}", " --- |".repeat(columns.len()));
+        for row in rows {
+            let _ = write!(text, "| {} |", row.setting.replace('|', "\\|"));
+            for (_, has) in columns {
+                let _ = write!(text, " {} |", if has(row) { became(row) } else { "-".into() });
+            }
+            text.push('\n');
+        }
+    }
+}
+
+fn became(row: &Row) -> String {
+    match &row.expect {
+        Expect::Carried => "carried".into(),
+        Expect::Changed(_, why) => format!("otherwise: {why}"),
+        Expect::Refused(_, why) => format!("refused: {why}"),
+        Expect::EngineRefuses(_, why) => format!("the engine refuses the action: {why}"),
+    }
+}
