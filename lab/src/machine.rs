@@ -46,6 +46,17 @@ impl Engine {
     }
 }
 
+/// What is unusual about a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// Nothing: cgroups as this machine has them, no user namespaces.
+    Usual,
+    /// It has cgroup v2 and nothing else.
+    CgroupV2,
+    /// Containers have a user namespace unless they ask for the host's.
+    UserNamespaces,
+}
+
 /// A running machine.
 pub struct Machine {
     nest: Nest,
@@ -84,12 +95,29 @@ impl Machine {
     /// # Errors
     /// Without root, or where the engine does not come up; shows its log's end.
     pub fn boot(engine: Engine) -> Result<Self> {
+        Self::boot_variant(engine, Variant::Usual)
+    }
+
+    /// As [`Machine::boot`], with something unusual.
+    ///
+    /// # Errors
+    /// As [`Machine::boot`].
+    pub fn boot_variant(engine: Engine, variant: Variant) -> Result<Self> {
+        let variant = match variant {
+            Variant::Usual => "",
+            Variant::CgroupV2 => "cgroup-v2",
+            Variant::UserNamespaces => "user-namespaces",
+        };
         let (dockerd, path) = engine.dockerd();
         ensure!(dockerd.exists(), "{} is missing; run `make cache`", dockerd.display());
         let lab = paths::root().join("lab/hook");
         let runtime = if may_grant_all()? { PathBuf::from("runc") } else { lab.join("runtime") };
-        let variables: [(&str, &OsStr); 3] =
-            [("LAB_DOCKERD", dockerd.as_ref()), ("LAB_PATH", path.as_ref()), ("LAB_RUNTIME", runtime.as_ref())];
+        let variables: [(&str, &OsStr); 4] = [
+            ("LAB_DOCKERD", dockerd.as_ref()),
+            ("LAB_PATH", path.as_ref()),
+            ("LAB_RUNTIME", runtime.as_ref()),
+            ("LAB_VARIANT", variant.as_ref()),
+        ];
         let mut nest = Nest::boot(&lab.join("init"), &variables)?;
         nest.ready("the engine's answer", |nest| Ok(ping(&socket_of(nest)).is_ok_and(|answers| answers)))
             .with_context(|| nest.logs(&LOGS))?;

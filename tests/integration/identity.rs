@@ -1,7 +1,7 @@
 //! Which container are we? Right, or a failure; never another one.
 
 use anyhow::{Context, Result, ensure};
-use lab::machine::{Engine, Machine};
+use lab::machine::{Engine, Machine, Variant};
 use serde_json::Value;
 
 use crate::world::{ACTION, Action, SOCKET, USER, load, machine, nothing_left, nothing_there, started_once_after};
@@ -23,6 +23,9 @@ pub fn cases() -> Vec<crate::Case> {
         another_container_repeats_the_log,
         another_container_with_our_command_line,
         not_a_container_of_this_engine,
+        matrix_as_usual,
+        matrix_on_cgroup_v2,
+        matrix_with_user_namespaces,
     ]
 }
 
@@ -175,4 +178,100 @@ fn not_a_container_of_this_engine(engine: Engine) -> Result<()> {
     let text = String::from_utf8_lossy(&said.stderr);
     ensure!(said.status.code() == Some(1) && text.contains("none of the containers"), "{}: {text}", said.status);
     nothing_there(&machine)
+}
+
+/// What moves, hides or fakes the usual traces, and what they are combined to.
+const MATRIX: [&[&str]; 22] = [
+    &[],
+    &["--network", "host"],
+    &["--network", "none"],
+    &["--network", "front"],
+    &["--network", "container:decoy"],
+    &["--uts", "host"],
+    &["--pid", "host"],
+    &["--pid", "container:decoy"],
+    &["--ipc", "container:decoy"],
+    &["--cgroupns", "private"],
+    &["--cgroupns", "host"],
+    &["--hostname", "decoy"],
+    &["--read-only"],
+    &["--userns", "host"],
+    &["--userns", "host", "--privileged", "--pid", "host"],
+    &["--userns", "host", "--network", "host", "--uts", "host", "--pid", "host", "--cgroupns", "private"],
+    &["--network", "container:decoy", "--pid", "container:decoy", "--cgroupns", "private"],
+    &["--network", "container:decoy", "--pid", "host", "--cgroupns", "private", "--log-driver", "none"],
+    &["--network", "host", "--uts", "host", "--cgroupns", "private", "--read-only"],
+    &["--hostname", "DECOY-ID", "--cgroupns", "private", "--network", "none"],
+    &["--hostname", "DECOY-ID", "--cgroupns", "private", "--network", "none", "--log-driver", "none", "HIDE"],
+    &["--cgroup-parent", "/CGROUP/DECOY-ID", "HIDE"],
+];
+
+fn matrix_as_usual(engine: Engine) -> Result<()> {
+    matrix(engine, Variant::Usual)
+}
+
+fn matrix_on_cgroup_v2(engine: Engine) -> Result<()> {
+    matrix(engine, Variant::CgroupV2)
+}
+
+fn matrix_with_user_namespaces(engine: Engine) -> Result<()> {
+    matrix(engine, Variant::UserNamespaces)
+}
+
+/// Each combination: right, or a clear failure; never another container. What the engine itself refuses is none.
+fn matrix(engine: Engine, variant: Variant) -> Result<()> {
+    let machine = crate::world::machine_variant(engine, variant)?;
+    machine.docker(&["network", "create", "front"])?;
+    let run = ["run", "-d", "--name", "decoy", "--ipc", "shareable", "-e", "MARK=decoy", "alpine", "sleep", "1000"];
+    let decoy = machine.docker(&run)?;
+    ensure!(machine.command("chmod").args(["666", "/run/docker.sock"]).status()?.success(), "chmod");
+    let (mut right, mut refused) = (0, 0);
+    for flags in MATRIX {
+        let hide = [
+            "-v",
+            "/etc/os-release:/etc/hostname",
+            "-v",
+            "/etc/os-release:/etc/hosts",
+            "-v",
+            "/etc/os-release:/etc/resolv.conf",
+        ];
+        let flags = flags.iter().flat_map(|flag| if *flag == "HIDE" { hide.to_vec() } else { vec![*flag] });
+        let flags: Vec<String> =
+            flags.map(|flag| flag.replace("DECOY-ID", &decoy[..12]).replace("CGROUP", machine.cgroup())).collect();
+        let mut run = machine.docker_command();
+        run.args([
+            "run",
+            "--name",
+            ACTION,
+            "-v",
+            SOCKET,
+            "-e",
+            "IMAGE=alpine",
+            "-e",
+            "WAIT_SECONDS=60",
+            "-e",
+            "MARK=mine",
+        ]);
+        let said = lab::nest::output(run.args(&flags).args(["waitdaemon:dev", "true"]))?;
+        let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        match said.status.code() {
+            Some(0) => {
+                let user = machine.inspect(USER)?;
+                let environment = user["Config"]["Env"].to_string();
+                ensure!(environment.contains("\"MARK=mine\""), "{flags:?}: a copy of another container: {user}");
+                right += 1;
+            }
+            // The docker command's own code for what the engine does not take.
+            Some(125) => refused += 1,
+            _ => anyhow::bail!("{flags:?}: {text}"),
+        }
+        for name in [crate::world::WAITER, USER, ACTION] {
+            lab::nest::output(machine.docker_command().args(["rm", "-f", name]))?;
+        }
+    }
+    // With user namespaces the engine refuses to share some of the host's or another container's.
+    let expected = if variant == Variant::UserNamespaces { 4 } else { 0 };
+    ensure!(refused == expected, "the engine refused {refused} combinations, not {expected}");
+    ensure!(right + refused == MATRIX.len(), "{right} right");
+    Ok(())
 }

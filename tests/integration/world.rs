@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::image::{self, Entry};
-use lab::machine::{Engine, Event, Machine, output};
+use lab::machine::{Engine, Event, Machine, Variant, output};
 use lab::paths;
 use lab::until::until;
 use serde_json::{Value, json};
@@ -49,7 +49,12 @@ pub fn make_images() -> Result<()> {
 
 /// A booted machine with waitdaemon's image and `alpine`.
 pub fn machine(engine: Engine) -> Result<Machine> {
-    let machine = Machine::boot(engine)?;
+    machine_variant(engine, Variant::Usual)
+}
+
+/// As [`machine`], with something unusual.
+pub fn machine_variant(engine: Engine, variant: Variant) -> Result<Machine> {
+    let machine = Machine::boot_variant(engine, variant)?;
     machine.load(&own_image())?;
     machine.docker(&["tag", "waitdaemon:dev", "ghcr.io/waitdaemon/waitdaemon:latest"])?;
     machine.load(&images().join("alpine.tar"))?;
