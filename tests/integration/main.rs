@@ -7,6 +7,7 @@ mod again;
 mod bad_input;
 mod by_agent;
 mod captain;
+mod captain_identity;
 mod demo;
 mod fidelity;
 mod identity;
@@ -46,7 +47,7 @@ fn main() -> std::process::ExitCode {
         .chain(captain::cases())
         .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
         .collect();
-    for (name, case) in fidelity::nerdctl_cases() {
+    for (name, case) in fidelity::nerdctl_cases().into_iter().chain(captain_identity::cases()) {
         trials.push(Trial::test(name, move || case().map_err(failed)));
     }
     for engine in Engine::ALL {

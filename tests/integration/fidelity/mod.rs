@@ -13,6 +13,7 @@ use lab::captain::Init;
 use lab::machine::Engine;
 
 pub use docker::make_images;
+pub use nerdctl_rows::INSIDE;
 pub use page::page_is_the_rows;
 
 /// One case for each group of rows, on each Docker Engine.

@@ -13,6 +13,17 @@ pub const GROUPS: [(&str, super::docker_rows::Rows); 5] =
 /// What an action needs to reach the host's nerdctl without being privileged.
 const REACHES_HOST: [&str; 3] = ["--pid=host", "--cap-add=ALL", "--security-opt=apparmor=unconfined"];
 
+/// What an action needs to run a nerdctl of its own.
+pub const INSIDE: [&str; 7] = [
+    "--privileged",
+    "--env=NERDCTL_HOST=false",
+    "--volume=/run/containerd/containerd.sock:/run/containerd/containerd.sock",
+    "--volume=/var/lib/containerd:/var/lib/containerd",
+    "--volume=/var/lib/nerdctl:/var/lib/nerdctl",
+    "--volume=/opt/cni/bin:/opt/cni/bin",
+    "--volume=/etc/cni/net.d:/etc/cni/net.d",
+];
+
 /// A row of an action that has the host's PIDs and all capabilities.
 fn row(setting: &'static str, flags: &[&str]) -> Row {
     Row::flags(setting, &[&REACHES_HOST[..], flags].concat())
@@ -20,16 +31,7 @@ fn row(setting: &'static str, flags: &[&str]) -> Row {
 
 /// A row of an action that has nerdctl and what it needs inside.
 fn own(setting: &'static str, flags: &[&str]) -> Row {
-    let inside = [
-        "--privileged",
-        "--env=NERDCTL_HOST=false",
-        "--volume=/run/containerd/containerd.sock:/run/containerd/containerd.sock",
-        "--volume=/var/lib/containerd:/var/lib/containerd",
-        "--volume=/var/lib/nerdctl:/var/lib/nerdctl",
-        "--volume=/opt/cni/bin:/opt/cni/bin",
-        "--volume=/etc/cni/net.d:/etc/cni/net.d",
-    ];
-    Row::flags(setting, &[&inside[..], flags].concat()).own("waitdaemon:dev-nerdctl").changed(
+    Row::flags(setting, &[&INSIDE[..], flags].concat()).own("waitdaemon:dev-nerdctl").changed(
         &["/Runtime/Options", "/Spec/hooks", "/Spec/linux/cgroupsPath", "/Spec/linux/devices"],
         "a nerdctl inside the action sees no systemd, so it manages cgroups itself, and the devices of a container",
     )
