@@ -8,7 +8,7 @@ CACHE  := .cache
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image push program cache setup docs fmt clean
+.PHONY: help demo test image push program cache setup docs recordings fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -67,6 +67,9 @@ setup: ## install what building and testing need (apt packages, Rust's musl targ
 
 docs: ## write docs/fidelity.md from the rows that the tests run
 	@WRITE_DOCS=1 cargo test -q --test integration -- --exact fidelity::page_is_the_rows > /dev/null
+
+recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
+	@cargo build -q -p lab --bins && scripts/record
 
 fmt: ## format the sources
 	@cargo fmt --all

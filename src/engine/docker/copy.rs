@@ -224,6 +224,9 @@ fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Val
     if !binds.is_empty() {
         host.insert("Binds".into(), binds.into());
     }
+    if config.get("Volumes").is_some_and(empty) {
+        config.remove("Volumes");
+    }
 }
 
 /// A volume's name. moby v2.0.0-beta.7 does not show it where the volume came from a bind without a
@@ -397,7 +400,7 @@ mod tests {
         let create = copy(&action).create;
         assert_eq!(create["HostConfig"]["Links"], json!(["db:alias"]));
         assert_eq!(create["HostConfig"]["Binds"], json!(["n:/named:ro", "m:/slash/", "abc:/v"]));
-        assert_eq!(create["Volumes"], json!({}));
+        assert_eq!(create.get("Volumes"), None);
     }
 
     #[test]
@@ -461,12 +464,101 @@ mod tests {
         assert_eq!(waiter(&action, &parts(Some(Path::new("/elsewhere.sock")))), None);
     }
 
+    /// What real engines say of an action with many settings; see tests/fixtures/README.md.
+    fn recordings() -> [Value; 2] {
+        [
+            include_str!("../../../tests/fixtures/docker-debian.json"),
+            include_str!("../../../tests/fixtures/docker-moby.json"),
+        ]
+        .map(|text| serde_json::from_str(text).unwrap())
+    }
+
+    fn copy_of(recording: &Value) -> Creation {
+        user_container(&recording["container"], &recording["image"], "alpine", &[("waitdaemon.role", "user".into())])
+    }
+
+    #[test]
+    fn recorded_actions_go_across() {
+        for recording in recordings() {
+            let action = &recording["container"];
+            let create = copy_of(&recording).create;
+            let (of_action, host) = (&action["HostConfig"], &create["HostConfig"]);
+            let changed = ["Binds", "AutoRemove", "RestartPolicy", "ContainerIDFile"];
+            for (field, value) in
+                of_action.as_object().unwrap().iter().filter(|(field, _)| !changed.contains(&field.as_str()))
+            {
+                assert_eq!(host[field], *value, "{field}");
+            }
+            let anonymous = list(&action["Mounts"]).iter().find(|mount| mount["Destination"] == "/anonymous").unwrap();
+            let bind = format!("{}:/anonymous", text(&anonymous["Name"]));
+            let binds: Vec<&str> = list(&host["Binds"]).iter().map(text).collect();
+            assert!(
+                ["/tmp:/hosttmp:ro", "named:/named", &bind].iter().all(|bind| binds.contains(bind)) && binds.len() == 3
+            );
+            assert_eq!(create["Env"], json!(["IMAGE=alpine", "A=b"]));
+            assert_eq!((&create["Cmd"], &create["User"]), (&json!(["reboot"]), &json!("0:5")));
+            assert_eq!(host["RestartPolicy"]["Name"], "no");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_document_gives_a_creation(text in "\\PC{0,40}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Config": text, "HostConfig": {"Binds": number, "Links": [text]}, "Mounts": [{"Type": "volume"}]})] {
                 let made = user_container(&document, &document, &text, &[]);
                 proptest::prop_assert_eq!(&made.create["Image"], &json!(text));
+            }
+        }
+
+        #[test]
+        fn fields_of_tomorrow_survive(name in "New[A-Za-z]{1,12}", value in proptest::collection::vec("\\PC{0,12}", 0..4)) {
+            for mut recording in recordings() {
+                recording["container"]["Config"][&name] = json!({&name: value});
+                recording["container"]["HostConfig"][&name] = json!(value);
+                let create = copy_of(&recording).create;
+                proptest::prop_assert_eq!(&create[&name], &json!({&name: value}));
+                proptest::prop_assert_eq!(&create["HostConfig"][&name], &json!(value));
+            }
+        }
+
+        #[test]
+        fn twice_is_once(environment in proptest::collection::vec("[A-Z]{1,3}=\\PC{0,12}", 0..4), words in proptest::collection::vec("\\PC{0,12}", 0..4)) {
+            for mut recording in recordings() {
+                recording["container"]["Config"]["Env"] = json!(environment);
+                recording["container"]["Config"]["Cmd"] = json!(words);
+                let once = copy_of(&recording).create;
+                // The user container as an action, with the same image.
+                recording["container"]["Config"] = once.clone();
+                recording["container"]["HostConfig"] = once["HostConfig"].clone();
+                recording["container"]["Config"].as_object_mut().unwrap().remove("HostConfig");
+                recording["container"]["Config"].as_object_mut().unwrap().remove("NetworkingConfig");
+                proptest::prop_assert_eq!(copy_of(&recording).create, once);
+            }
+        }
+
+        #[test]
+        fn nothing_of_our_image_leaks(key in "OWN[A-Z]{1,6}", value in "own-[a-z0-9]{1,12}") {
+            for mut recording in recordings() {
+                let own = json!({
+                    "Env": [format!("{key}={value}")], "Labels": {&key: value}, "WorkingDir": value, "User": value,
+                    "Volumes": {format!("/{value}"): {}}, "ExposedPorts": {format!("{value}/tcp"): {}}, "StopSignal": value,
+                    "Healthcheck": {"Test": ["CMD", value]}, "Shell": [value], "OnBuild": [value], "Cmd": [value],
+                    "Entrypoint": ["/waitdaemon"],
+                });
+                // As the engine merges it into an action that sets none of these.
+                let config = recording["container"]["Config"].as_object_mut().unwrap();
+                for (field, value) in own.as_object().unwrap().iter().filter(|(field, _)| *field != "Entrypoint") {
+                    match (config.get_mut(field), value) {
+                        (Some(Value::Array(list)), Value::Array(more)) if field == "Env" => list.extend(more.clone()),
+                        (Some(Value::Object(map)), Value::Object(more)) => map.extend(more.clone()),
+                        _ => drop(config.insert(field.clone(), value.clone())),
+                    }
+                }
+                let mounts = recording["container"]["Mounts"].as_array_mut().unwrap();
+                mounts.push(json!({"Type": "volume", "Name": "f".repeat(64), "Destination": format!("/{value}"), "RW": true}));
+                recording["image"]["Config"] = own;
+                let made = copy_of(&recording).create.to_string();
+                proptest::prop_assert!(!made.contains(&value) && !made.contains(&key) && !made.contains(&"f".repeat(64)), "{}", made);
             }
         }
     }

@@ -184,6 +184,17 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn a_field_of_tomorrow_is_not_lost(name in "new[A-Za-z]{1,12}", value in "\\PC{1,12}", place in 0..4_usize) {
+            let recording: Value = serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native.json")).unwrap();
+            for action in [agents(), recording["container"].clone()] {
+                let mut with = action.clone();
+                let at = ["/Spec", "/Spec/process", "/Spec/linux", "/Spec/linux/resources"][place];
+                with.pointer_mut(at).unwrap()[&name] = json!(value);
+                proptest::prop_assert!(nothing_was_lost(&with, &Value::Null, &action).is_err(), "{}", at);
+            }
+        }
+
+        #[test]
         fn any_document_is_its_own_copy(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Spec": {"process": text, "linux": {"namespaces": number, "x": [text]}, "mounts": [number]}})] {
                 proptest::prop_assert!(nothing_was_lost(&document, &Value::Null, &json!(document)).is_ok());

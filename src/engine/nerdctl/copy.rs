@@ -611,6 +611,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_recorded_action_of_nerdctl_goes_across() {
+        let recording: Value =
+            serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native.json")).unwrap();
+        let made = user_container(&recording["container"], &recording["image"], "alpine", "a-user", &[], &|_, _| None)
+            .unwrap();
+        for flag in [
+            "--label=mine=1",
+            "--env=A=b",
+            "--volume=/tmp:/hosttmp:ro",
+            "--volume=named:/named",
+            "--memory=67108864",
+            "--pids-limit=50",
+            "--ulimit=nofile=100:200",
+            "--sysctl=net.ipv4.ip_forward=1",
+            "--cap-add=CAP_NET_ADMIN",
+            "--add-host=db:10.1.1.3",
+            "--dns=10.1.1.1",
+            "--workdir=/work",
+            "--user=0:5",
+            "--label=io.containerd.image.config.stop-signal=SIGUSR1",
+            "--security-opt=seccomp=/dev/stdin",
+        ] {
+            assert!(made.arguments.iter().any(|word| word == flag), "{flag}: {:?}", made.arguments);
+        }
+        assert_eq!(made.arguments[made.arguments.len() - 3..], ["alpine", "--", "reboot"]);
+        assert!(made.input.contains("SCMP_ACT_"));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_document_is_answered(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
