@@ -31,6 +31,8 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::own_nerdctl_of_the_image_with_private_pid", own_nerdctl_of_the_image_with_private_pid),
         ("captain::a_missing_volume_is_named", a_missing_volume_is_named),
         ("captain::example_kexec", example_kexec),
+        ("captain::volumes_on_usual_places", volumes_on_usual_places),
+        ("captain::a_tag_that_moves_changes_nothing", a_tag_that_moves_changes_nothing),
         ("captain::reboot_at_once", reboot_at_once),
         ("captain::poweroff_is_finished_too", || ends_with("poweroff", POWERED_OFF)),
         ("captain::reboot_that_is_not_finished_does_nothing", reboot_that_is_not_finished_does_nothing),
@@ -141,6 +143,44 @@ fn example_reboots(name: &str, network: &str) -> Result<()> {
     ensure!(code == REBOOTED, "the machine ended with {code}");
     ensure!(ended - report.time >= 10.0, "rebooted {:.1} s after SUCCESS", ended - report.time);
     ensure!(captain.out().join("stopped-in-order").exists(), "systemd did not stop its units");
+    Ok(())
+}
+
+/// Volumes where every container has a mount of its own, or the agent adds one.
+fn volumes_on_usual_places() -> Result<()> {
+    let captain = captain()?;
+    let out = captain.out().display().to_string();
+    fs::create_dir_all(captain.out().join("run/inside"))?;
+    let volumes = ["/dev:/dev".into(), format!("{out}/run:/run"), format!("{out}:/out"), format!("{out}/run:/ro:ro")];
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
+    let script = "cat /proc/self/mountinfo > /out/mounts; ls -d /run/inside /ro/inside; touch /ro/x || touch /out/ran";
+    let action = json!({"command": ["sh", "-c", script], "environment": environment, "volumes": volumes});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    nothing_left(&captain)?;
+    drop(agent);
+    ensure!(captain.out().join("ran").exists(), "the read-only volume could be written, or nothing ran");
+    let mounts = fs::read_to_string(captain.out().join("mounts"))?;
+    for target in ["/dev", "/run"] {
+        let line = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some(target)).unwrap_or_default();
+        ensure!(!line.contains("size=65536k"), "{target} is a new one, not the volume: {line}");
+    }
+    Ok(())
+}
+
+/// While the waiter waits, IMAGE's tag is given to another image.
+fn a_tag_that_moves_changes_nothing() -> Result<()> {
+    let captain = captain()?;
+    captain.load(&images().join("cmd.tar"))?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "4"});
+    let action = json!({"command": ["sh", "-c", "ls /bin/busybox /etc/passwd > /out/ran"], "environment": environment});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    let verified = captain.inspect(USER)?;
+    captain.nerdctl(&["tag", "with-cmd:1", "alpine:latest"])?;
+    let user = captain.inspect(USER)?;
+    ensure!(user["SnapshotKey"] == verified["SnapshotKey"] && user["Process"].is_null(), "{user}");
+    nothing_left(&captain)?;
+    drop(agent);
+    ensure!(captain.out().join("ran").exists(), "it did not run");
     Ok(())
 }
 

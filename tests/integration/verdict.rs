@@ -7,12 +7,14 @@ use lab::machine::{Engine, Machine, output};
 use lab::until::until;
 
 use crate::world::{
-    ACTION, Action, LIMIT, SOCKET, USER, WAITER, await_event, count, log, machine, nothing_left, started_once_after,
+    ACTION, Action, LIMIT, SOCKET, USER, WAITER, await_event, count, exit_code, load, log, machine, nothing_left,
+    started_once_after,
 };
 
 pub fn cases() -> Vec<crate::Case> {
     crate::cases![
         success_runs_it_after_the_wait,
+        a_tag_that_moves_changes_nothing,
         action_killed_after_the_waiter_is_armed,
         action_removed_before_the_waiter_is_armed,
         stop_of_the_waiter_cancels,
@@ -26,6 +28,23 @@ fn success_runs_it_after_the_wait(engine: Engine) -> Result<()> {
     let said = Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "2").command(&["true"]).run_well()?;
     ensure!(said.err.is_empty(), "warnings: {said:?}");
     started_once_after(&machine, 2.0)?;
+    nothing_left(&machine)
+}
+
+/// While the waiter waits, IMAGE's tag is given to another image and waitdaemon's own is removed.
+fn a_tag_that_moves_changes_nothing(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    load(&machine, "cmd")?;
+    let script = ["sh", "-c", "echo right"];
+    Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "3").command(&script).run_well()?;
+    let verified = machine.inspect(USER)?["Image"].clone();
+    machine.docker(&["tag", "with-cmd:1", "alpine:latest"])?;
+    machine.docker(&["tag", "with-cmd:1", "waitdaemon:dev"])?;
+    let moved = machine.docker(&["image", "inspect", "-f", "{{.Id}}", "alpine"])?;
+    ensure!(verified != moved, "the tag did not move");
+    ensure!(machine.inspect(USER)?["Image"] == verified, "the user container's image moved");
+    started_once_after(&machine, 3.0)?;
+    ensure!(exit_code(&machine, USER)? == 0);
     nothing_left(&machine)
 }
 

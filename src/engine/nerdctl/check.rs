@@ -4,10 +4,11 @@
 //! drops, would be lost in silence. Here it is found before SUCCESS, whatever made the action.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copy::{NAME_FILES, Refused, USUAL_MOUNTS, USUAL_SYSCTL, made_by_nerdctl, nothing, privileged};
+use super::copy::{NAME_FILES, Refused, USUAL_SYSCTL, is_usual, made_by_nerdctl, nothing, privileged};
 use crate::engine::json::{list, text};
 
 /// Compares the native documents of the action and of the created user container; `own` is that of the
@@ -22,7 +23,7 @@ pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(),
     if made_by_nerdctl(action) {
         same("runtime", &runtime(action), &runtime(user))?;
     }
-    mounts(&action["Spec"], &own["ImageConfig"]["config"]["Volumes"], &user["Spec"])?;
+    mounts(action, &own["ImageConfig"]["config"]["Volumes"], user)?;
     match list(&action["Spec"]["hooks"]["createRuntime"]).iter().find(|hook| !is_nerdctls(hook)) {
         Some(hook) => Err(Refused(format!("a hook that runs {}", text(&hook["path"])))),
         None => Ok(()),
@@ -77,25 +78,38 @@ fn runtime(container: &Value) -> Value {
 /// Every mount that the action was given is there, with all its options; more may come from the user
 /// image. The volumes of our own image are not the action's.
 fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
-    for mount in list(&action["mounts"]) {
+    let of_action = list(&action["Spec"]["mounts"]);
+    // Some lie in a folder that bears the container's ID.
+    let source = |mount: &Value, of: &Value| text(&mount["source"]).replace(text(&of["ID"]), "ID");
+    for (index, mount) in of_action.iter().enumerate() {
         let target = text(&mount["destination"]);
         // Bound by whoever makes a container, from a place of its own.
-        if NAME_FILES.contains(&target) || own.get(target).is_some() {
+        let hidden = of_action[index + 1..].iter().any(|later| text(&later["destination"]) == target);
+        if NAME_FILES.contains(&target) || own.get(target).is_some() || hidden {
             continue;
         }
         let options = |mount: &Value| -> BTreeSet<String> {
             list(&mount["options"]).iter().map(|option| text(option).to_owned()).collect()
         };
-        let usual = USUAL_MOUNTS.contains(&target);
-        let of_user = list(&user["mounts"]).iter().find(|mount| text(&mount["destination"]) == target);
+        let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| text(&mount["destination"]) == target);
         let carried = of_user.is_some_and(|of_user| {
             let (wanted, has) = (options(mount), options(of_user));
-            // `rbind` says all that `bind` does.
-            let has = |option: &String| has.contains(option) || (option == "bind" && has.contains("rbind"));
-            let source = mount["source"] == of_user["source"] || usual;
-            source && wanted.iter().all(has)
+            // `rbind` says all that `bind` does, and what is not `ro` is `rw`.
+            let has = |option: &String| match option.as_str() {
+                "bind" => has.contains("bind") || has.contains("rbind"),
+                "rw" => !has.contains("ro"),
+                option => has.contains(option),
+            };
+            let same_source = is_usual(mount) || source(mount, action) == source(of_user, user);
+            same_source && wanted.iter().all(has)
         });
-        if !carried {
+        // Where a volume lies on /dev, nerdctl leaves what is below it to the volume.
+        let below_a_volume = is_usual(mount)
+            && of_user.is_none()
+            && of_action
+                .iter()
+                .any(|other| !is_usual(other) && Path::new(target).starts_with(text(&other["destination"])));
+        if !carried && !below_a_volume {
             return Err(Refused(format!("the mount on {target}: {mount}")));
         }
     }
@@ -175,6 +189,8 @@ mod tests {
             assert!(nothing_was_lost(&action, &Value::Null, &agents()).is_err(), "{path}");
         }
         let mut user = agents();
+        user["Spec"]["mounts"][7]["options"] = json!(["rbind", "ro", "rprivate"]);
+        nothing_was_lost(&agents(), &Value::Null, &user).unwrap();
         user["Spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/hosttmp");
         assert_eq!(
             nothing_was_lost(&agents(), &Value::Null, &user).unwrap_err().0.split(':').next(),

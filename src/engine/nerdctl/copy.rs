@@ -27,7 +27,7 @@ pub struct Creation {
 /// PATH as containerd sets it where neither image nor action does (`oci.WithDefaultPathEnv`).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Mounts that every container has, by nerdctl or containerd.
-pub const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
 /// Files that whoever makes a container binds into it, from places of his own.
 pub const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
 /// Where nerdctl keeps a container's stop signal; the image's wins over `--stop-signal`, not over this.
@@ -103,6 +103,11 @@ fn all_devices(spec: &Value) -> bool {
             && rule["major"].is_null()
             && rule["type"].as_str().is_none_or(|kind| kind == "a")
     })
+}
+
+/// True for a mount that every container has: not where a volume lies on its place.
+pub fn is_usual(mount: &Value) -> bool {
+    USUAL_MOUNTS.contains(&text(&mount["destination"])) && mount["type"] != "bind" && mount["type"] != "none"
 }
 
 /// Missing, zero or empty: what a spec writes for "not set".
@@ -387,10 +392,13 @@ impl Flags {
     }
 
     fn mounts_of_spec(&mut self, spec: &Value) -> Result<(), Refused> {
-        for mount in list(&spec["mounts"]) {
+        let mounts = list(&spec["mounts"]);
+        for (index, mount) in mounts.iter().enumerate() {
             let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
-            if USUAL_MOUNTS.contains(&target) || (NAME_FILES.contains(&target) && source.starts_with("/tmp/tink-dns-"))
-            {
+            let agents_own = NAME_FILES.contains(&target) && source.starts_with("/tmp/tink-dns-");
+            // A later one on the same place hides this one: the agent's /run and a volume on it.
+            let hidden = mounts[index + 1..].iter().any(|later| text(&later["destination"]) == target);
+            if is_usual(mount) || agents_own || hidden {
                 continue;
             }
             let options: Vec<&str> = list(&mount["options"]).iter().map(text).collect();
@@ -594,6 +602,20 @@ mod tests {
         for part in ["--pid", "--privileged"] {
             assert!(!made.contains(part), "{part}: {made}");
         }
+    }
+
+    #[test]
+    fn volumes_on_usual_places_are_carried() {
+        let mut action = agents();
+        let mounts = action["Spec"]["mounts"].as_array_mut().unwrap();
+        for place in ["/dev", "/run"] {
+            mounts.push(json!({"type": "bind", "source": place, "destination": place, "options": ["rbind", "rw"]}));
+        }
+        let made = copy(&action).unwrap();
+        for flag in ["--volume=/dev:/dev:rbind,rw", "--volume=/run:/run:rbind,rw"] {
+            assert!(made.iter().any(|word| word == flag), "{flag}: {made:?}");
+        }
+        assert!(!made.iter().any(|word| word.starts_with("--tmpfs=/run")), "{made:?}");
     }
 
     #[test]
