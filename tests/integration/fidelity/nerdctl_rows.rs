@@ -184,10 +184,6 @@ fn resources() -> Vec<Row> {
         row("--shm-size", &["--shm-size=1m"]),
         row("--ulimit", &["--ulimit=nofile=100:200", "--ulimit=core=0", "--ulimit=stack=-1"]),
         row("--sysctl", &["--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.shmmax=1048576"]),
-        row("--device", &["--device=/dev/full:/dev/mine:r"]),
-        row("--device, a folder", &["--device=/dev/net"]),
-        row("--device, CDI", &["--device=example.org/lab=one"])
-            .refused("linux.devices", "nerdctl does not record which CDI device was asked for"),
         row("--gpus", &["--gpus=all"]).engine_refuses("nvidia-container-cli", "only with NVIDIA's own program"),
     ]
 }
@@ -273,6 +269,10 @@ fn rights() -> Vec<Row> {
         row("--security-opt seccomp=FILE", &["--security-opt=seccomp=@OUT/seccomp.json"]),
         row("--security-opt systempaths=unconfined", &["--security-opt=systempaths=unconfined"]),
         row("--security-opt writable-cgroups", &["--security-opt=writable-cgroups=true"]),
+        row("--device", &["--device=/dev/full:/dev/mine:r"]),
+        row("--device, a folder", &["--device=/dev/net"]),
+        row("--device, CDI", &["--device=example.org/lab=one"])
+            .refused("linux.devices", "nerdctl does not record which CDI device was asked for"),
         row("--cgroupns host", &["--cgroupns=host"]),
         row("--cgroupns private", &["--cgroupns=private"]).without_effect(),
         row("--ipc host", &["--ipc=host"]),
