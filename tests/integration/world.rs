@@ -32,6 +32,12 @@ pub fn own_image() -> PathBuf {
     std::env::var_os("WAITDAEMON_TAR").map_or_else(|| paths::root().join("dist/waitdaemon.tar"), PathBuf::from)
 }
 
+/// The program that is in it.
+pub fn own_program() -> PathBuf {
+    let built = || paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
+    std::env::var_os("WAITDAEMON_PROGRAM").map_or_else(built, PathBuf::from)
+}
+
 /// Makes the user images once, before the cases run.
 pub fn make_images() -> Result<()> {
     image::busybox(&images().join("alpine.tar"), "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[])?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::compare::{differences, merge, without_id};
 use super::rows::{Became, Row, Set};
-use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine};
+use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine, own_program};
 
 /// What the engine says of a container that differs from one to the next without anybody's wish.
 const INCIDENTAL: [&str; 10] = [
@@ -346,7 +346,6 @@ pub fn make_images() -> Result<()> {
     probe("both", json!({"Entrypoint": ["/bin/sleep"], "Cmd": ["1009"]}))?;
     probe("neither", json!({}))?;
     probe("full", super::docker_rows::full_image())?;
-    let program = lab::paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
     let config = super::docker_rows::own_full_image();
-    lab::image::waitdaemon_with(&images().join("own-full.tar"), "own-full:1", &program, None, &config)
+    lab::image::waitdaemon_with(&images().join("own-full.tar"), "own-full:1", &own_program(), None, &config)
 }
