@@ -128,6 +128,11 @@ fn images() -> Vec<Row> {
         Row::body("user image that sets everything stands", nothing()).image("full:1"),
         Row::body("the action's values win over the user image's", set_all()).image("full:1"),
         Row::body("Env, a name alone removes the user image's variable", json!({"Env": ["A"]})).image("full:1"),
+        Row::body("WorkingDir /, over the user image's", json!({"WorkingDir": "/"})).image("full:1"),
+        Row::body("StopSignal SIGTERM, over the user image's", json!({"StopSignal": "SIGTERM"})).image("full:1"),
+        Row::body("Env, a value that a repackaged waitdaemon image has too", json!({"Env": ["OWN=own"]}))
+            .own("own-full:1")
+            .changed(&["/Config/Env", "/Spec/process/env"], "it cannot be told from the image's"),
         Row::body("our own image's values never show", nothing()).own("own-full:1"),
         Row::body("our own image's values never show in a user image that sets everything", nothing())
             .own("own-full:1")

@@ -7,8 +7,14 @@
 use super::rows::Row;
 
 /// The groups of rows; each group is one case, on one machine.
-pub const GROUPS: [(&str, super::docker_rows::Rows); 5] =
-    [("config", config), ("resources", resources), ("mounts", mounts), ("networks", networks), ("rights", rights)];
+pub const GROUPS: [(&str, super::docker_rows::Rows); 6] = [
+    ("config", config),
+    ("images", images),
+    ("resources", resources),
+    ("mounts", mounts),
+    ("networks", networks),
+    ("rights", rights),
+];
 
 /// What an action needs to reach the host's nerdctl without being privileged.
 const REACHES_HOST: [&str; 3] = ["--pid=host", "--cap-add=ALL", "--security-opt=apparmor=unconfined"];
@@ -121,6 +127,11 @@ fn config() -> Vec<Row> {
         row("--runtime, a program", &["--runtime=/usr/local/bin/runc"])
             .refused("runtime", "nerdctl keeps the program's path in a form that it does not show"),
         row("--platform", &["--platform=linux/amd64"]).without_effect(),
+    ]
+}
+
+fn images() -> Vec<Row> {
+    vec![
         row("user image with ENTRYPOINT only", &["--label=row=1"]).image("entrypoint:1"),
         row("user image with ENTRYPOINT and CMD", &["--label=row=1"]).image("both:1"),
         row("user image with ENTRYPOINT and CMD, arguments", &[]).image("both:1").arguments(&["1002"]),
@@ -143,6 +154,15 @@ fn config() -> Vec<Row> {
         )
         .image("full:1")
         .arguments(&["1004"]),
+        row(
+            "--env PATH as containerd sets it, over the user image's",
+            &["--env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        )
+        .image("full:1")
+        .changed(&["/Spec/process/env"], "it cannot be told from one that was not set: the user image's stands"),
+        row("--workdir /, over the user image's", &["--workdir=/"])
+            .image("full:1")
+            .changed(&["/Spec/process/cwd"], "it cannot be told from one that was not set: the user image's stands"),
         row("our own image's values never show", &["--label=row=1"]).own("own-full:1"),
         row(
             "the action's values win over both images'",
