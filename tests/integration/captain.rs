@@ -450,6 +450,7 @@ fn too_many_volumes_for_nerdctl() -> Result<()> {
     let agent = reported(&captain, json!({"environment": {"IMAGE": "alpine"}, "volumes": volumes}), "FAILED")?;
     let text = agent.log();
     ensure!(text.contains("cannot create the user container") && text.contains("label"), "{text}");
+    ensure!(text.contains("\"field\":\"volumes\""), "the field is not named: {text}");
     ensure!(!containers(&captain)?.contains(&format!("{ACTION}-")), "containers are left");
     Ok(())
 }

@@ -514,9 +514,7 @@ fn creation_failed(what: &str, name: &str, error: ApiError) -> Failure {
         ApiError::Refused { status: 404, message, .. } if message.contains("image") => {
             failure.field("environment.IMAGE").fix("the image vanished after it was found; serve the action again")
         }
-        ApiError::Refused { .. } => {
-            failure.fix("the engine's message names the setting of the action that it does not take")
-        }
+        ApiError::Refused { message, .. } => failures::of_setting(failure, message),
         _ => failure.fix(LOOK_AT_ENGINE),
     };
     failure.cause(error)

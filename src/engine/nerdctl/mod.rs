@@ -557,9 +557,7 @@ fn creation_failed(what: &str, name: &str, error: CliError) -> Failure {
         CliError::Refused { message } if message.contains("already used") => {
             failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
         }
-        CliError::Refused { .. } => {
-            failure.fix("nerdctl's message names the setting of the action that it does not take")
-        }
+        CliError::Refused { message } => failures::of_setting(failure, message),
         _ => failure.fix(LOOK_AT_ENGINE),
     };
     failure.cause(error)
