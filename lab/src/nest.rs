@@ -146,6 +146,23 @@ impl Nest {
         Ok(())
     }
 
+    /// True where a process with the machine's own PIDs runs this program.
+    ///
+    /// # Errors
+    /// Where /proc cannot be read.
+    pub fn runs(&self, program: &str) -> Result<bool> {
+        let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = space(&self.init.to_string());
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let command = fs::read(format!("/proc/{name}/cmdline")).unwrap_or_default();
+            if command.split(|byte| *byte == 0).next() == Some(program.as_bytes()) && space(&name) == own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The machine's exit code if it has ended: [`REBOOTED`] after a reboot.
     ///
     /// # Errors

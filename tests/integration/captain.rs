@@ -138,7 +138,8 @@ fn example_reboots(name: &str, network: &str) -> Result<()> {
     let agent = Agent::start(&captain, Runtime::Containerd, &file)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(report.state == "SUCCESS", "reported {}: {}", report.state, agent.log());
-    let code = captain.wait_for_end(Duration::from_secs(60) + LIMIT)?;
+    let end = captain.wait_for_end(Duration::from_secs(60) + LIMIT);
+    let code = end.with_context(|| format!("{}{}", captain.container_logs(), captain.logs()))?;
     let ended = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
     ensure!(code == REBOOTED, "the machine ended with {code}");
     ensure!(ended - report.time >= 10.0, "rebooted {:.1} s after SUCCESS", ended - report.time);
@@ -269,9 +270,10 @@ fn action_killed_after_the_waiter_is_armed() -> Result<()> {
     let pid = until("the action's process", LIMIT, || {
         Ok(captain.inspect(ACTION).ok().and_then(|action| action["Process"]["Pid"].as_i64()).filter(|pid| *pid > 0))
     })?;
-    until("the waiter's container", LIMIT, || Ok(containers(&captain)?.contains(WAITER).then_some(())))?;
+    // From here to the handoff's end there are some 100 ms.
+    until("the waiter's process", LIMIT, || Ok(captain.runs("/waiter")?.then_some(())))?;
     captain.signal(pid, "STOP")?;
-    until("the waiter to be armed", Duration::from_secs(10), || {
+    until("the waiter to be armed", LIMIT, || {
         Ok(log(&captain)?.iter().any(|line| line["message"] == "armed").then_some(()))
     })?;
     captain.signal(pid, "KILL")?;

@@ -230,6 +230,10 @@ impl Bench {
             .into_iter()
             .filter(|name| !of_action.contains(name) && !self.known.contains(name))
             .collect();
+        let mut host = document["HostConfig"].clone();
+        if let Some(links) = host["Links"].as_array_mut() {
+            links.sort_by_key(Value::to_string);
+        }
         let mut networks = document["NetworkSettings"]["Networks"].clone();
         for (_, endpoint) in networks.as_object_mut().into_iter().flatten() {
             let set = !endpoint["IPAMConfig"].is_null();
@@ -243,7 +247,7 @@ impl Bench {
             });
         }
         let all = json!({
-            "Config": document["Config"], "HostConfig": document["HostConfig"], "Path": document["Path"], "Args": document["Args"],
+            "Config": document["Config"], "HostConfig": host, "Path": document["Path"], "Args": document["Args"],
             "Mounts": mounts, "Networks": networks, "Spec": spec,
         });
         let named =
