@@ -22,6 +22,9 @@ const LAST_CALL_LIMIT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(3);
 /// How long systemd may take to end us once it was asked.
 const EFFECT_LIMIT: Duration = Duration::from_secs(60);
+/// It is asked again after this time: the SIGTERM of BusyBox's command makes it re-execute itself, and what comes
+/// meanwhile may be lost. Asking for what it does already changes nothing.
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// Waits for the action's success and runs the user container.
 ///
@@ -134,14 +137,16 @@ async fn finish(request: Request, stop: &mut Stop) -> Result<(), Failure> {
     tracing::warn!(
         "`{name}` ended with 0 and the machine still runs: systemd does not act on it; asking systemd for {name}"
     );
-    request.ask_systemd().because(format!("cannot ask systemd for {name}"))?;
-    tokio::select! {
-        () = sleep(EFFECT_LIMIT) => {
-            let what = format!("the machine still runs {} s after systemd was asked for {name}", EFFECT_LIMIT.as_secs());
-            Err(Failure::new(what).field("command").fix(format!("use {name} -f, which asks the kernel")))
+    let end = Instant::now() + EFFECT_LIMIT;
+    while Instant::now() < end {
+        request.ask_systemd().because(format!("cannot ask systemd for {name}"))?;
+        tokio::select! {
+            () = sleep(ASK_AGAIN_EVERY) => {}
+            _ = stop.next() => return Ok(()),
         }
-        _ = stop.next() => Ok(()),
     }
+    let what = format!("the machine still runs {} s after systemd was asked for {name}", EFFECT_LIMIT.as_secs());
+    Err(Failure::new(what).field("command").fix(format!("use {name} -f, which asks the kernel")))
 }
 
 async fn count_down(end: Instant) {
