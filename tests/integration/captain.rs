@@ -109,7 +109,10 @@ fn benign_command_runs_once(network: &str) -> Result<()> {
     let agent = reported(&captain, action, "SUCCESS")?;
     let success = agent.final_report(LIMIT)?.time;
     nothing_left(&captain)?;
-    let read = |name: &str| fs::read_to_string(captain.out().join(name)).with_context(|| format!("no {name}"));
+    let read = |name: &str| {
+        let text = fs::read_to_string(captain.out().join(name));
+        text.with_context(|| format!("no {name}: {}", captain.container_logs()))
+    };
     ensure!(read("runs")? == "run\n", "it ran more than once");
     let ran = fs::metadata(captain.out().join("runs"))?.modified()?.duration_since(UNIX_EPOCH)?;
     let waited = ran.as_secs_f64() - success;

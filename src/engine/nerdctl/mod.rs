@@ -493,6 +493,12 @@ impl Nerdctl {
         loop {
             let document = match self.inspect_patiently(action).await {
                 Err(error) if error.is_missing() => return Verdict::Succeeded,
+                // nerdctl stumbles over a container that is deleted while it looks at it.
+                Err(error) if ended.elapsed() < DELETION_LIMIT => {
+                    tracing::debug!(error = %error, "cannot inspect the action container, looking again");
+                    sleep(PAUSE).await;
+                    continue;
+                }
                 Err(error) => return Verdict::Unknown(error.to_string()),
                 Ok(document) => document,
             };
