@@ -51,9 +51,11 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// True where what was asked about does not exist (nerdctl 2.2.1: `no such container`).
+    /// True where what was asked about does not exist (nerdctl 2.2.1: `no such container`; containerd,
+    /// where it is deleted at that moment: `container "ID" in namespace "NAME": not found`).
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Refused { message } if message.contains("no such container"))
+        let gone = |line: &str| line.starts_with("container \"") && line.ends_with(": not found");
+        matches!(self, Self::Refused { message } if message.contains("no such container") || message.lines().any(gone))
     }
 
     /// True where the same call can succeed a little later: containerd is away or restarting.
@@ -184,5 +186,8 @@ mod tests {
         assert_eq!(fatal("plain words\n"), "plain words");
         assert_eq!(fatal(""), "nerdctl failed without a word");
         assert!(CliError::Refused { message: fatal(text) }.is_missing());
+        let refused = |message: &str| CliError::Refused { message: message.into() };
+        assert!(refused("1 errors:\ncontainer \"ab\" in namespace \"tinkerbell\": not found").is_missing());
+        assert!(!refused("1 errors:\nimage \"ab\": not found").is_missing());
     }
 }
