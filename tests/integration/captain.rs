@@ -155,7 +155,15 @@ fn volumes_on_usual_places() -> Result<()> {
     let captain = captain()?;
     let out = captain.out().display().to_string();
     fs::create_dir_all(captain.out().join("run/inside"))?;
-    let volumes = ["/dev:/dev".into(), format!("{out}/run:/run"), format!("{out}:/out"), format!("{out}/run:/ro:ro")];
+    let volumes = [
+        "/dev:/dev".into(),
+        format!("{out}/run:/run"),
+        format!("{out}:/out"),
+        format!("{out}/run:/ro:ro"),
+        "/sys:/sys".into(),
+        format!("{out}/./run/:/slash//"),
+        format!("{out}:/z:z"),
+    ];
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
     let script = "cat /proc/self/mountinfo > /out/mounts; ls -d /run/inside /ro/inside; touch /ro/x || touch /out/ran";
     let action = json!({"command": ["sh", "-c", script], "environment": environment, "volumes": volumes});

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::engine::json::{list, text};
+use crate::engine::json::{cleaned, list, text};
 
 /// What the engine must be asked for, in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -234,19 +234,6 @@ fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Val
 fn volume_name(mount: &Value) -> &str {
     let from_path = text(&mount["Source"]).strip_suffix("/_data").and_then(|path| path.rsplit('/').next());
     mount["Name"].as_str().filter(|name| !name.is_empty()).or(from_path).unwrap_or_default()
-}
-
-/// A path as the engine shows it in `Mounts`, however the user wrote it (moby: `filepath.Clean`).
-fn cleaned(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 /// The networks that the user chose, with what he set on them; what the engine generated stays out.

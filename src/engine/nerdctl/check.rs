@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::copy::{NAME_FILES, Refused, USUAL_SYSCTL, is_usual, made_by_nerdctl, nothing, privileged};
-use crate::engine::json::{list, text};
+use crate::engine::json::{cleaned, list, text};
 
 /// Compares the native documents of the action and of the created user container; `own` is that of the
 /// action's image.
@@ -79,25 +79,29 @@ fn runtime(container: &Value) -> Value {
 /// image. The volumes of our own image are not the action's.
 fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
     let of_action = list(&action["Spec"]["mounts"]);
+    let place = |mount: &Value| cleaned(text(&mount["destination"]));
     // Some lie in a folder that bears the container's ID.
-    let source = |mount: &Value, of: &Value| text(&mount["source"]).replace(text(&of["ID"]), "ID");
+    let source = |mount: &Value, of: &Value| cleaned(&text(&mount["source"]).replace(text(&of["ID"]), "ID"));
     for (index, mount) in of_action.iter().enumerate() {
-        let target = text(&mount["destination"]);
-        // Bound by whoever makes a container, from a place of its own.
-        let hidden = of_action[index + 1..].iter().any(|later| text(&later["destination"]) == target);
-        if NAME_FILES.contains(&target) || own.get(target).is_some() || hidden {
+        let target = place(mount);
+        let hidden = of_action[index + 1..].iter().any(|later| place(later) == target);
+        // The name files are bound by whoever makes a container, from a place of its own.
+        if NAME_FILES.contains(&target.as_str()) || own.get(&target).is_some() || hidden {
             continue;
         }
+        // Words that have no effect, which nerdctl leaves out.
+        let none = ["z", "Z", "cached", "delegated", "consistent", "nocopy"];
         let options = |mount: &Value| -> BTreeSet<String> {
-            list(&mount["options"]).iter().map(|option| text(option).to_owned()).collect()
+            let options = list(&mount["options"]).iter().map(text).filter(|option| !none.contains(option));
+            options.map(str::to_owned).collect()
         };
-        let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| text(&mount["destination"]) == target);
+        let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| place(mount) == target);
         let carried = of_user.is_some_and(|of_user| {
             let (wanted, has) = (options(mount), options(of_user));
             // `rbind` says all that `bind` does, and what is not `ro` is `rw`.
             let has = |option: &String| match option.as_str() {
                 "bind" => has.contains("bind") || has.contains("rbind"),
-                "rw" => !has.contains("ro"),
+                "rw" => !has.contains("ro") || wanted.contains("ro") || wanted.contains("rro"),
                 option => has.contains(option),
             };
             let same_source = is_usual(mount) || source(mount, action) == source(of_user, user);
@@ -108,7 +112,7 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
             && of_user.is_none()
             && of_action
                 .iter()
-                .any(|other| !is_usual(other) && Path::new(target).starts_with(text(&other["destination"])));
+                .any(|other| !is_usual(other) && Path::new(&target).starts_with(text(&other["destination"])));
         if !carried && !below_a_volume {
             return Err(Refused(format!("the mount on {target}: {mount}")));
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::engine::json::{list, text};
+use crate::engine::json::{cleaned, list, text};
 
 /// Something of the action that nerdctl cannot carry over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +91,11 @@ pub fn made_by_nerdctl(action: &Value) -> bool {
 pub fn privileged(spec: &Value) -> bool {
     let linux = &spec["linux"];
     let sys = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == "/sys");
-    let writable = sys.is_some_and(|sys| list(&sys["options"]).iter().any(|option| option == "rw"));
+    // Where a volume lies on /sys, all devices tell as well.
+    let writable = match sys.filter(|sys| is_usual(sys)) {
+        Some(sys) => list(&sys["options"]).iter().any(|option| option == "rw"),
+        None => all_devices(spec),
+    };
     writable && linux["seccomp"].is_null() && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
 }
 
@@ -107,7 +111,9 @@ fn all_devices(spec: &Value) -> bool {
 
 /// True for a mount that every container has: not where a volume lies on its place.
 pub fn is_usual(mount: &Value) -> bool {
-    USUAL_MOUNTS.contains(&text(&mount["destination"])) && mount["type"] != "bind" && mount["type"] != "none"
+    USUAL_MOUNTS.contains(&cleaned(text(&mount["destination"])).as_str())
+        && mount["type"] != "bind"
+        && mount["type"] != "none"
 }
 
 /// Missing, zero or empty: what a spec writes for "not set".
@@ -162,7 +168,7 @@ impl Flags {
     /// Labels of the action less those of nerdctl, containerd and our own image.
     fn labels(&mut self, action: &Value, own: &Value) {
         for (key, value) in action["Labels"].as_object().into_iter().flatten() {
-            let theirs = ["nerdctl/", "io.containerd.", "containerd.io/"].iter().any(|start| key.starts_with(start));
+            let theirs = ["nerdctl/", "containerd.io/restart.", STOP_SIGNAL].iter().any(|start| key.starts_with(start));
             if !theirs && own["ImageConfig"]["config"]["Labels"].get(key) != Some(value) {
                 self.say("label", format!("{key}={}", text(value)));
             }
@@ -231,7 +237,7 @@ impl Flags {
         }
         let (hostname, id) = (text(&spec["hostname"]), text(&action["ID"]));
         let hosts_own = !has("network") && !made_by_nerdctl(action);
-        if has("uts") && !hostname.is_empty() && !hosts_own && !id.starts_with(hostname) {
+        if has("uts") && !hostname.is_empty() && !hosts_own && id.get(..12) != Some(hostname) {
             self.say("hostname", hostname);
         }
         if let Some(domain) = labels["nerdctl/domainname"].as_str().filter(|domain| !domain.is_empty()) {
@@ -395,17 +401,27 @@ impl Flags {
         let mounts = list(&spec["mounts"]);
         for (index, mount) in mounts.iter().enumerate() {
             let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
-            let agents_own = NAME_FILES.contains(&target) && source.starts_with("/tmp/tink-dns-");
+            let agents_own = NAME_FILES.contains(&target) && source.contains("/tink-dns-");
             // A later one on the same place hides this one: the agent's /run and a volume on it.
-            let hidden = mounts[index + 1..].iter().any(|later| text(&later["destination"]) == target);
+            let hidden =
+                mounts[index + 1..].iter().any(|later| cleaned(text(&later["destination"])) == cleaned(target));
             if is_usual(mount) || agents_own || hidden {
                 continue;
             }
             let options: Vec<&str> = list(&mount["options"]).iter().map(text).collect();
             match kind {
                 "bind" | "none" => {
-                    let said: Vec<&str> = options.iter().copied().filter(|option| *option != "bind").collect();
-                    self.volume(source, target, &said.join(","))?;
+                    // nerdctl refuses what is said twice and drops words without effect; `rw` is the default.
+                    let none = ["bind", "rw", "z", "Z", "cached", "delegated", "consistent", "nocopy"];
+                    let mut said: Vec<&str> = Vec::new();
+                    for option in options.into_iter().filter(|option| !none.contains(option)) {
+                        if !said.contains(&option) {
+                            said.push(option);
+                        }
+                    }
+                    // With a third part nerdctl would say `rprivate`, which the action has not.
+                    let mode = if said == ["rbind"] { String::new() } else { said.join(",") };
+                    self.volume(source, target, &mode)?;
                 }
                 "tmpfs" => self.say("tmpfs", format!("{target}:{}", options.join(","))),
                 _ => return Err(Refused(format!("the mount of type {kind} on {target}"))),
@@ -612,7 +628,7 @@ mod tests {
             mounts.push(json!({"type": "bind", "source": place, "destination": place, "options": ["rbind", "rw"]}));
         }
         let made = copy(&action).unwrap();
-        for flag in ["--volume=/dev:/dev:rbind,rw", "--volume=/run:/run:rbind,rw"] {
+        for flag in ["--volume=/dev:/dev", "--volume=/run:/run"] {
             assert!(made.iter().any(|word| word == flag), "{flag}: {made:?}");
         }
         assert!(!made.iter().any(|word| word.starts_with("--tmpfs=/run")), "{made:?}");
