@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copy::{NAME_FILES, Refused, USUAL_SYSCTL, is_usual, made_by_nerdctl, nothing, privileged};
+use super::copy::{NAME_FILES, Refused, USUAL_SYSCTL, WITHOUT_EFFECT, is_usual, made_by_nerdctl, nothing, privileged};
 use crate::engine::json::{cleaned, list, text};
 
 /// Compares the native documents of the action and of the created user container; `own` is that of the
@@ -89,10 +89,8 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
         if NAME_FILES.contains(&target.as_str()) || own.get(&target).is_some() || hidden {
             continue;
         }
-        // Words that have no effect, which nerdctl leaves out.
-        let none = ["z", "Z", "cached", "delegated", "consistent", "nocopy"];
         let options = |mount: &Value| -> BTreeSet<String> {
-            let options = list(&mount["options"]).iter().map(text).filter(|option| !none.contains(option));
+            let options = list(&mount["options"]).iter().map(text).filter(|option| !WITHOUT_EFFECT.contains(option));
             options.map(str::to_owned).collect()
         };
         let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| place(mount) == target);

@@ -30,6 +30,8 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
 /// Files that whoever makes a container binds into it, from places of his own.
 pub const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+/// Options of a volume that have no effect on containerd and that nerdctl leaves out.
+pub const WITHOUT_EFFECT: [&str; 6] = ["z", "Z", "cached", "delegated", "consistent", "nocopy"];
 /// Where nerdctl keeps a container's stop signal; the image's wins over `--stop-signal`, not over this.
 const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 /// What nerdctl sets in every container that has a network of its own.
@@ -412,9 +414,10 @@ impl Flags {
             match kind {
                 "bind" | "none" => {
                     // nerdctl refuses what is said twice and drops words without effect; `rw` is the default.
-                    let none = ["bind", "rw", "z", "Z", "cached", "delegated", "consistent", "nocopy"];
                     let mut said: Vec<&str> = Vec::new();
-                    for option in options.into_iter().filter(|option| !none.contains(option)) {
+                    let has_effect =
+                        |option: &&str| !["bind", "rw"].contains(option) && !WITHOUT_EFFECT.contains(option);
+                    for option in options.into_iter().filter(has_effect) {
                         if !said.contains(&option) {
                             said.push(option);
                         }

@@ -11,6 +11,7 @@ use lab::machine::{Engine, Machine};
 use lab::until::until;
 use serde_json::{Value, json};
 
+use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, merge, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine, own_program};
@@ -32,24 +33,7 @@ const INCIDENTAL: [&str; 10] = [
 /// Runs all rows of a group that this engine knows.
 pub fn run(engine: Engine, rows: &[Row]) -> Result<()> {
     let bench = Bench::new(engine)?;
-    let mut wrong = Vec::new();
-    let mut ran = 0;
-    for row in rows.iter().filter(|row| (row.api.0..=row.api.1).contains(&bench.api)) {
-        ran += 1;
-        let found = match bench.row(row) {
-            Ok(became) => row.wrong(&became),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        if let Some(found) = found {
-            wrong.push(format!("{}:\n    {found}", row.setting));
-        }
-        if let Err(error) = bench.clear() {
-            wrong.push(format!("{}:\n    {error:#}", row.setting));
-        }
-    }
-    ensure!(ran > 0, "no row was run");
-    ensure!(wrong.is_empty(), "{} of {ran} rows are wrong:\n  {}", wrong.len(), wrong.join("\n  "));
-    Ok(())
+    run_all(rows.iter().filter(|row| row.is_in(bench.api)), |row| bench.row(row), || bench.clear())
 }
 
 /// The minor version of the API that an engine speaks: what decides which rows it has.
@@ -74,23 +58,10 @@ struct Bench {
 impl Bench {
     fn new(engine: Engine) -> Result<Self> {
         let machine = machine(engine)?;
-        for image in ["probe", "entrypoint", "both", "neither", "full", "own-full"] {
+        for image in IMAGES {
             crate::world::load(&machine, image)?;
         }
-        let out = machine.out();
-        for folder in ["a", "b", "shared"] {
-            fs::create_dir_all(out.join(folder))?;
-        }
-        fs::write(out.join("file"), "127.0.0.1 localhost\n")?;
-        let prepare = format!(
-            "mount --bind {0}/shared {0}/shared && mount --make-shared {0}/shared && chmod 666 /run/docker.sock && mkdir -p /etc/cdi",
-            out.display()
-        );
-        let done = machine.command("sh").args(["-c", &prepare]).status()?;
-        ensure!(done.success(), "cannot prepare the machine");
-        let device = json!({"cdiVersion": "0.6.0", "kind": "example.org/lab", "devices": [
-            {"name": "one", "containerEdits": {"env": ["CDI=one"], "deviceNodes": [{"path": "/dev/full"}]}}]});
-        fs::write(format!("/proc/{}/root/etc/cdi/lab.json", machine.init()), device.to_string())?;
+        prepare(&machine, "chmod 666 /run/docker.sock")?;
         machine.docker(&[
             "network",
             "create",
@@ -119,7 +90,7 @@ impl Bench {
         machine.docker(&["run", "-d", "--name", "fronted", "--network", "front", "probe:1"])?;
         let front = machine.docker(&["network", "inspect", "-f", "{{.Id}}", "front"])?;
         let words = vec![
-            ("@OUT", out.display().to_string()),
+            ("@OUT", machine.out().display().to_string()),
             ("@CGROUP", machine.cgroup().to_owned()),
             ("@OTHER", other),
             ("@FRONT", front),
@@ -130,14 +101,9 @@ impl Bench {
         Ok(Self { machine, api: api_of(engine), words, fixtures, known, baselines: HashMap::new().into() })
     }
 
-    fn filled(&self, set: &Value) -> Result<Value> {
-        let text = self.words.iter().fold(set.to_string(), |text, (word, value)| text.replace(word, value));
-        Ok(serde_json::from_str(&text)?)
-    }
-
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Body(set) = &row.set else { bail!("no row of Docker") };
-        let set = self.filled(set)?;
+        let set: Value = serde_json::from_str(&filled(&self.words, set.to_string()))?;
         let mut body = plain(row.own, row.image);
         merge(&mut body, &set);
         let action = match self.start(ACTION, &body)? {
@@ -172,13 +138,7 @@ impl Bench {
             merge(&mut body, instead);
         }
         let expected = self.made(&body)?;
-        for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
-            let Some(labels) = user["Config"]["Labels"].as_object_mut() else { bail!("no labels: {user}") };
-            ensure!(labels.contains_key(label), "the user container lacks the label {label}");
-            if expected["Config"]["Labels"].get(label).is_none() {
-                labels.remove(label);
-            }
-        }
+        take_our_labels(&mut user["Config"]["Labels"], &expected["Config"]["Labels"])?;
         let shows = expected != self.baseline(row.image)?;
         ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
         Ok(Became::Copied(differences(&user, &expected)))

@@ -5,10 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::rows::Row;
-
-/// Makes the rows of a group.
-pub type Rows = fn() -> Vec<Row>;
+use super::rows::{Row, Rows};
 
 /// The groups of rows; each group is one case, on one machine.
 pub const GROUPS: [(&str, Rows); 6] = [

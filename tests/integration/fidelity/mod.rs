@@ -1,6 +1,7 @@
 //! Lossless: every setting that an action can have, and what becomes of it. The rows are the data of
 //! docs/fidelity.md.
 
+mod bench;
 mod compare;
 mod docker;
 mod docker_rows;

@@ -10,6 +10,7 @@ use lab::captain::{Captain, Init};
 use lab::until::until_every;
 use serde_json::{Value, json};
 
+use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
@@ -20,21 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Runs all rows of a group.
 pub fn run(init: Init, rows: &[Row]) -> Result<()> {
     let bench = Bench::new(init)?;
-    let mut wrong = Vec::new();
-    for row in rows {
-        let found = match bench.row(row) {
-            Ok(became) => row.wrong(&became),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        if let Some(found) = found {
-            wrong.push(format!("{}:\n    {found}", row.setting));
-        }
-        if let Err(error) = bench.clear() {
-            wrong.push(format!("{}:\n    {error:#}", row.setting));
-        }
-    }
-    ensure!(wrong.is_empty(), "{} of {} rows are wrong:\n  {}", wrong.len(), rows.len(), wrong.join("\n  "));
-    Ok(())
+    run_all(rows.iter(), |row| bench.row(row), || bench.clear())
 }
 
 /// A machine with all that rows refer to.
@@ -50,25 +37,13 @@ impl Bench {
         let captain = Captain::boot_with(init)?;
         captain.load(&own_image())?;
         captain.load(&lab::paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
-        for image in ["probe", "entrypoint", "both", "neither", "full", "own-full"] {
+        for image in IMAGES {
             captain.load(&images().join(format!("{image}.tar")))?;
         }
+        prepare(&captain, "ip netns add lab")?;
         let out = captain.out();
-        for folder in ["a", "b", "shared"] {
-            fs::create_dir_all(out.join(folder))?;
-        }
-        fs::write(out.join("file"), "127.0.0.1 localhost\n")?;
         let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kexec_load"], "action": "SCMP_ACT_ERRNO"}]});
         fs::write(out.join("seccomp.json"), seccomp.to_string())?;
-        let prepare = format!(
-            "mount --bind {0}/shared {0}/shared && mount --make-shared {0}/shared && mkdir -p /etc/cdi && ip netns add lab",
-            out.display()
-        );
-        let done = captain.command("sh").args(["-c", &prepare]).status()?;
-        ensure!(done.success(), "cannot prepare the machine");
-        let device = json!({"cdiVersion": "0.6.0", "kind": "example.org/lab", "devices": [
-            {"name": "one", "containerEdits": {"env": ["CDI=one"], "deviceNodes": [{"path": "/dev/full"}]}}]});
-        fs::write(format!("/proc/{}/root/etc/cdi/lab.json", captain.init()), device.to_string())?;
         captain.nerdctl(&["network", "create", "--subnet", "10.7.0.0/24", "front"])?;
         captain.nerdctl(&["network", "create", "--subnet", "10.6.0.0/24", "back"])?;
         let other = captain.nerdctl(&[
@@ -90,15 +65,9 @@ impl Bench {
         Ok(Self { captain, words, fixtures, baselines: HashMap::new().into() })
     }
 
-    fn filled(&self, flags: &[String]) -> Vec<String> {
-        let fill =
-            |flag: &String| self.words.iter().fold(flag.clone(), |text, (word, value)| text.replace(word, value));
-        flags.iter().map(fill).collect()
-    }
-
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Flags(flags, arguments) = &row.set else { bail!("no row of nerdctl") };
-        let flags = self.filled(flags);
+        let flags: Vec<String> = flags.iter().map(|flag| filled(&self.words, flag.clone())).collect();
         if let Err(word) = self.start(ACTION, row.own, row.image, &flags, arguments)? {
             return Ok(Became::EngineRefused(word));
         }
@@ -122,13 +91,7 @@ impl Bench {
 
         self.remove_files();
         let expected = self.made(row, &flags, arguments)?;
-        for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
-            let Some(labels) = user["Labels"].as_object_mut() else { bail!("no labels: {user}") };
-            ensure!(labels.contains_key(label), "the user container lacks the label {label}");
-            if expected["Labels"].get(label).is_none() {
-                labels.remove(label);
-            }
-        }
+        take_our_labels(&mut user["Labels"], &expected["Labels"])?;
         let shows = expected != self.baseline(row)?;
         ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
         Ok(Became::Copied(differences(&user, &expected)))

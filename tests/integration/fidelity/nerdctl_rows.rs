@@ -4,10 +4,10 @@
 //! In the values `@OUT` is a folder of the machine, `@OTHER` the ID of another container that runs,
 //! `@DISK` a block device.
 
-use super::rows::Row;
+use super::rows::{Row, Rows};
 
 /// The groups of rows; each group is one case, on one machine.
-pub const GROUPS: [(&str, super::docker_rows::Rows); 6] = [
+pub const GROUPS: [(&str, Rows); 6] = [
     ("config", config),
     ("images", images),
     ("resources", resources),

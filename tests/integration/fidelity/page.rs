@@ -30,7 +30,7 @@ type Column = (&'static str, Box<dyn Fn(&Row) -> bool>);
 fn page() -> String {
     let knows = |engine: Engine| {
         let api = api_of(engine);
-        Box::new(move |row: &Row| (row.api.0..=row.api.1).contains(&api)) as Box<dyn Fn(&Row) -> bool>
+        Box::new(move |row: &Row| row.is_in(api)) as Box<dyn Fn(&Row) -> bool>
     };
     let docker: [Column; 2] =
         [("Docker 20.10, API 1.41", knows(Engine::Debian)), ("moby 2.0 beta, API 1.54", knows(Engine::Moby))];

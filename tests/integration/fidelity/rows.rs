@@ -45,7 +45,15 @@ pub enum Expect {
     EngineRefuses(&'static str, &'static str),
 }
 
+/// Makes the rows of a group.
+pub type Rows = fn() -> Vec<Row>;
+
 impl Row {
+    /// True where this minor version of the Engine API has the setting.
+    pub fn is_in(&self, api: u32) -> bool {
+        (self.api.0..=self.api.1).contains(&api)
+    }
+
     /// A setting of the Engine API that is carried.
     pub fn body(setting: &'static str, set: Value) -> Self {
         Self::new(setting, Set::Body(set))
