@@ -31,6 +31,13 @@ pub fn block_device(major: u64, minor: u64) -> Option<String> {
     event.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(|name| format!("/dev/{name}"))
 }
 
+/// True where what is mounted below this path shows in copies of its mount (mountinfo); false where the
+/// path is not there.
+pub fn propagates(path: &str) -> bool {
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    std::fs::canonicalize(path).is_ok_and(|path| procfs::propagates(&mounts, &path))
+}
+
 /// True where PID 1 is the host's and not one in our own container.
 pub fn pids_are_the_hosts() -> bool {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();

@@ -1,5 +1,7 @@
 //! Parsers of /proc. Pure; the reading is in host.rs.
 
+use std::path::Path;
+
 /// The length of a container ID.
 const ID_LENGTH: usize = 64;
 
@@ -48,6 +50,27 @@ pub fn cgroups(text: &str) -> impl Iterator<Item = (&str, &str)> {
         let (controllers, path) = rest.split_once(':')?;
         Some((controllers.trim_start_matches("name="), path.trim_end_matches('/')))
     })
+}
+
+/// True where the mount on which a path lies is shared or a slave, so that what is mounted below it shows in
+/// its copies (proc_pid_mountinfo(5), optional fields). Of two mounts on one place the later one hides the
+/// other.
+pub fn propagates(mountinfo: &str, path: &Path) -> bool {
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (fields, _) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(4);
+        let place = unescaped(fields.next()?);
+        let tagged = fields.skip(1).any(|field| field.starts_with("shared:") || field.starts_with("master:"));
+        path.starts_with(&place).then_some((place.len(), tagged))
+    });
+    mounts.max_by_key(|(length, _)| *length).is_some_and(|(_, tagged)| tagged)
+}
+
+/// A path of mountinfo, where the kernel writes space, tab, newline and backslash in octal.
+fn unescaped(path: &str) -> String {
+    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")]
+        .iter()
+        .fold(path.to_owned(), |path, (octal, character)| path.replace(octal, character))
 }
 
 fn is_hex(text: &str) -> bool {
@@ -104,6 +127,27 @@ mod tests {
     fn hierarchies_of_both_versions() {
         let text = "9:name=systemd:/a\n4:cpu,cpuacct:/b\n0::/\nnonsense\n";
         assert_eq!(cgroups(text).collect::<Vec<_>>(), [("systemd", "/a"), ("cpu,cpuacct", "/b"), ("", "")]);
+    }
+
+    #[test]
+    fn propagation_is_that_of_the_mount_on_which_a_path_lies() {
+        let text = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+                    2 1 0:5 / /data rw,relatime - tmpfs tmpfs rw\n\
+                    3 2 0:6 / /data/two\\040words rw master:7 - tmpfs tmpfs rw\n\
+                    4 1 0:7 / /twice rw shared:8 - tmpfs tmpfs rw\n\
+                    5 4 0:8 / /twice rw - tmpfs tmpfs rw\n\
+                    nonsense\n";
+        for (path, expected) in [
+            ("/", true),
+            ("/database", true),
+            ("/data", false),
+            ("/data/x", false),
+            ("/data/two words/x", true),
+            ("/twice", false),
+        ] {
+            assert_eq!(propagates(text, Path::new(path)), expected, "{path}");
+        }
+        assert!(!propagates("", Path::new("/")));
     }
 
     #[test]

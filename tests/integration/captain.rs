@@ -32,6 +32,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::a_missing_volume_is_named", a_missing_volume_is_named),
         ("captain::example_kexec", example_kexec),
         ("captain::volumes_on_usual_places", volumes_on_usual_places),
+        ("captain::what_the_agent_gives_arrives", what_the_agent_gives_arrives),
         ("captain::a_tag_that_moves_changes_nothing", a_tag_that_moves_changes_nothing),
         ("captain::reboot_at_once", reboot_at_once),
         ("captain::poweroff_is_finished_too", || ends_with("poweroff", POWERED_OFF)),
@@ -176,6 +177,51 @@ fn volumes_on_usual_places() -> Result<()> {
         let line = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some(target)).unwrap_or_default();
         ensure!(!line.contains("size=65536k"), "{target} is a new one, not the volume: {line}");
     }
+    Ok(())
+}
+
+/// What the agent's containers have and nerdctl would give otherwise: the user container is held against
+/// an action that runs the same image itself.
+fn what_the_agent_gives_arrives() -> Result<()> {
+    let captain = captain()?;
+    let out = captain.out().display().to_string();
+    // On a real CaptainOS systemd has made every mount shared.
+    let shared = format!("mkdir -p {out}/s && mount -t tmpfs none {out}/s && mount --make-shared {out}/s");
+    ensure!(captain.command("sh").args(["-c", &shared]).status()?.success());
+    let mounts_seen = |image: &str, folder: &str| -> Result<(Vec<String>, String)> {
+        let script = format!("cat /proc/self/mountinfo > /out/{folder}.mounts; echo $HOSTNAME > /out/{folder}.name");
+        let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0", "HOSTNAME": "web-1.example.org"});
+        let volumes =
+            [format!("{out}:/out"), format!("{out}/s:/ro:ro"), format!("{out}/s:/rw:rw"), "/tmp:/tmp:ro".into()];
+        let action =
+            json!({"image": image, "command": ["sh", "-c", script], "environment": environment, "volumes": volumes});
+        let agent = reported(&captain, action, "SUCCESS")?;
+        nothing_left(&captain)?;
+        drop(agent);
+        let text = fs::read_to_string(captain.out().join(format!("{folder}.mounts")))?;
+        let of_interest =
+            |line: &&str| ["/run", "/ro", "/rw", "/tmp", "/out"].contains(&line.split(' ').nth(4).unwrap_or_default());
+        // Place, options and, without the group's number, what it is to its source.
+        let shown = |line: &str| {
+            let tagged = if line.contains(" master:") {
+                "slave"
+            } else if line.contains(" shared:") {
+                "shared"
+            } else {
+                "private"
+            };
+            let mut fields = line.split(' ').skip(4).take(2).collect::<Vec<_>>();
+            fields.push(tagged);
+            fields.join(" ")
+        };
+        let mut mounts: Vec<String> = text.lines().filter(of_interest).map(shown).collect();
+        mounts.sort();
+        Ok((mounts, fs::read_to_string(captain.out().join(format!("{folder}.name")))?))
+    };
+    let action = mounts_seen("alpine", "action")?;
+    let user = mounts_seen("waitdaemon:dev", "user")?;
+    ensure!(action == user, "the action has {action:?}, the user container {user:?}");
+    ensure!(action.1 == "web-1.example.org\n" && action.0.iter().any(|mount| mount.ends_with("slave")), "{action:?}");
     Ok(())
 }
 

@@ -3,12 +3,15 @@
 //! nerdctl's flags are copied one by one, so a setting that no flag can say, or that nerdctl takes and
 //! drops, would be lost in silence. Here it is found before SUCCESS, whatever made the action.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copy::{NAME_FILES, Refused, USUAL_SYSCTL, WITHOUT_EFFECT, is_usual, made_by_nerdctl, nothing, privileged};
+use super::copy::{
+    NAME_FILES, RIGHTS_OF_MOUNTS, Refused, USUAL_SYSCTL, WITHOUT_EFFECT, environment, is_usual, made_by_nerdctl,
+    nothing, privileged,
+};
 use crate::engine::json::{cleaned, list, text};
 
 /// Compares the native documents of the action and of the created user container; `own` is that of the
@@ -23,11 +26,29 @@ pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(),
     if made_by_nerdctl(action) {
         same("runtime", &runtime(action), &runtime(user))?;
     }
+    variables(action, &own["ImageConfig"]["config"], user)?;
     mounts(action, &own["ImageConfig"]["config"]["Volumes"], user)?;
-    match list(&action["Spec"]["hooks"]["createRuntime"]).iter().find(|hook| !is_nerdctls(hook)) {
+    let hooks = action["Spec"]["hooks"].as_object().into_iter().flat_map(|kinds| kinds.values().flat_map(list));
+    match hooks.into_iter().find(|hook| !is_nerdctls(hook)) {
         Some(hook) => Err(Refused(format!("a hook that runs {}", text(&hook["path"])))),
         None => Ok(()),
     }
+}
+
+/// Every variable of the action has its value; where one stands twice, the last counts.
+fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
+    fn values<'a>(all: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
+        all.filter_map(|variable| variable.split_once('=')).collect()
+    }
+    let of_user = values(list(&user["Spec"]["process"]["env"]).iter().map(text));
+    for (name, value) in values(environment(action, own)) {
+        // nerdctl overrides it in its own containers too, with the container's hostname.
+        let is_nerdctls = name == "HOSTNAME" && made_by_nerdctl(action);
+        if of_user.get(name) != Some(&value) && !is_nerdctls {
+            return Err(Refused(format!("the variable {name}")));
+        }
+    }
+    Ok(())
 }
 
 /// The spec less what is copied by other means or is each container's own. What is left must be equal.
@@ -103,7 +124,7 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
                 option => has.contains(option),
             };
             let same_source = is_usual(mount) || source(mount, action) == source(of_user, user);
-            same_source && wanted.iter().all(has)
+            same_source && wanted.iter().all(has) && taken(of_user).is_subset(&taken(mount))
         });
         // Where a volume lies on /dev, nerdctl leaves what is below it to the volume.
         let below_a_volume = is_usual(mount)
@@ -116,6 +137,21 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+/// The rights that a mount's options take from it: of an option and its opposite the later counts.
+fn taken(mount: &Value) -> BTreeSet<&'static str> {
+    let mut taken = BTreeSet::new();
+    for option in list(&mount["options"]).iter().map(text) {
+        for (takes, gives) in RIGHTS_OF_MOUNTS.iter().chain(&[("ro", "rw")]) {
+            if option == *takes {
+                taken.insert(*takes);
+            } else if option == *gives {
+                taken.remove(takes);
+            }
+        }
+    }
+    taken
 }
 
 /// nerdctl's own hook: its name and network.
@@ -184,6 +220,8 @@ mod tests {
             ("/Spec/root/readonly", json!(true)),
             ("/Spec/linux/namespaces", json!([{"type": "pid"}])),
             ("/Spec/hooks", json!({"createRuntime": [{"path": "/usr/bin/gpu", "args": ["gpu"]}]})),
+            ("/Spec/hooks", json!({"prestart": [{"path": "/usr/bin/gpu", "args": ["gpu"]}]})),
+            ("/Spec/process/env", json!(["A=other"])),
         ] {
             let mut action = agents();
             let (parent, field) = path.rsplit_once('/').unwrap();
@@ -193,6 +231,11 @@ mod tests {
         let mut user = agents();
         user["Spec"]["mounts"][7]["options"] = json!(["rbind", "ro", "rprivate"]);
         nothing_was_lost(&agents(), &Value::Null, &user).unwrap();
+        for (mount, taken) in [(6, "noexec"), (6, "nodev"), (6, "ro")] {
+            let mut user = user.clone();
+            user["Spec"]["mounts"][mount]["options"].as_array_mut().unwrap().push(json!(taken));
+            assert!(nothing_was_lost(&agents(), &Value::Null, &user).is_err(), "{taken}");
+        }
         user["Spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/hosttmp");
         assert_eq!(
             nothing_was_lost(&agents(), &Value::Null, &user).unwrap_err().0.split(':').next(),

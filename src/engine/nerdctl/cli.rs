@@ -12,6 +12,8 @@ use tokio::time::timeout;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The longest that a call may take; 30 to 45 ms are usual, 10 s when containerd hangs (observed).
 pub const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// How often a list is asked for again that a deletion has spoilt.
+const LIST_TRIES: u32 = 20;
 
 /// nerdctl in one namespace of containerd.
 #[derive(Debug, Clone)]
@@ -97,6 +99,22 @@ impl Cli {
     /// As [`Cli::run`].
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String, CliError> {
         self.call(CALL_LIMIT, arguments, input).await
+    }
+
+    /// The IDs of the containers that these flags of `ps` select.
+    ///
+    /// # Errors
+    /// As [`Cli::run`].
+    pub async fn list(&self, flags: &[&str]) -> Result<Vec<String>, CliError> {
+        let mut tries = 0;
+        loop {
+            match self.run(&[&["ps", "--quiet", "--no-trunc"], flags].concat()).await {
+                Ok(text) => return Ok(text.lines().map(str::to_owned).collect()),
+                // nerdctl 2.2.1 fails where any container is deleted while it lists them.
+                Err(CliError::Refused { message }) if message.contains("not found") && tries < LIST_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn call(&self, limit: Duration, arguments: &[&str], input: &str) -> Result<String, CliError> {

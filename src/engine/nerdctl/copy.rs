@@ -24,6 +24,14 @@ pub struct Creation {
     pub input: String,
 }
 
+/// What the machine on which the action runs must be asked.
+pub trait Host {
+    /// The path of a block device by its major and minor number: the spec has no more.
+    fn block_device(&self, major: u64, minor: u64) -> Option<String>;
+    /// True where what is mounted below this path shows in the mount's copies too.
+    fn propagates(&self, path: &str) -> bool;
+}
+
 /// PATH as containerd sets it where neither image nor action does (`oci.WithDefaultPathEnv`).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Mounts that every container has, by nerdctl or containerd.
@@ -32,6 +40,10 @@ const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/
 pub const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
 /// Options of a volume that have no effect on containerd and that nerdctl leaves out.
 pub const WITHOUT_EFFECT: [&str; 6] = ["z", "Z", "cached", "delegated", "consistent", "nocopy"];
+/// What takes a right from a mount, and what gives it (mount(8)).
+pub const RIGHTS_OF_MOUNTS: [(&str, &str); 3] = [("noexec", "exec"), ("nodev", "dev"), ("nosuid", "suid")];
+/// What a mount can be to its source (mount_namespaces(7)).
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 /// Where nerdctl keeps a container's stop signal; the image's wins over `--stop-signal`, not over this.
 const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 /// What nerdctl sets in every container that has a network of its own.
@@ -39,8 +51,8 @@ pub const USUAL_SYSCTL: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "
 
 /// The call that makes the user container.
 ///
-/// `action` is the action's native document, `own` that of its image. `device` gives the path of a block
-/// device by its major and minor number: the spec has no more.
+/// `action` is the action's native document, `own` that of its image. `host` knows what the documents do
+/// not say.
 ///
 /// # Errors
 /// [`Refused`] with the first thing that nerdctl has no flag for.
@@ -50,7 +62,7 @@ pub fn user_container(
     image: &str,
     name: &str,
     labels: &[(&str, String)],
-    device: &impl Fn(u64, u64) -> Option<String>,
+    host: &impl Host,
 ) -> Result<Creation, Refused> {
     let spec = &action["Spec"];
     let config = &own["ImageConfig"]["config"];
@@ -63,11 +75,11 @@ pub fn user_container(
         flags.say("env", variable);
     }
     flags.namespaces(action)?;
-    flags.network(action);
+    flags.network(action)?;
     flags.process(action, config);
     let words = flags.start_up(spec)?;
-    flags.resources(&spec["linux"], device)?;
-    flags.mounts(action, config)?;
+    flags.resources(&spec["linux"], host)?;
+    flags.mounts(action, config, host)?;
     let input = flags.rights(action);
     flags.by_nerdctl(action);
     let mut arguments = flags.0;
@@ -80,8 +92,10 @@ pub fn user_container(
 
 /// The action's volumes on these places, as values of `--volume`.
 pub fn volumes_on(action: &Value, places: &[&str]) -> Vec<String> {
-    let on = list(&action["Spec"]["mounts"]).iter().filter(|mount| places.contains(&text(&mount["destination"])));
-    on.map(|mount| format!("{}:{}", text(&mount["source"]), text(&mount["destination"]))).collect()
+    let on = list(&action["Spec"]["mounts"])
+        .iter()
+        .filter(|mount| places.contains(&cleaned(text(&mount["destination"])).as_str()));
+    on.map(|mount| format!("{}:{}", text(&mount["source"]), cleaned(text(&mount["destination"])))).collect()
 }
 
 /// True for a container that nerdctl made; the agent's have only some of its labels.
@@ -136,7 +150,7 @@ fn label_json(action: &Value, key: &str) -> Value {
 }
 
 /// Variables of the action less our own image's and those that engines add.
-fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
+pub fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
     let hostname = format!("HOSTNAME={}", text(&action["Labels"]["nerdctl/hostname"]));
     let by_nerdctl = made_by_nerdctl(action);
     let terminal = action["Spec"]["process"]["terminal"] == true;
@@ -148,6 +162,18 @@ fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'
             || (terminal && variable == "TERM=xterm");
         (!added && !list(&own["Env"]).iter().any(|entry| entry == variable)).then_some(variable)
     })
+}
+
+/// The variable HOSTNAME of an action that nerdctl did not make: its last value.
+fn hostname_variable(action: &Value) -> Option<&str> {
+    let all = list(&action["Spec"]["process"]["env"]).iter().rev().map(text);
+    all.filter(|_| !made_by_nerdctl(action)).find_map(|variable| variable.strip_prefix("HOSTNAME="))
+}
+
+/// What the kernel takes as a hostname and resolvers as a name (hostname(7)).
+fn is_hostname(text: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    (1..=64).contains(&text.len()) && text.chars().all(known) && !text.starts_with(['-', '.'])
 }
 
 /// A value of a flag that nerdctl reads as a line of CSV (pflag `StringSlice`).
@@ -218,7 +244,7 @@ impl Flags {
         Ok(())
     }
 
-    fn network(&mut self, action: &Value) {
+    fn network(&mut self, action: &Value) -> Result<(), Refused> {
         let spec = &action["Spec"];
         let has = |kind: &str| list(&spec["linux"]["namespaces"]).iter().any(|space| space["type"] == kind);
         let labelled = label_json(action, "nerdctl/networks");
@@ -235,11 +261,17 @@ impl Flags {
         }
         // A container's network comes with its names, and nerdctl refuses others beside it.
         if networks.iter().any(|network| text(network).starts_with("container:")) {
-            return;
+            return Ok(());
         }
         let (hostname, id) = (text(&spec["hostname"]), text(&action["ID"]));
         let hosts_own = !has("network") && !made_by_nerdctl(action);
-        if has("uts") && !hostname.is_empty() && !hosts_own && id.get(..12) != Some(hostname) {
+        if let Some(variable) = hostname_variable(action).filter(|variable| *variable != hostname || hosts_own) {
+            // nerdctl's own variable comes last and wins: it can be had by this name only.
+            if !is_hostname(variable) {
+                return Err(Refused(format!("the variable HOSTNAME={variable}: a hostname cannot be that")));
+            }
+            self.say("hostname", variable);
+        } else if has("uts") && !hostname.is_empty() && !hosts_own && id.get(..12) != Some(hostname) {
             self.say("hostname", hostname);
         }
         if let Some(domain) = labels["nerdctl/domainname"].as_str().filter(|domain| !domain.is_empty()) {
@@ -263,6 +295,7 @@ impl Flags {
             let ports = format!("{}:{}", port["HostPort"], port["ContainerPort"]);
             self.say("publish", format!("{ip}:{ports}/{}", text(&port["Protocol"])));
         }
+        Ok(())
     }
 
     fn process(&mut self, action: &Value, own: &Value) {
@@ -313,7 +346,7 @@ impl Flags {
         Ok(words.iter().skip(1).map(|word| text(word).to_owned()).collect())
     }
 
-    fn resources(&mut self, linux: &Value, device: &impl Fn(u64, u64) -> Option<String>) -> Result<(), Refused> {
+    fn resources(&mut self, linux: &Value, host: &impl Host) -> Result<(), Refused> {
         let known = [
             ("memory", "limit", "memory"),
             ("memory", "reservation", "memory-reservation"),
@@ -349,7 +382,7 @@ impl Flags {
                         for limit in devices {
                             let number = |field: &str| limit[field].as_u64().unwrap_or_default();
                             let value = limit["weight"].as_u64().unwrap_or_else(|| number("rate"));
-                            let path = device(number("major"), number("minor")).ok_or_else(|| {
+                            let path = host.block_device(number("major"), number("minor")).ok_or_else(|| {
                                 Refused(format!(
                                     "{group}.{field}: there is no device {}:{}",
                                     limit["major"], limit["minor"]
@@ -377,8 +410,12 @@ impl Flags {
         Ok(())
     }
 
-    fn mounts(&mut self, action: &Value, own: &Value) -> Result<(), Refused> {
-        if made_by_nerdctl(action) { self.labelled_mounts(action, own) } else { self.mounts_of_spec(&action["Spec"]) }
+    fn mounts(&mut self, action: &Value, own: &Value, host: &impl Host) -> Result<(), Refused> {
+        if made_by_nerdctl(action) {
+            self.labelled_mounts(action, own)
+        } else {
+            self.mounts_of_spec(&action["Spec"], host)
+        }
     }
 
     /// nerdctl keeps what was asked for in a label: the spec alone does not tell a volume's name.
@@ -399,7 +436,7 @@ impl Flags {
         Ok(())
     }
 
-    fn mounts_of_spec(&mut self, spec: &Value) -> Result<(), Refused> {
+    fn mounts_of_spec(&mut self, spec: &Value, host: &impl Host) -> Result<(), Refused> {
         let mounts = list(&spec["mounts"]);
         for (index, mount) in mounts.iter().enumerate() {
             let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
@@ -422,11 +459,22 @@ impl Flags {
                             said.push(option);
                         }
                     }
-                    // With a third part nerdctl would say `rprivate`, which the action has not.
-                    let mode = if said == ["rbind"] { String::new() } else { said.join(",") };
-                    self.volume(source, target, &mode)?;
+                    // With a third part nerdctl says `rprivate`, where the action's has what runc does with
+                    // a mount of which nothing is said: it is the source's slave, if that propagates.
+                    if said == ["rbind"] {
+                        said.clear();
+                    } else if !said.iter().any(|option| PROPAGATIONS.contains(option)) && host.propagates(source) {
+                        said.push("rslave");
+                    }
+                    self.volume(source, target, &said.join(","))?;
                 }
-                "tmpfs" => self.say("tmpfs", format!("{target}:{}", options.join(","))),
+                "tmpfs" => {
+                    // nerdctl adds the negatives where the positives are not said.
+                    let said = |option: &str| options.contains(&option);
+                    let rights = RIGHTS_OF_MOUNTS.iter().filter(|(not, right)| !said(not) && !said(right));
+                    let all: Vec<&str> = options.iter().copied().chain(rights.map(|(_, right)| *right)).collect();
+                    self.say("tmpfs", format!("{target}:{}", all.join(",")));
+                }
                 _ => return Err(Refused(format!("the mount of type {kind} on {target}"))),
             }
         }
@@ -554,6 +602,18 @@ mod tests {
 
     use super::*;
 
+    /// A machine of which nothing is known.
+    struct Nothing;
+
+    impl Host for Nothing {
+        fn block_device(&self, _: u64, _: u64) -> Option<String> {
+            None
+        }
+        fn propagates(&self, _: &str) -> bool {
+            false
+        }
+    }
+
     /// What the Tink Agent's container looks like; see tests/fixtures/README.md.
     fn agents() -> Value {
         serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap()
@@ -562,7 +622,7 @@ mod tests {
     fn copy(action: &Value) -> Result<Vec<String>, Refused> {
         let own = json!({"ImageConfig": {"config": {"Entrypoint": ["/waitdaemon"]}}});
         let labels = [("waitdaemon.role", "user".into())];
-        user_container(action, &own, "alpine", "a-user", &labels, &|_, _| None).map(|made| made.arguments)
+        user_container(action, &own, "alpine", "a-user", &labels, &Nothing).map(|made| made.arguments)
     }
 
     #[test]
@@ -576,7 +636,7 @@ mod tests {
             "--cgroupns=host",
             "--network=bridge",
             "--ulimit=nofile=1024:1024",
-            "--tmpfs=/run:nosuid,strictatime,mode=755,size=65536k",
+            "--tmpfs=/run:nosuid,strictatime,mode=755,size=65536k,exec,dev",
             "--volume=/tmp:/hosttmp:rbind,ro",
             "--privileged=true",
             "alpine",
@@ -597,6 +657,16 @@ mod tests {
         assert_eq!(made[made.iter().position(|word| word == "--").unwrap() + 1..], words);
         for variable in ["A=", "B=x=y", "C=\n ", "PATH=/mine"] {
             assert!(made.contains(&format!("--env={variable}")), "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn the_variable_hostname_arrives_or_is_refused() {
+        for (value, said) in [("web", true), ("db-1.example.org", true), ("two words", false), ("", false)] {
+            let mut action = agents();
+            action["Spec"]["process"]["env"] = json!([format!("HOSTNAME={value}")]);
+            let made = copy(&action).is_ok_and(|made| made.contains(&format!("--hostname={value}")));
+            assert_eq!(made, said, "{value:?}");
         }
     }
 
@@ -656,8 +726,8 @@ mod tests {
     fn a_recorded_action_of_nerdctl_goes_across() {
         let recording: Value =
             serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native.json")).unwrap();
-        let made = user_container(&recording["container"], &recording["image"], "alpine", "a-user", &[], &|_, _| None)
-            .unwrap();
+        let made =
+            user_container(&recording["container"], &recording["image"], "alpine", "a-user", &[], &Nothing).unwrap();
         for flag in [
             "--label=mine=1",
             "--env=A=b",
@@ -685,7 +755,7 @@ mod tests {
         #[test]
         fn any_document_is_answered(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Spec": {"process": {"args": [number, text], "env": text}, "mounts": [number]}})] {
-                let _ = user_container(&document, &document, &text, &text, &[], &|_, _| None);
+                let _ = user_container(&document, &document, &text, &text, &[], &Nothing);
             }
         }
     }

@@ -30,7 +30,7 @@ const MOST_ASKED: usize = 64;
 /// Where no container of this namespace can be proved to be ours.
 pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<Value, Failure> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let traced = like_us(cli, &host::own_candidates()).await?;
+    let traced = like_us(cli, &host::own_candidates()).await;
     let in_its_cgroup = |container: &&Value| procfs::is_in_cgroup_of(&cgroup, text(&container["ID"]));
     if let Some(own) = traced.iter().find(in_its_cgroup) {
         return Ok(own.clone());
@@ -39,9 +39,8 @@ pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<Va
         return Ok(own);
     }
     tracing::debug!("no trace leads to our container; asking all that run");
-    let running = cli.run(&["ps", "--quiet", "--no-trunc"]).await.because("cannot list the running containers")?;
-    let running: Vec<String> = running.lines().take(MOST_ASKED).map(str::to_owned).collect();
-    if let Some(own) = heard(cli, &like_us(cli, &running).await?, handoff).await {
+    let running = cli.list(&[]).await.because("cannot list the running containers")?;
+    if let Some(own) = heard(cli, &like_us(cli, running.get(..MOST_ASKED).unwrap_or(&running)).await, handoff).await {
         return Ok(own);
     }
     Err(Failure::new(format!("none of the containers in containerd's namespace {namespace} is this one"))
@@ -49,21 +48,19 @@ pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<Va
         .fix("name the namespace in which this action runs (the agent's is tinkerbell)"))
 }
 
-/// The documents of those candidates that run our command line.
-async fn like_us(cli: &Cli, candidates: &[String]) -> Result<Vec<Value>, Failure> {
+/// The documents of those candidates that run our command line. One that cannot be inspected, perhaps
+/// because it is deleted at this moment, proves nothing.
+async fn like_us(cli: &Cli, candidates: &[String]) -> Vec<Value> {
     let mut found = Vec::new();
     for candidate in candidates {
         match cli.inspect(candidate).await {
             Ok(container) if runs_our_command(&container) => found.push(container),
             Ok(_) => {}
             Err(error) if error.is_missing() => {}
-            Err(error) => {
-                let failure = Failure::new("cannot inspect a container that may be this one");
-                return Err(failure.fix(super::LOOK_AT_ENGINE).cause(error));
-            }
+            Err(error) => tracing::warn!(container = candidate, error = %error, "cannot inspect a container"),
         }
     }
-    Ok(found)
+    found
 }
 
 /// What the container runs is our own command line; an init may stand before it.

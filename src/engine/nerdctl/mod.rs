@@ -35,8 +35,6 @@ const DELETION_LIMIT: Duration = Duration::from_secs(30);
 const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
 /// Between two questions of which each costs a process.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a list is asked for again that a deletion has spoilt.
-const LIST_TRIES: u32 = 20;
 /// Between two looks at the waiter's log.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -65,6 +63,18 @@ pub struct Action {
     container: Value,
     name: String,
     own_image: Value,
+}
+
+/// The machine as this process sees it, which is as nerdctl sees it.
+struct Machine;
+
+impl copy::Host for Machine {
+    fn block_device(&self, major: u64, minor: u64) -> Option<String> {
+        host::block_device(major, minor)
+    }
+    fn propagates(&self, path: &str) -> bool {
+        host::propagates(path)
+    }
 }
 
 /// The action's process, whose end the waiter awaits.
@@ -107,16 +117,23 @@ impl Nerdctl {
 
     /// The containers, running or not, with this label: a key, or a key and its value.
     async fn ids_labelled(&self, label: &str) -> Result<Vec<String>, CliError> {
-        let filter = format!("label={label}");
-        let mut tries = 0;
-        loop {
-            match self.cli.run(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]).await {
-                Ok(text) => return Ok(text.lines().map(str::to_owned).collect()),
-                // nerdctl 2.2.1 fails where any container is deleted while it lists them.
-                Err(CliError::Refused { message }) if message.contains("not found") && tries < LIST_TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
+        self.cli.list(&["--all", "--filter", &format!("label={label}")]).await
+    }
+
+    /// Fails where the action has published ports that its document does not show: nerdctl sees them only
+    /// where it sees the action's process.
+    async fn ports_are_known(&self, action: &Action) -> Result<(), Failure> {
+        let container = &action.container;
+        if !copy::made_by_nerdctl(container) || !container["Process"]["NetNS"].is_null() {
+            return Ok(());
         }
+        let id = container["ID"].as_str().unwrap_or_default();
+        let ports = self.cli.run(&["port", id]).await.because("cannot ask for the action's published ports")?;
+        if ports.trim().is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("cannot publish the action's ports again: {}", ports.trim().replace('\n', ", ")))
+            .fix("leave them out of the action: two containers cannot have the same port"))
     }
 
     /// Removes a container with its anonymous volumes; one that is gone is fine (nerdctl: rc 0).
@@ -267,14 +284,9 @@ impl Engine for Nerdctl {
                 .fix("leave it out of the action, or use an OSIE with Docker")
                 .cause(refused)
         };
-        let creation = copy::user_container(
-            &action.container,
-            &action.own_image,
-            image.as_written(),
-            &name,
-            &labels,
-            &host::block_device,
-        );
+        self.ports_are_known(action).await?;
+        let creation =
+            copy::user_container(&action.container, &action.own_image, image.as_written(), &name, &labels, &Machine);
         let creation = creation.map_err(refused)?;
         let mut call = vec!["create"];
         call.extend(creation.arguments.iter().map(String::as_str));

@@ -43,6 +43,11 @@ fn own(setting: &'static str, flags: &[&str]) -> Row {
     )
 }
 
+/// As [`own`], and refused before SUCCESS.
+fn own_refused(setting: &'static str, flags: &[&str], words: &'static str, why: &'static str) -> Row {
+    Row::flags(setting, &[&INSIDE[..], flags].concat()).own("waitdaemon:dev-nerdctl").refused(words, why)
+}
+
 fn config() -> Vec<Row> {
     let long = format!("--env=LONG={}", "x".repeat(100_000));
     vec![
@@ -301,5 +306,11 @@ fn rights() -> Vec<Row> {
         row("--userns host", &["--userns=host"]).without_effect(),
         own("--pid, private", &[]),
         own("--pid container:X", &["--pid=container:@OTHER"]),
+        own_refused(
+            "--publish, with a private PID namespace",
+            &["--publish=127.0.0.1:8081:80"],
+            "cannot publish the action's ports again",
+            "two containers cannot have the same port",
+        ),
     ]
 }
