@@ -4,6 +4,7 @@
 //! [`handoff`] is the action container's, [`waiter`] is the waiter's, [`engine`] is the seam.
 //! The words are those of docs/design.md.
 
+pub mod clock;
 pub mod engine;
 pub mod error;
 pub mod handoff;
@@ -13,6 +14,7 @@ pub mod names;
 pub mod procfs;
 pub mod reboot;
 pub mod reference;
+pub mod retry;
 pub mod settings;
 pub mod signals;
 pub mod ticket;

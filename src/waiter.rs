@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::clock::{Moment, sleep_until};
 use crate::engine::{Armed, Discarded, Engine, Outcome, Verdict};
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
@@ -60,7 +61,7 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
 
     tracing::info!(wait_seconds = ticket.wait_seconds, "the action ended with success, waiting");
     tokio::select! {
-        () = count_down(ended + Duration::from_secs(ticket.wait_seconds)) => {}
+        counted = count_down(ended + Duration::from_secs(ticket.wait_seconds)) => counted?,
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     }
 
@@ -149,13 +150,13 @@ async fn finish(request: Request, stop: &mut Stop) -> Result<(), Failure> {
     Err(Failure::new(what).field("command").fix(format!("use {name} -f, which asks the kernel")))
 }
 
-async fn count_down(end: Instant) {
+async fn count_down(end: Moment) -> Result<(), Failure> {
     loop {
-        let next = (Instant::now() + STILL_WAITING_EVERY).min(end);
-        sleep_until(next).await;
-        let left = end.saturating_duration_since(Instant::now());
+        let next = (Moment::now() + STILL_WAITING_EVERY).min(end);
+        sleep_until(next).await.because("the kernel gives no timer")?;
+        let left = end.left();
         if left.is_zero() {
-            return;
+            return Ok(());
         }
         tracing::info!(seconds_left = left.as_secs(), "still waiting");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::ARMING_LIMIT;
 use crate::error::Failure;
 use crate::reference::Reference;
+use crate::retry::Worth;
 
 /// The engine could not pull the image; its own word is the cause to add.
 pub fn pull_failed(image: &Reference) -> Failure {
@@ -18,6 +19,42 @@ pub fn pull_too_long(image: &Reference, limit: Duration) -> Failure {
     Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
         .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
         .fix("raise it together with the action's timeout, or put the image nearer to the machine")
+}
+
+/// Whether a pull that failed with these words may succeed a little later: where the network or the
+/// registry stumbled, not where it said no (words of Go's net, distribution and containerd).
+pub fn worth_of_pull(said: &str) -> Worth {
+    const STUMBLES: [&str; 28] = [
+        "connection refused",
+        "connection reset",
+        "connection timed out",
+        "connection broke",
+        "broken pipe",
+        "network is unreachable",
+        "no route to host",
+        "no such host",
+        "server misbehaving",
+        "name resolution",
+        "i/o timeout",
+        "handshake timeout",
+        "Client.Timeout",
+        "request canceled",
+        "deadline exceeded",
+        "EOF",
+        "closed network connection",
+        "short read",
+        "toomanyrequests",
+        "too many requests",
+        "Too Many Requests",
+        "status: 5",
+        "status code 5",
+        "status 5",
+        "status code 429",
+        "status: 429",
+        "Unavailable",
+        "Bad Gateway",
+    ];
+    if STUMBLES.iter().any(|word| said.contains(word)) { Worth::Long } else { Worth::Nothing }
 }
 
 /// The waiter did not say in time that it is armed.
@@ -55,6 +92,33 @@ pub fn of_setting(failure: Failure, refusal: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_stumble_is_pulled_again() {
+        for said in [
+            "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+            "dial tcp: lookup registry.example.org on 10.0.0.1:53: no such host",
+            "received unexpected HTTP status: 503 Service Unavailable",
+            "unexpected status from GET request to http://r/v2/a/blobs/sha256:0: 502 Bad Gateway",
+            "toomanyrequests: rate exceeded",
+            "failed to copy: httpReadSeeker: failed open: unexpected EOF",
+            "net/http: TLS handshake timeout",
+        ] {
+            assert_eq!(worth_of_pull(said), Worth::Long, "{said}");
+        }
+        for said in [
+            "manifest unknown",
+            "unauthorized: authentication required",
+            "pull access denied for x, repository does not exist",
+            "received unexpected HTTP status: 403 Forbidden",
+            "unexpected status from HEAD request to http://r/v2/a/manifests/1: 401 Unauthorized",
+            "no matching manifest for linux/amd64 in the manifest list entries",
+            "no space left on device",
+            "http: server gave HTTP response to HTTPS client",
+        ] {
+            assert_eq!(worth_of_pull(said), Worth::Nothing, "{said}");
+        }
+    }
 
     #[test]
     fn the_engines_words_lead_to_the_field() {

@@ -9,8 +9,7 @@ pub mod tail;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::names::HandoffId;
 use crate::reference::Reference;
@@ -112,7 +111,7 @@ pub trait Engine {
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Self::Pending>, Failure>;
 
     /// Waits for the action container's end; returns how and when it ended.
-    async fn verdict(&self, pending: Self::Pending) -> (Verdict, Instant);
+    async fn verdict(&self, pending: Self::Pending) -> (Verdict, Moment);
 
     /// Listens to the user container's output, before it is started.
     async fn listen(&self, user: &str, tty: bool) -> Result<Self::Output, Failure>;

@@ -154,7 +154,8 @@ fn image_is_not_in_the_registry(engine: Engine) -> Result<()> {
 
 fn registry_refuses_the_connection(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    let said = Action::new(&machine).env("IMAGE", "127.0.0.1:5999/any:1").run()?;
+    let said =
+        Action::new(&machine).env("IMAGE", "127.0.0.1:5999/any:1").env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "2").run()?;
     said.expect(FAILED, "environment.IMAGE", "refused")?;
     nothing_there(&machine)
 }

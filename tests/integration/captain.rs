@@ -364,7 +364,10 @@ fn failure_is_reported() -> Result<()> {
 /// Each fails before SUCCESS, and of ours nothing is left.
 fn bad_input_leaves_nothing() -> Result<()> {
     for (action, words) in [
-        (json!({"environment": {"IMAGE": "127.0.0.1:5999/none:1"}}), "cannot pull the image"),
+        (
+            json!({"environment": {"IMAGE": "127.0.0.1:5999/none:1", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "2"}}),
+            "cannot pull the image",
+        ),
         (json!({"environment": {"IMAGE": "alpine"}, "pid": ""}), "add to the action:  pid: host"),
         (json!({"environment": {"IMAGE": "alpine", "WAIT_SECONDS": "x"}}), "WAIT_SECONDS is not a whole number"),
         (json!({"environment": {"IMAGE": "alpine", "CONTAINER_RUNTIME": "docker"}}), "is not mounted"),

@@ -9,6 +9,7 @@ mod by_agent;
 mod captain;
 mod captain_identity;
 mod demo;
+mod faults;
 mod fidelity;
 mod identity;
 mod readme;
@@ -47,7 +48,9 @@ fn main() -> std::process::ExitCode {
         .chain(captain::cases())
         .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
         .collect();
-    for (name, case) in fidelity::nerdctl_cases().into_iter().chain(captain_identity::cases()) {
+    for (name, case) in
+        fidelity::nerdctl_cases().into_iter().chain(captain_identity::cases()).chain(faults::captain_cases())
+    {
         trials.push(Trial::test(name, move || case().map_err(failed)));
     }
     for engine in Engine::ALL {
@@ -55,6 +58,7 @@ fn main() -> std::process::ExitCode {
             again::cases(),
             bad_input::cases(),
             by_agent::cases(),
+            faults::cases(),
             fidelity::cases(),
             identity::cases(),
             verdict::cases(),

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use lab::machine::{Engine, Machine, output};
 use lab::until::until;
 
+use crate::faults::docker::Proxy;
 use crate::world::{
     ACTION, Action, LIMIT, SOCKET, USER, WAITER, await_event, count, exit_code, load, log, machine, nothing_left,
     started_once_after,
@@ -48,67 +49,36 @@ fn a_tag_that_moves_changes_nothing(engine: Engine) -> Result<()> {
     nothing_left(&machine)
 }
 
-/// The action is killed between "armed" and its own exit, a window of milliseconds.
+/// The action is killed between "armed" and its own exit: the engine's answer to the waiter's start is held.
 fn action_killed_after_the_waiter_is_armed(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    for _ in 0..10 {
-        if let Some(pid) = caught_armed(&machine)? {
-            machine.signal(pid, "KILL")?;
-            ensure!(await_event(&machine, "die", ACTION)?.exit_code == Some(137));
-            machine.docker(&["rm", "-f", ACTION])?;
-            nothing_left(&machine)?;
-            ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was killed");
-            return Ok(());
-        }
-        // Missed: away with all three before anything runs, and again.
-        for name in [WAITER, ACTION, USER] {
-            machine.docker(&["rm", "-f", name])?;
-        }
-        ensure!(count(&machine, "start", USER)? == 0, "the wait was too short for this case");
-    }
-    bail!("the action was never caught between armed and exit")
+    let proxy = Proxy::start(&machine, ("POST", "/start", 1), "hold-after")?;
+    proxy.action(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.held()?;
+    until("the waiter to be armed", LIMIT, || Ok(is_armed(&machine)?.then_some(())))?;
+    let pid = machine.inspect(ACTION)?["State"]["Pid"].as_i64().unwrap_or_default();
+    ensure!(pid > 1, "the action has ended");
+    machine.signal(pid, "KILL")?;
+    ensure!(await_event(&machine, "die", ACTION)?.exit_code == Some(137));
+    machine.docker(&["rm", "-f", ACTION])?;
+    nothing_left(&machine)?;
+    ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was killed");
+    Ok(())
 }
 
 /// The agent may remove an action by force. A waiter that was started and then finds no action clears
-/// all away.
+/// all away: its first request is held meanwhile.
 fn action_removed_before_the_waiter_is_armed(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    for _ in 0..10 {
-        let (created, started) = (count(&machine, "create", USER)?, count(&machine, "start", WAITER)?);
-        let action = Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "30").command(&["true"]);
-        action.start()?;
-        until("the user container", LIMIT, || Ok((count(&machine, "create", USER)? > created).then_some(())))?;
-        machine.docker(&["rm", "-f", ACTION])?;
-        let begun = until("the waiter's start", Duration::from_secs(3), || {
-            Ok((count(&machine, "start", WAITER)? > started).then_some(()))
-        });
-        let last_end = machine.events()?.into_iter().rfind(|event| event.action == "die" && event.name == ACTION);
-        if begun.is_ok() && last_end.is_some_and(|end| end.exit_code == Some(137)) {
-            nothing_left(&machine)?;
-            ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was removed");
-            return Ok(());
-        }
-        // Too early (nobody was there to clear away what was created) or too late (it had succeeded).
-        for name in [WAITER, USER] {
-            machine.docker(&["rm", "-f", name])?;
-        }
-    }
-    bail!("the action was never caught between the waiter's start and armed")
-}
-
-/// Starts an action and stops its process while its waiter starts; its PID if the waiter got armed
-/// and the action is still there.
-fn caught_armed(machine: &Machine) -> Result<Option<i64>> {
-    let created = count(machine, "create", WAITER)?;
-    Action::new(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "30").command(&["true"]).start()?;
-    let pid = machine.inspect(ACTION)?["State"]["Pid"].as_i64().unwrap_or_default();
-    until("the waiter's creation", LIMIT, || Ok((count(machine, "create", WAITER)? > created).then_some(())))?;
-    if pid == 0 || machine.signal(pid, "STOP").is_err() {
-        return Ok(None);
-    }
-    let armed = until("the waiter to be armed", Duration::from_secs(3), || Ok(is_armed(machine)?.then_some(())));
-    let running = machine.inspect(ACTION)?["State"]["Running"] == true;
-    Ok((armed.is_ok() && running).then_some(pid))
+    let proxy = Proxy::start(&machine, ("POST", "/wait", 1), "hold")?;
+    proxy.action(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.held()?;
+    machine.docker(&["rm", "-f", ACTION])?;
+    ensure!(await_event(&machine, "die", ACTION)?.exit_code == Some(137));
+    proxy.go()?;
+    nothing_left(&machine)?;
+    ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was removed");
+    Ok(())
 }
 
 fn is_armed(machine: &Machine) -> Result<bool> {

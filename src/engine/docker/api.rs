@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::retry::{Stumble, Worth, patiently};
 use crate::settings::DockerHost;
 
 /// The newest API version whose behaviour is tested; a newer engine is spoken to in this one.
@@ -22,18 +23,24 @@ const NEWEST: (u32, u32) = (1, 54);
 /// The oldest one: Docker 20.10.
 const OLDEST: (u32, u32) = (1, 41);
 /// Bounds connecting and the first answer, where a healthy engine needs milliseconds.
-const PING_LIMIT: Duration = Duration::from_secs(10);
-/// Bounds every other request until its answer begins. Creating and starting take under a second
-/// on a quiet machine; a machine that unpacks an image at the same time is not quiet.
-const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+const PING_LIMIT: Duration = Duration::from_secs(5);
+/// How long an engine that does not answer at first is asked again.
+const REACH_LIMIT: Duration = Duration::from_secs(12);
+/// Bounds a request that can be made twice, which is done where it gets no answer.
+const QUESTION_LIMIT: Duration = Duration::from_secs(15);
+/// Bounds one that changes something, whose fate is looked for then. Creating and starting take under a
+/// second on a quiet machine; a machine that unpacks an image at the same time is not quiet.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// Keeps what may stand in one part of a path or query: RFC 3986 `unreserved`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the API listens and which version is spoken.
+/// Where the API listens, which version is spoken, and for how long what can be asked twice is asked
+/// again where the engine stumbles.
 #[derive(Debug, Clone)]
 pub struct Api {
     host: DockerHost,
     version: String,
+    patience: Duration,
 }
 
 /// Why a request got no good answer.
@@ -81,6 +88,12 @@ pub enum ApiError {
         /// Where the JSON is wrong.
         source: serde_json::Error,
     },
+    /// The answer says nothing of what was asked.
+    #[error("{request}: the answer is empty")]
+    Empty {
+        /// Method and path.
+        request: String,
+    },
     /// The engine is older than Docker 20.10.
     #[error("the engine's API version {0:?} is older than 1.41 (Docker 20.10)")]
     TooOld(String),
@@ -92,6 +105,24 @@ impl ApiError {
         match self {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
+        }
+    }
+}
+
+impl Stumble for ApiError {
+    fn worth(&self) -> Worth {
+        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, WouldBlock};
+        match self {
+            // WouldBlock: the engine's queue of connections is full (connect(2), EAGAIN).
+            Self::Connect { source, .. } => match source.kind() {
+                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock => Worth::Long,
+                _ => Worth::Nothing,
+            },
+            Self::Broken { .. } | Self::Late { .. } | Self::NotJson { .. } | Self::Empty { .. } => Worth::Long,
+            Self::Refused { status: 502..=504 | 429, .. } => Worth::Long,
+            // The engine says it of much: of what it cannot do at this moment, and of what it never can.
+            Self::Refused { status: 500, .. } => Worth::Few,
+            Self::Refused { .. } | Self::TooOld(_) => Worth::Nothing,
         }
     }
 }
@@ -173,25 +204,33 @@ impl Api {
     ///
     /// # Errors
     /// Where no engine answers at `host`, or one that is too old.
-    pub async fn reach(host: &DockerHost) -> Result<Self, ApiError> {
-        let api = Self { host: host.clone(), version: String::new() };
-        let request = "GET /_ping".to_owned();
-        let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
-        let ping = async { accepted(&request, api.send(Method::GET, "/_ping", &request, None).await?).await };
-        let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
-        let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let version = agree(header).ok_or_else(|| ApiError::TooOld(header.to_owned()))?;
+    pub async fn reach(host: &DockerHost, patience: Duration) -> Result<Self, ApiError> {
+        let api = Self::known(host.clone(), String::new(), patience);
+        let version = patiently(REACH_LIMIT, "reaching the engine", || api.ping()).await?;
         Ok(Self { version, ..api })
     }
 
+    /// The API version to speak, by the engine's answer to a ping.
+    async fn ping(&self) -> Result<String, ApiError> {
+        let request = "GET /_ping".to_owned();
+        let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
+        let ping = async { accepted(&request, self.send(Method::GET, "/_ping", &request, None).await?).await };
+        let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
+        let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if header.is_empty() {
+            return Err(ApiError::Empty { request });
+        }
+        agree(header).ok_or_else(|| ApiError::TooOld(header.to_owned()))
+    }
+
     /// The engine at `host`, with the version that was agreed on before.
-    pub fn known(host: DockerHost, version: String) -> Self {
-        Self { host, version }
+    pub fn known(host: DockerHost, version: String, patience: Duration) -> Self {
+        Self { host, version, patience }
     }
 
     /// The same engine, spoken to in an older version.
     pub fn speaking(&self, version: &str) -> Self {
-        Self::known(self.host.clone(), version.to_owned())
+        Self::known(self.host.clone(), version.to_owned(), self.patience)
     }
 
     /// Where the API listens.
@@ -209,7 +248,10 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
-        self.whole(Method::GET, path, None).await?.json()
+        patiently(self.patience, "a question to the engine", || async {
+            self.whole(QUESTION_LIMIT, Method::GET, path, None).await?.json()
+        })
+        .await
     }
 
     /// GET; every document of an answer that has one per line.
@@ -217,26 +259,47 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        self.whole(Method::GET, path, None).await?.json_lines()
+        patiently(self.patience, "a question to the engine", || async {
+            self.whole(QUESTION_LIMIT, Method::GET, path, None).await?.json_lines()
+        })
+        .await
     }
 
-    /// POST with an optional JSON body; the answer as JSON.
+    /// POST with an optional JSON body; the answer as JSON. It is made once: where the answer is lost, only
+    /// the caller can find out what became of it.
     ///
     /// # Errors
     /// Every [`ApiError`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        self.whole(Method::POST, path, body).await?.json()
+        self.whole(CHANGE_LIMIT, Method::POST, path, body).await?.json()
     }
 
-    /// DELETE.
+    /// DELETE. Made twice it finds nothing, which the engine says as 404.
     ///
     /// # Errors
     /// Every [`ApiError`].
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
-        self.whole(Method::DELETE, path, None).await.map(drop)
+        patiently(self.patience, "a removal", || async {
+            self.whole(CHANGE_LIMIT, Method::DELETE, path, None).await?.json().map(drop)
+        })
+        .await
     }
 
-    /// POST whose answer is read piece by piece and may take for ever. Returns when its head is there.
+    /// POST that listens or waits and changes nothing; its answer is read piece by piece and may take for
+    /// ever. Returns when its head is there.
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn listen(&self, path: &str) -> Result<Stream, ApiError> {
+        patiently(self.patience, "a question to the engine", || async {
+            let late = ApiError::Late { request: describe(&Method::POST, path), seconds: QUESTION_LIMIT.as_secs() };
+            timeout(QUESTION_LIMIT, self.asked(Method::POST, path, None)).await.unwrap_or(Err(late))
+        })
+        .await
+    }
+
+    /// POST whose answer begins when the engine has something to say and is read piece by piece. It is made
+    /// once and without a limit.
     ///
     /// # Errors
     /// Every [`ApiError`].
@@ -245,19 +308,23 @@ impl Api {
     }
 
     /// The whole answer, within the limit.
-    async fn whole(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Whole, ApiError> {
-        let late = ApiError::Late { request: describe(&method, path), seconds: REQUEST_LIMIT.as_secs() };
+    async fn whole(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Whole, ApiError> {
+        let late = ApiError::Late { request: describe(&method, path), seconds: limit.as_secs() };
         let answer = async { self.asked(method, path, body).await?.whole().await };
-        timeout(REQUEST_LIMIT, answer).await.unwrap_or(Err(late))
+        timeout(limit, answer).await.unwrap_or(Err(late))
     }
 
-    /// Sends a request of the agreed version; the answer's head is there within the limit.
+    /// Sends a request of the agreed version; returns when the answer's head is there.
     async fn asked(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Stream, ApiError> {
         let request = describe(&method, path);
         let versioned = format!("/v{}{path}", self.version);
-        let late = ApiError::Late { request: request.clone(), seconds: REQUEST_LIMIT.as_secs() };
-        let answer = async { accepted(&request, self.send(method, &versioned, &request, body).await?).await };
-        let answer = timeout(REQUEST_LIMIT, answer).await.unwrap_or(Err(late))?;
+        let answer = accepted(&request, self.send(method, &versioned, &request, body).await?).await?;
         Ok(Stream { request, body: answer.into_body() })
     }
 

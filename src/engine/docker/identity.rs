@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::api::{Api, ApiError, part};
 use crate::error::{Because, Failure};
@@ -60,25 +60,29 @@ async fn first_proved(api: &Api, candidates: &[String], handoff: &HandoffId) -> 
         // Attached before the mark is said.
         let path =
             format!("/containers/{}/attach?stream=1&stdout=1", part(document["Id"].as_str().unwrap_or_default()));
-        let mut output = match api.post_stream(&path).await {
+        let mut output = match api.listen(&path).await {
             Ok(output) => output,
             Err(error) => {
                 tracing::warn!(container = candidate, error = %error, "cannot listen to a container that may be this one");
                 continue;
             }
         };
-        let mark = handoff.as_str().to_owned();
+        let (mark, api) = (handoff.as_str().to_owned(), api.clone());
         listeners.spawn(async move {
             let mut heard: Vec<u8> = Vec::new();
-            while let Ok(Some(piece)) = output.next().await {
-                heard.extend_from_slice(&piece);
-                if heard.windows(mark.len()).any(|window| window == mark.as_bytes()) {
-                    return Some(document);
+            loop {
+                while let Ok(Some(piece)) = output.next().await {
+                    heard.extend_from_slice(&piece);
+                    if heard.windows(mark.len()).any(|window| window == mark.as_bytes()) {
+                        return Some(document);
+                    }
+                    // The mark may lie across two pieces; more of the past is not needed.
+                    heard.drain(..heard.len().saturating_sub(mark.len()));
                 }
-                // The mark may lie across two pieces; more of the past is not needed.
-                heard.drain(..heard.len().saturating_sub(mark.len()));
+                // The container has ended, or the connection broke; the mark is said again and again.
+                sleep(SAY_AGAIN).await;
+                output = api.listen(&path).await.ok()?;
             }
-            None
         });
     }
     let end = Instant::now() + ECHO_LIMIT;

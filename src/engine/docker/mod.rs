@@ -18,18 +18,22 @@ use self::api::{Api, ApiError, Stream, part};
 use self::stream::Demux;
 use super::tail::Tail;
 use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
+use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
+use crate::retry::{Stumble, Tries, Worth, patiently};
 use crate::settings::DockerHost;
 use crate::ticket::{EngineTicket, Ticket};
 
 /// How often a pull's progress is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// How long the waiter asks again for an engine that does not answer.
-const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
-/// Between two questions to an engine that does not answer, or has not done yet what it was asked.
+/// How long the handoff asks again where the engine stumbles.
+const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the waiter does, which has more time.
+const WAITER_PATIENCE: Duration = Duration::from_secs(300);
+/// Between two questions to an engine that has not done yet what it was asked.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the engine may take to remove a container.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
@@ -74,7 +78,7 @@ impl Docker {
     /// # Errors
     /// Why it cannot be reached, with the template lines that mend it.
     pub async fn reach(host: &DockerHost) -> Result<Self, Failure> {
-        match Api::reach(host).await {
+        match Api::reach(host, HANDOFF_PATIENCE).await {
             Ok(api) => Ok(Self { api }),
             Err(error) => Err(unreachable(host, error)),
         }
@@ -82,20 +86,19 @@ impl Docker {
 
     /// The engine of a ticket, which the handoff reached before.
     pub fn known(host: DockerHost, version: String) -> Self {
-        Self { api: Api::known(host, version) }
+        Self { api: Api::known(host, version, WAITER_PATIENCE) }
     }
 
-    async fn pull(&self, image: &Reference) -> Result<(), Failure> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| failures::pull_failed(image).cause(error);
-        tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
+    /// Pulls once.
+    async fn pull(&self, image: &Reference) -> Result<(), PullFailed> {
         let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
-        let mut stream = self.api.post_stream(&path).await.map_err(|error| failed(error.into()))?;
+        let mut stream = self.api.post_stream(&path).await?;
         let mut progress = pull::Progress::default();
         let mut report_at = Instant::now() + PROGRESS_EVERY;
         loop {
             match timeout_at(report_at, stream.next()).await {
-                Ok(piece) => match piece.map_err(|error| failed(error.into()))? {
-                    Some(piece) => progress.feed(&piece).map_err(|error| failed(error.into()))?,
+                Ok(piece) => match piece? {
+                    Some(piece) => progress.feed(&piece)?,
                     None => break,
                 },
                 Err(_) => {
@@ -112,17 +115,63 @@ impl Docker {
                 }
             }
         }
-        progress.end().map_err(|error| failed(error.into()))?;
-        tracing::info!(image = image.as_written(), "pulled");
+        progress.end()?;
         Ok(())
     }
 
-    async fn create(&self, name: &str, body: &Value) -> Result<String, ApiError> {
-        let answer = self.api.post(&format!("/containers/create?name={}", part(name)), Some(body)).await?;
-        for warning in answer["Warnings"].as_array().into_iter().flatten() {
-            tracing::warn!(container = name, "the engine warns: {}", warning.as_str().unwrap_or_default());
+    /// Creates a container exactly once. Where the answer is lost, the engine may have made it: then a
+    /// container with its name and this handoff's label is there.
+    async fn create(&self, name: &str, body: &Value, handoff: &HandoffId) -> Result<String, ApiError> {
+        let mut tries = Tries::within(HANDOFF_PATIENCE);
+        loop {
+            let error = match self.api.post(&format!("/containers/create?name={}", part(name)), Some(body)).await {
+                Ok(answer) if answer["Id"].is_string() => {
+                    for warning in answer["Warnings"].as_array().into_iter().flatten() {
+                        tracing::warn!(container = name, "the engine warns: {}", warning.as_str().unwrap_or_default());
+                    }
+                    return Ok(answer["Id"].as_str().unwrap_or_default().to_owned());
+                }
+                Ok(_) => ApiError::Empty { request: "POST /containers/create".into() },
+                Err(error) => error,
+            };
+            // To a second try the engine may say that the name is taken: by the first one's.
+            let taken = error.status() == Some(409) && tries.failed() > 0;
+            if error.worth() == Worth::Nothing && !taken {
+                return Err(error);
+            }
+            match self.inspect(name).await {
+                Ok(made) if made["Config"]["Labels"][LABEL_HANDOFF] == handoff.as_str() => {
+                    return Ok(made["Id"].as_str().unwrap_or_default().to_owned());
+                }
+                // Another's; where the engine has not said so yet, it will.
+                Ok(_) if taken => return Err(error),
+                Ok(_) => {}
+                Err(missing) if missing.status() == Some(404) => {}
+                Err(other) => return Err(other),
+            }
+            // Taken and not to be seen: the first try is still at work.
+            let worth = if taken { Worth::Long } else { error.worth() };
+            if !tries.again_worth(worth, "creating a container", &error).await {
+                return Err(error);
+            }
         }
-        Ok(answer["Id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Connects a new container to one more of its networks.
+    async fn connect(&self, network: &str, body: &Value) -> Result<(), ApiError> {
+        let path = format!("/networks/{}/connect", part(network));
+        let mut tries = Tries::within(HANDOFF_PATIENCE);
+        loop {
+            match self.api.post(&path, Some(body)).await {
+                Ok(_) => return Ok(()),
+                // Connected by the try whose answer was lost (moby: "endpoint with name ... already exists in network").
+                Err(ApiError::Refused { message, .. }) if tries.failed() > 0 && message.contains("already") => {
+                    return Ok(());
+                }
+                Err(error) if tries.again("connecting a network", &error).await => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn inspect(&self, container: &str) -> Result<Value, ApiError> {
@@ -167,28 +216,31 @@ impl Docker {
     /// Opens the question for the container's end. The engine sends the answer's head when it
     /// listens (API 1.30 and later), so nothing is missed from then on.
     async fn await_end(&self, container: &str) -> Result<Stream, ApiError> {
-        self.api.post_stream(&format!("/containers/{}/wait?condition=not-running", part(container))).await
+        self.api.listen(&format!("/containers/{}/wait?condition=not-running", part(container))).await
+    }
+
+    /// Attaches to a container's output; with `from_start` to what it said before too, where its log driver
+    /// can be read.
+    async fn attach(&self, container: &str, from_start: bool) -> Result<Stream, ApiError> {
+        let logs = if from_start { "&logs=1" } else { "" };
+        self.api.listen(&format!("/containers/{}/attach?stream=1&stdout=1&stderr=1{logs}", part(container))).await
     }
 
     /// Starts a container exactly once. Where the answer is lost, the engine may have started it: only
     /// a container that is seen to be `created` is asked for again.
-    async fn start_once(&self, id: &str) -> Result<(), ApiError> {
-        let end = Instant::now() + OUTAGE_LIMIT;
+    async fn start_once(&self, id: &str, patience: Duration) -> Result<(), ApiError> {
+        let mut tries = Tries::within(patience);
         loop {
             let lost = match self.api.post(&format!("/containers/{}/start", part(id)), None).await {
                 Ok(_) => return Ok(()),
-                Err(refused @ ApiError::Refused { .. }) => return Err(refused),
+                Err(error) if error.worth() == Worth::Nothing => return Err(error),
                 Err(error) => error,
             };
-            tracing::warn!(error = %lost, "lost the engine's answer to a start, looking what became of it");
-            loop {
-                match self.inspect(id).await {
-                    Ok(document) if document["State"]["Status"] == "created" => break,
-                    Ok(_) => return Ok(()),
-                    Err(refused @ ApiError::Refused { .. }) if refused.status() == Some(404) => return Err(refused),
-                    Err(_) if Instant::now() < end => sleep(PAUSE).await,
-                    Err(_) => return Err(lost),
-                }
+            if self.inspect(id).await?["State"]["Status"] != "created" {
+                return Ok(());
+            }
+            if !tries.again("starting a container", &lost).await {
+                return Err(lost);
             }
         }
     }
@@ -243,7 +295,14 @@ impl Engine for Docker {
             Err(ApiError::Refused { status: 404, .. }) => {}
             Err(error) => return Err(error).because(format!("cannot inspect the image {image}")),
         }
-        timeout(limit, self.pull(image)).await.unwrap_or_else(|_| Err(failures::pull_too_long(image, limit)))
+        tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
+        let pulled = timeout(limit, patiently(limit, "pulling the image", || self.pull(image))).await;
+        pulled.unwrap_or_else(|_| Err(PullFailed::Late)).map_err(|error| match error {
+            PullFailed::Late => failures::pull_too_long(image, limit),
+            error => failures::pull_failed(image).cause(error),
+        })?;
+        tracing::info!(image = image.as_written(), "pulled");
+        Ok(())
     }
 
     async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
@@ -280,11 +339,10 @@ impl Engine for Docker {
         let labels = Role::User.labels(action_name, handoff);
         let wanted = copy::user_container(&action.container, &action.image, image.as_written(), &labels);
         let failed = |error| creation_failed("the user container", &name, error);
-        let id = self.create(&name, &wanted.create).await.map_err(failed)?;
+        let id = self.create(&name, &wanted.create, handoff).await.map_err(failed)?;
         for (network, endpoint) in wanted.connect {
             let body = json!({"Container": id, "EndpointConfig": endpoint});
-            let path = format!("/networks/{}/connect", part(&network));
-            self.api.post(&path, Some(&body)).await.map_err(failed)?;
+            self.connect(&network, &body).await.map_err(failed)?;
         }
         tracing::info!(container = name, "user container created");
         Ok(())
@@ -311,30 +369,40 @@ impl Engine for Docker {
         let body = body.ok_or_else(|| {
             Failure::new("no volume of the action leads to the engine's socket").field("volumes").fix(SOCKET_LINES)
         })?;
-        self.create(&name, &body).await.map_err(|error| creation_failed("the waiter", &name, error))
+        let created = self.create(&name, &body, &ticket.handoff).await;
+        created.map_err(|error| creation_failed("the waiter", &name, error))
     }
 
     async fn start_waiter(&self, _: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
-        let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(waiter));
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: ApiError| Failure::new(what).fix(LOOK_AT_ENGINE).cause(error)
         };
         let armed = async {
-            let mut output = self.api.post_stream(&path).await.map_err(failed("cannot attach to the waiter"))?;
-            self.start_once(waiter).await.map_err(failed("cannot start the waiter"))?;
-            let (mut demux, mut tail) = (Demux::new(false), Tail::default());
-            let mut heard = String::new();
-            while let Some(piece) = output.next().await.map_err(failed("lost the waiter before it was armed"))? {
-                let said = demux.feed(&piece);
-                tail.feed(&said);
-                heard.push_str(&String::from_utf8_lossy(&said));
-                if logging::announces(&heard, ARMED, handoff) {
-                    return Ok(());
+            let mut output = self.attach(waiter, false).await.map_err(failed("cannot attach to the waiter"))?;
+            self.start_once(waiter, HANDOFF_PATIENCE).await.map_err(failed("cannot start the waiter"))?;
+            loop {
+                let (mut demux, mut tail) = (Demux::new(false), Tail::default());
+                let mut heard = String::new();
+                while let Ok(Some(piece)) = output.next().await {
+                    let said = demux.feed(&piece);
+                    tail.feed(&said);
+                    heard.push_str(&String::from_utf8_lossy(&said));
+                    if logging::announces(&heard, ARMED, handoff) {
+                        return Ok(());
+                    }
                 }
+                let document = self.inspect(waiter).await.map_err(failed("lost the waiter before it was armed"))?;
+                if document["State"]["Running"] != true {
+                    let said = tail.into_lines().join(" | ");
+                    return Err(Failure::new("the waiter ended before it was armed")
+                        .fix("see what it said")
+                        .cause(said));
+                }
+                tracing::warn!("lost the waiter's output before it was armed, listening again");
+                output = self.attach(waiter, true).await.map_err(failed("cannot attach to the waiter"))?;
+                sleep(PAUSE).await;
             }
-            let said = tail.into_lines().join(" | ");
-            Err(Failure::new("the waiter ended before it was armed").fix("see what it said").cause(said))
         };
         timeout(ARMING_LIMIT, armed).await.unwrap_or_else(|_| Err(failures::not_armed().fix(LOOK_AT_ENGINE)))
     }
@@ -366,19 +434,18 @@ impl Engine for Docker {
         Ok(Armed { waiter: own(Role::Waiter).await?, user: own(Role::User).await?, pending })
     }
 
-    async fn verdict(&self, pending: Pending) -> (Verdict, Instant) {
+    async fn verdict(&self, pending: Pending) -> (Verdict, Moment) {
         let verdict = self.verdict_on(pending).await;
-        (verdict, Instant::now())
+        (verdict, Moment::now())
     }
 
     async fn listen(&self, user: &str, tty: bool) -> Result<Output, Failure> {
-        let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1", part(user));
-        let stream = self.api.post_stream(&path).await.because("cannot listen to the user container")?;
+        let stream = self.attach(user, false).await.because("cannot listen to the user container")?;
         Ok(Output { stream, demux: Demux::new(tty), tail: Tail::default(), open: true })
     }
 
     async fn start(&self, user: &str) -> Result<(), Failure> {
-        self.start_once(user).await.map_err(|error| {
+        self.start_once(user, WAITER_PATIENCE).await.map_err(|error| {
             let failure = Failure::new("cannot start the user container");
             let failure = match &error {
                 // runc: `exec: "name": executable file not found in $PATH`, `...: permission denied`
@@ -395,7 +462,9 @@ impl Engine for Docker {
     }
 
     async fn watch(&self, user: &str, output: Option<Output>, limit: Duration) -> Outcome {
-        let end = async { self.await_end(user).await?.json().await };
+        let end = patiently(WAITER_PATIENCE, "watching the user container", || async {
+            self.await_end(user).await?.json().await.and_then(end_of)
+        });
         tokio::pin!(end);
         let mut output = output;
         let over = Instant::now() + limit;
@@ -462,26 +531,24 @@ async fn hear(output: &mut Option<Output>) {
 impl Docker {
     async fn verdict_on(&self, pending: Pending) -> Verdict {
         let Pending { action, since, answer } = pending;
-        let mut answer = answer.json().await;
-        let end = Instant::now() + OUTAGE_LIMIT;
-        loop {
-            let error = match answer {
-                Ok(end) => return verdict_of(&end),
-                Err(ApiError::Refused { status: 404, .. }) => {
-                    return match self.remembered_end(&action, since).await {
-                        Some(code) => verdict_of(&json!({"StatusCode": code})),
-                        None => Verdict::Unknown("the action container is gone".into()),
-                    };
-                }
-                Err(error) if Instant::now() >= end => return Verdict::Unknown(error.to_string()),
-                Err(error) => error,
-            };
-            tracing::warn!(error = %error, "lost the engine while waiting for the action's end, asking again");
-            sleep(PAUSE).await;
-            answer = match self.await_end(&action).await {
-                Ok(stream) => stream.json().await,
-                Err(error) => Err(error),
-            };
+        let mut first = Some(answer);
+        let end = patiently(WAITER_PATIENCE, "waiting for the action's end", || {
+            let (opened, action) = (first.take(), &action);
+            async move {
+                let answer = match opened {
+                    Some(answer) => answer,
+                    None => self.await_end(action).await?,
+                };
+                answer.json().await.and_then(end_of)
+            }
+        });
+        match end.await {
+            Ok(end) => verdict_of(&end),
+            Err(ApiError::Refused { status: 404, .. }) => match self.remembered_end(&action, since).await {
+                Some(code) => verdict_of(&json!({"StatusCode": code})),
+                None => Verdict::Unknown("the action container is gone".into()),
+            },
+            Err(error) => Verdict::Unknown(error.to_string()),
         }
     }
 
@@ -490,6 +557,38 @@ impl Docker {
         let Ok(document) = self.inspect(id).await else { return String::new() };
         let said = document["State"]["Error"].as_str().unwrap_or_default();
         if document["State"]["OOMKilled"] == true { format!("out of memory {said}").trim().into() } else { said.into() }
+    }
+}
+
+/// The answer to "wait", which ends early and empty where the connection is closed.
+fn end_of(answer: Value) -> Result<Value, ApiError> {
+    let request = || "POST /containers/wait".to_owned();
+    if answer["StatusCode"].is_i64() { Ok(answer) } else { Err(ApiError::Empty { request: request() }) }
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+enum PullFailed {
+    /// The engine's answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// Its word inside the stream.
+    #[error(transparent)]
+    Stream(#[from] pull::PullError),
+    /// The time was over.
+    #[error("no end in time")]
+    Late,
+}
+
+impl Stumble for PullFailed {
+    fn worth(&self) -> Worth {
+        match self {
+            // The engine passes a registry's refusal on with a status of its own.
+            Self::Api(ApiError::Refused { message, .. }) => failures::worth_of_pull(message),
+            Self::Api(error) => error.worth(),
+            Self::Stream(error) => failures::worth_of_pull(&error.0),
+            Self::Late => Worth::Nothing,
+        }
     }
 }
 

@@ -8,18 +8,24 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::retry::{Stumble, Worth, patiently};
+
 /// Where programs are searched; CaptainOS has nerdctl in /usr/local/bin.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The longest that a call may take; 30 to 45 ms are usual, 10 s when containerd hangs (observed).
-pub const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// The longest that a question may take, which is asked again; 30 to 45 ms are usual, 10 s when containerd
+/// hangs (observed).
+const QUESTION_LIMIT: Duration = Duration::from_secs(20);
+/// The longest that a call may take that changes something.
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// How often a list is asked for again that a deletion has spoilt.
 const LIST_TRIES: u32 = 20;
 
-/// nerdctl in one namespace of containerd.
+/// nerdctl in one namespace of containerd, and for how long a question is asked again where it stumbles.
 #[derive(Debug, Clone)]
 pub struct Cli {
     program: &'static str,
     namespace: String,
+    patience: Duration,
 }
 
 /// Why a call gave nothing.
@@ -33,6 +39,20 @@ pub enum CliError {
     Refused {
         /// The last fatal line of its standard error.
         message: String,
+    },
+    /// It ended without a word, perhaps killed.
+    #[error("nerdctl {call} ended without a word ({status})")]
+    Mute {
+        /// The subcommand.
+        call: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// It printed nothing where it prints an ID.
+    #[error("nerdctl {call} printed nothing")]
+    Empty {
+        /// The subcommand.
+        call: String,
     },
     /// No end in time.
     #[error("nerdctl {call} took more than {seconds} s")]
@@ -59,30 +79,51 @@ impl CliError {
         let gone = |line: &str| line.starts_with("container \"") && line.ends_with(": not found");
         matches!(self, Self::Refused { message } if message.contains("no such container") || message.lines().any(gone))
     }
+}
 
-    /// True where the same call can succeed a little later: containerd is away or restarting.
-    pub fn is_temporary(&self) -> bool {
-        let away = ["connection refused", "cannot access containerd socket", "Unavailable", "connection error"];
+impl Stumble for CliError {
+    fn worth(&self) -> Worth {
+        let away = [
+            "connection refused",
+            "cannot access containerd socket",
+            "Unavailable",
+            "connection error",
+            "deadline exceeded",
+        ];
         match self {
-            Self::Refused { message } => away.iter().any(|word| message.contains(word)),
-            Self::Late { .. } => true,
-            Self::Run(_) | Self::NotJson { .. } => false,
+            Self::Refused { message } if away.iter().any(|word| message.contains(word)) => Worth::Long,
+            Self::Late { .. } => Worth::Long,
+            Self::Mute { .. } | Self::NotJson { .. } | Self::Empty { .. } => Worth::Few,
+            Self::Refused { .. } | Self::Run(_) => Worth::Nothing,
         }
     }
 }
 
 impl Cli {
     /// The `program`, a path or a name in [`PATH`], in containerd's `namespace`.
-    pub fn new(program: &'static str, namespace: &str) -> Self {
-        Self { program, namespace: namespace.to_owned() }
+    pub fn new(program: &'static str, namespace: &str, patience: Duration) -> Self {
+        Self { program, namespace: namespace.to_owned(), patience }
     }
 
-    /// Runs a subcommand and returns its standard output.
+    /// The same, with another patience.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Runs a subcommand once and returns its standard output.
     ///
     /// # Errors
     /// Every [`CliError`] but [`CliError::NotJson`].
     pub async fn run(&self, arguments: &[&str]) -> Result<String, CliError> {
-        self.call(CALL_LIMIT, arguments, "").await
+        self.call(CHANGE_LIMIT, arguments, "").await
+    }
+
+    /// Runs a subcommand that can be run twice, again where it stumbles; returns its standard output.
+    ///
+    /// # Errors
+    /// Every [`CliError`] but [`CliError::NotJson`].
+    pub async fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
+        patiently(self.patience, "a question to nerdctl", || self.call(QUESTION_LIMIT, arguments, "")).await
     }
 
     /// As [`Cli::run`], with a limit of its own.
@@ -98,7 +139,7 @@ impl Cli {
     /// # Errors
     /// As [`Cli::run`].
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String, CliError> {
-        self.call(CALL_LIMIT, arguments, input).await
+        self.call(CHANGE_LIMIT, arguments, input).await
     }
 
     /// The IDs of the containers that these flags of `ps` select.
@@ -108,7 +149,7 @@ impl Cli {
     pub async fn list(&self, flags: &[&str]) -> Result<Vec<String>, CliError> {
         let mut tries = 0;
         loop {
-            match self.run(&[&["ps", "--quiet", "--no-trunc"], flags].concat()).await {
+            match self.ask(&[&["ps", "--quiet", "--no-trunc"], flags].concat()).await {
                 Ok(text) => return Ok(text.lines().map(str::to_owned).collect()),
                 // nerdctl 2.2.1 fails where any container is deleted while it lists them.
                 Err(CliError::Refused { message }) if message.contains("not found") && tries < LIST_TRIES => tries += 1,
@@ -144,15 +185,24 @@ impl Cli {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        Err(CliError::Refused { message: fatal(&String::from_utf8_lossy(&output.stderr)) })
+        let message = fatal(&String::from_utf8_lossy(&output.stderr));
+        Err(if message.is_empty() || output.status.code().is_none() {
+            CliError::Mute { call, status: output.status }
+        } else {
+            CliError::Refused { message }
+        })
     }
 
-    /// Runs a subcommand that prints JSON: an array, or a document a line.
+    /// Asks with a subcommand that prints JSON: an array, or a document a line.
     ///
     /// # Errors
     /// Every [`CliError`].
     pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
-        let text = self.run(arguments).await?;
+        patiently(self.patience, "a question to nerdctl", || self.documents_once(arguments)).await
+    }
+
+    async fn documents_once(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
+        let text = self.call(QUESTION_LIMIT, arguments, "").await?;
         let documents: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
         let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
         let documents = documents.map_err(|source| CliError::NotJson { call, source })?;
@@ -178,7 +228,7 @@ impl Cli {
 /// What nerdctl says last at level fatal, unquoted; else its last line (logrus' text form).
 fn fatal(stderr: &str) -> String {
     let line = stderr.lines().rfind(|line| line.contains("level=fatal")).or_else(|| stderr.lines().last());
-    let line = line.unwrap_or("nerdctl failed without a word");
+    let line = line.unwrap_or_default();
     let Some((_, message)) = line.split_once("msg=") else { return line.trim().to_owned() };
     if !message.starts_with('"') {
         return message.trim().to_owned();
@@ -202,7 +252,7 @@ mod tests {
         assert_eq!(fatal(text), "1 errors:\nno such container: nope");
         assert_eq!(fatal("level=fatal msg=short"), "short");
         assert_eq!(fatal("plain words\n"), "plain words");
-        assert_eq!(fatal(""), "nerdctl failed without a word");
+        assert_eq!(fatal(""), "");
         assert!(CliError::Refused { message: fatal(text) }.is_missing());
         let refused = |message: &str| CliError::Refused { message: message.into() };
         assert!(refused("1 errors:\ncontainer \"ab\" in namespace \"tinkerbell\": not found").is_missing());

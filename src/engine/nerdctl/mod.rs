@@ -4,7 +4,7 @@
 //! no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, on the volumes that
 //! the README lists.
 
-mod check;
+pub mod check;
 mod cli;
 pub mod copy;
 mod identity;
@@ -19,11 +19,13 @@ use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use self::cli::{Cli, CliError};
 use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
+use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
-use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, Role, WAITER_PROGRAM};
+use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
+use crate::retry::{Stumble, Tries, Worth, patiently};
 use crate::ticket::{EngineTicket, Ticket};
 
 /// How often a pull's progress is logged.
@@ -31,8 +33,12 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long the agent may take to delete the container of an action that succeeded; it needs
 /// milliseconds for it (Tink Agent v0.25.0). One that failed it keeps.
 const DELETION_LIMIT: Duration = Duration::from_secs(30);
-/// How long the waiter asks again for a containerd that is away.
-const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
+/// How long a nerdctl that does not answer at first is asked again.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
+/// How long the handoff asks again where nerdctl or containerd stumble.
+const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the waiter does, which has more time.
+const WAITER_PATIENCE: Duration = Duration::from_secs(300);
 /// Between two questions of which each costs a process.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at the waiter's log.
@@ -89,9 +95,14 @@ impl Nerdctl {
     /// # Errors
     /// Why nerdctl cannot be used, with what mends it.
     pub async fn reach(host: bool, namespace: &str) -> Result<Self, Failure> {
-        let nerdctl = Self::known(host, namespace)?;
+        let Self { cli, .. } = Self::known(host, namespace)?;
+        let cli = cli.with_patience(REACH_LIMIT);
+        let nerdctl = Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false };
         match nerdctl.ids_labelled(LABEL_ACTION).await {
-            Ok(ours) => Ok(Self { none_of_ours: ours.is_empty(), ..nerdctl }),
+            Ok(ours) => {
+                let cli = nerdctl.cli.with_patience(HANDOFF_PATIENCE);
+                Ok(Self { cli, none_of_ours: ours.is_empty(), ..nerdctl })
+            }
             Err(CliError::Run(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let missing = Failure::new("the host has no nerdctl in /usr/local/bin or another usual place");
                 let missing = missing.field("environment.CONTAINER_RUNTIME");
@@ -112,7 +123,8 @@ impl Nerdctl {
         } else {
             own_program()?
         };
-        Ok(Self { cli: Cli::new(program, namespace), host, namespace: namespace.to_owned(), none_of_ours: false })
+        let cli = Cli::new(program, namespace, WAITER_PATIENCE);
+        Ok(Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false })
     }
 
     /// The containers, running or not, with this label: a key, or a key and its value.
@@ -128,7 +140,7 @@ impl Nerdctl {
             return Ok(());
         }
         let id = container["ID"].as_str().unwrap_or_default();
-        let ports = self.cli.run(&["port", id]).await.because("cannot ask for the action's published ports")?;
+        let ports = self.cli.ask(&["port", id]).await.because("cannot ask for the action's published ports")?;
         if ports.trim().is_empty() {
             return Ok(());
         }
@@ -138,19 +150,52 @@ impl Nerdctl {
 
     /// Removes a container with its anonymous volumes; one that is gone is fine (nerdctl: rc 0).
     async fn remove(&self, id: &str) -> Result<(), CliError> {
-        self.cli.run(&["rm", "--force", "--volumes", id]).await.map(drop)
+        self.cli.ask(&["rm", "--force", "--volumes", id]).await.map(drop)
     }
 
-    /// The document of a container whose process may have to be asked for again while containerd is away.
-    async fn inspect_patiently(&self, id: &str) -> Result<Value, CliError> {
-        let end = Instant::now() + OUTAGE_LIMIT;
+    /// Creates a container exactly once. Where the answer is lost, nerdctl may have made it: then one with
+    /// this handoff's label and this role is there.
+    async fn create(&self, call: &[&str], input: &str, role: Role, handoff: &HandoffId) -> Result<String, CliError> {
+        let mut tries = Tries::within(HANDOFF_PATIENCE);
         loop {
-            match self.cli.inspect(id).await {
-                Err(error) if error.is_temporary() && Instant::now() < end => {
-                    tracing::warn!(error = %error, "containerd does not answer, asking again");
-                    sleep(PAUSE).await;
-                }
-                other => return other,
+            let error = match self.cli.run_with_input(call, input).await {
+                Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+                Ok(_) => CliError::Empty { call: "create".into() },
+                Err(error) => error,
+            };
+            // Of a second try nerdctl may say that the name is taken: by the first one's.
+            let taken = tries.failed() > 0 && error.to_string().contains("already used");
+            if error.worth() == Worth::Nothing && !taken {
+                return Err(error);
+            }
+            let (of_handoff, of_role) = (
+                format!("label={LABEL_HANDOFF}={}", handoff.as_str()),
+                format!("label={LABEL_ROLE}={}", role.as_str()),
+            );
+            let made = self.cli.list(&["--all", "--filter", &of_handoff, "--filter", &of_role]).await?;
+            if let Some(id) = made.into_iter().next() {
+                return Ok(id);
+            }
+            if !tries.again("creating a container", &error).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Starts a container exactly once. Where the answer is lost, it may have been started: only one that
+    /// never had a process is started again.
+    async fn start_once(&self, id: &str, patience: Duration) -> Result<(), CliError> {
+        let mut tries = Tries::within(patience);
+        loop {
+            let error = match self.cli.run(&["start", id]).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if !self.cli.inspect(id).await?["Process"].is_null() {
+                return Ok(());
+            }
+            if !tries.again("starting a container", &error).await {
+                return Err(error);
             }
         }
     }
@@ -165,7 +210,7 @@ impl Nerdctl {
 
     /// The last lines of a container's output, oldest first.
     async fn last_lines(&self, id: &str) -> Vec<String> {
-        let text = self.cli.run(&["logs", "--tail=20", id]).await.unwrap_or_default();
+        let text = self.cli.ask(&["logs", "--tail=20", id]).await.unwrap_or_default();
         let mut tail = super::tail::Tail::default();
         tail.feed(text.as_bytes());
         tail.into_lines()
@@ -215,7 +260,10 @@ impl Engine for Nerdctl {
         }
         tracing::info!(image = name, "the image is not on this machine, pulling it");
         let arguments = ["pull", "--quiet", name];
-        let pull = self.cli.run_within(limit, &arguments);
+        let pull = patiently(limit, "pulling the image", || async {
+            self.cli.run_within(limit, &arguments).await.map(drop).map_err(PullFailed)
+        });
+        let pull = timeout(limit, pull);
         tokio::pin!(pull);
         let mut progress = interval(PROGRESS_EVERY);
         progress.tick().await;
@@ -229,13 +277,9 @@ impl Engine for Nerdctl {
             }
         };
         match pulled {
-            Ok(_) => tracing::info!(image = name, "pulled"),
-            Err(CliError::Late { .. }) => {
-                return Err(failures::pull_too_long(image, limit));
-            }
-            Err(error) => {
-                return Err(failures::pull_failed(image).cause(error));
-            }
+            Ok(Ok(())) => tracing::info!(image = name, "pulled"),
+            Err(_) | Ok(Err(PullFailed(CliError::Late { .. }))) => return Err(failures::pull_too_long(image, limit)),
+            Ok(Err(PullFailed(error))) => return Err(failures::pull_failed(image).cause(error)),
         }
         Ok(())
     }
@@ -255,7 +299,7 @@ impl Engine for Nerdctl {
                 Err(error) if error.is_missing() => continue,
                 Err(error) => return Err(failed(error)),
             };
-            if container["Labels"][crate::names::LABEL_ROLE] == Role::User.as_str() {
+            if container["Labels"][LABEL_ROLE] == Role::User.as_str() {
                 if container["Process"]["Status"]["Status"] == "running" {
                     return Ok(Earlier::Running(id));
                 }
@@ -291,8 +335,8 @@ impl Engine for Nerdctl {
         let mut call = vec!["create"];
         call.extend(creation.arguments.iter().map(String::as_str));
         let failed = |error| creation_failed("the user container", &name, error);
-        let id = self.cli.run_with_input(&call, &creation.input).await.map_err(failed)?;
-        let made = self.cli.inspect(id.trim()).await.because(format!("cannot inspect {name}"))?;
+        let id = self.create(&call, &creation.input, Role::User, handoff).await.map_err(failed)?;
+        let made = self.cli.inspect(&id).await.because(format!("cannot inspect {name}"))?;
         // nerdctl would say so at start only (observed).
         if made["Spec"]["process"]["args"].as_array().is_none_or(Vec::is_empty) {
             return Err(failures::no_command());
@@ -341,13 +385,12 @@ impl Engine for Nerdctl {
             call.extend(["--volume", volume]);
         }
         call.extend([image, "--", &argument]);
-        let id = self.cli.run(&call).await.map_err(|error| creation_failed("the waiter", &name, error))?;
-        Ok(id.trim().to_owned())
+        let created = self.create(&call, "", Role::Waiter, &ticket.handoff).await;
+        created.map_err(|error| creation_failed("the waiter", &name, error))
     }
 
     async fn start_waiter(&self, action: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
-        self.cli
-            .run(&["start", waiter])
+        self.start_once(waiter, HANDOFF_PATIENCE)
             .await
             .map_err(|error| Failure::new("cannot start the waiter").fix(LOOK_AT_ENGINE).cause(error))?;
         let log = self.log_of(&action.container, waiter);
@@ -384,7 +427,7 @@ impl Engine for Nerdctl {
         }
         // The waiter may be the caller: nerdctl must outlive it.
         let _ = host::leave_cgroup();
-        self.cli.run(&call).await.map(drop).because(failed)
+        self.cli.ask(&call).await.map(drop).because(failed)
     }
 
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
@@ -404,12 +447,12 @@ impl Engine for Nerdctl {
         Ok(Armed { waiter, user, pending: Pending { action: ticket.action_id.clone(), process } })
     }
 
-    async fn verdict(&self, pending: Pending) -> (Verdict, Instant) {
+    async fn verdict(&self, pending: Pending) -> (Verdict, Moment) {
         if let Err(error) = pending.process.readable().await {
-            return (Verdict::Unknown(error.to_string()), Instant::now());
+            return (Verdict::Unknown(error.to_string()), Moment::now());
         }
-        let ended = Instant::now();
-        (self.verdict_on(&pending.action, ended).await, ended)
+        let ended = Moment::now();
+        (self.verdict_on(&pending.action).await, ended)
     }
 
     async fn listen(&self, _: &str, _: bool) -> Result<(), Failure> {
@@ -418,35 +461,21 @@ impl Engine for Nerdctl {
     }
 
     async fn start(&self, user: &str) -> Result<(), Failure> {
-        let end = Instant::now() + OUTAGE_LIMIT;
-        loop {
-            let error = match self.cli.run(&["start", user]).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+        self.start_once(user, WAITER_PATIENCE).await.map_err(|error| {
+            let failure = Failure::new("cannot start the user container");
+            let of_command = error.to_string().contains("exec: \"");
+            let failure = if of_command {
+                failure.field("command").fix("check that it exists in IMAGE and may be executed; the container is kept")
+            } else {
+                failure.fix("nerdctl's message names what could not be set up; the container is kept")
             };
-            // It may have been started before the answer was lost: ask, do not start it twice.
-            match self.inspect_patiently(user).await {
-                Ok(document) if !document["Process"].is_null() => return Ok(()),
-                Ok(_) if error.is_temporary() && Instant::now() < end => sleep(PAUSE).await,
-                _ => {
-                    let failure = Failure::new("cannot start the user container");
-                    let of_command = error.to_string().contains("exec: \"");
-                    let failure = if of_command {
-                        failure
-                            .field("command")
-                            .fix("check that it exists in IMAGE and may be executed; the container is kept")
-                    } else {
-                        failure.fix("nerdctl's message names what could not be set up; the container is kept")
-                    };
-                    return Err(failure.cause(error));
-                }
-            }
-        }
+            failure.cause(error)
+        })
     }
 
     async fn watch(&self, user: &str, _: Option<()>, limit: Duration) -> Outcome {
         let over = Instant::now() + limit;
-        let pid = match self.inspect_patiently(user).await {
+        let pid = match self.cli.inspect(user).await {
             Ok(document) => document["Process"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
             Err(error) if error.is_missing() => return Outcome::Removed,
             Err(error) => return Outcome::Lost(error.to_string()),
@@ -459,7 +488,7 @@ impl Engine for Nerdctl {
             }
         }
         loop {
-            let status = match self.inspect_patiently(user).await {
+            let status = match self.cli.inspect(user).await {
                 Ok(document) => document["Process"]["Status"].clone(),
                 Err(error) if error.is_missing() => return Outcome::Removed,
                 Err(error) => return Outcome::Lost(error.to_string()),
@@ -477,7 +506,7 @@ impl Engine for Nerdctl {
 
     async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
         let failed = "cannot remove the user container, which shall not run";
-        match self.inspect_patiently(user).await {
+        match self.cli.inspect(user).await {
             Err(error) if error.is_missing() => Ok(Discarded::Removed),
             Err(error) => Err(error).because(failed),
             Ok(document) if !document["Process"].is_null() => Ok(Discarded::Started),
@@ -501,9 +530,10 @@ impl Nerdctl {
     /// How the action ended whose process is gone. The agent deletes the container of an action that
     /// succeeded and keeps that of one that failed, without its task; a container that somebody ran by
     /// hand keeps its exit code.
-    async fn verdict_on(&self, action: &str, ended: Instant) -> Verdict {
+    async fn verdict_on(&self, action: &str) -> Verdict {
+        let ended = Instant::now();
         loop {
-            let document = match self.inspect_patiently(action).await {
+            let document = match self.cli.inspect(action).await {
                 Err(error) if error.is_missing() => return Verdict::Succeeded,
                 // nerdctl stumbles over a container that is deleted while it looks at it.
                 Err(error) if ended.elapsed() < DELETION_LIMIT => {
@@ -566,6 +596,25 @@ fn logged(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter_map(|line| line["log"].as_str().map(str::to_owned)).collect()
+}
+
+/// Why a pull failed, where the registry's words count too.
+struct PullFailed(CliError);
+
+impl std::fmt::Display for PullFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Stumble for PullFailed {
+    fn worth(&self) -> Worth {
+        match &self.0 {
+            CliError::Refused { message } => failures::worth_of_pull(message),
+            CliError::Late { .. } => Worth::Nothing,
+            other => other.worth(),
+        }
+    }
 }
 
 /// Why a container could not be created: nerdctl's own word, and what to do.

@@ -1,0 +1,210 @@
+//! What is fuzzed: every parser and every pure transform, each with what must hold for any input. Run by
+//! `make fuzz`, and on all that was found by tests/fuzzed.rs.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use serde_json::Value;
+use waitdaemon::engine::docker::{copy as docker, pull, stream};
+use waitdaemon::engine::nerdctl::{check, copy as nerdctl};
+use waitdaemon::engine::tail::Tail;
+use waitdaemon::names::HandoffId;
+use waitdaemon::reference::Reference;
+use waitdaemon::settings::{self, Settings};
+use waitdaemon::ticket::Ticket;
+use waitdaemon::{logging, procfs};
+
+/// Takes any input; panics where something does not hold.
+type Target = fn(&[u8]);
+
+/// Every target by its name.
+pub const ALL: [(&str, Target); 10] = [
+    ("settings", settings),
+    ("reference", reference),
+    ("ticket", ticket),
+    ("docker_copy", docker_copy),
+    ("nerdctl_copy", nerdctl_copy),
+    ("nerdctl_check", nerdctl_check),
+    ("pull_stream", pull_stream),
+    ("attach_stream", attach_stream),
+    ("traces", traces),
+    ("announcement", announcement),
+];
+
+/// An environment, its variables divided by NUL as in /proc/PID/environ.
+pub fn settings(data: &[u8]) {
+    let variables: Vec<(OsString, OsString)> = data
+        .split(|byte| *byte == 0)
+        .map(|entry| {
+            let middle = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
+            let (name, value) = (&entry[..middle], entry.get(middle + 1..).unwrap_or_default());
+            (OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()))
+        })
+        .collect();
+    let names: Vec<OsString> = variables.iter().map(|(name, _)| name.clone()).collect();
+    settings::unknown(&names);
+    match Settings::read(variables) {
+        Ok(settings) => {
+            plain_word(settings.image.as_written());
+            plain_word(&settings.nerdctl_namespace);
+            assert!(settings.wait.as_secs() <= 86_400 && settings.pull_timeout.as_secs() >= 1);
+        }
+        Err(problems) => assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.fix.is_empty())),
+    }
+}
+
+/// An image reference.
+pub fn reference(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(reference) = Reference::parse(text) {
+        assert_eq!(reference.as_written(), text);
+        plain_word(text);
+        plain_word(reference.name());
+        plain_word(reference.digest_or_tag());
+        assert!(text.starts_with(reference.name()) && !reference.registry().is_empty());
+        assert!(!text.contains("..") || !text.split('/').any(|part| part == ".."), "{text}");
+    }
+}
+
+/// What goes to an engine or a command line as a word of its own.
+fn plain_word(text: &str) {
+    assert!(!text.is_empty() && !text.starts_with('-'), "{text:?}");
+    assert!(text.chars().all(|c| c.is_ascii_graphic()), "{text:?}");
+}
+
+/// The waiter's argument.
+pub fn ticket(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(ticket) = Ticket::from_argument(text) {
+        assert_eq!(Ticket::from_argument(&ticket.to_argument().unwrap()).unwrap(), ticket);
+    }
+}
+
+/// Two JSON documents: a container's and its image's.
+fn documents(data: &[u8]) -> Option<(Value, Value)> {
+    let mut documents = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
+    let container = documents.next()?.ok()?;
+    Some((container, documents.next().and_then(Result::ok).unwrap_or_default()))
+}
+
+/// Docker's inspect documents of an action and its image.
+pub fn docker_copy(data: &[u8]) {
+    let Some((container, image)) = documents(data) else { return };
+    let made = docker::user_container(&container, &image, "alpine", &[("waitdaemon.role", "user".into())]);
+    assert_eq!(made.create["Image"], "alpine");
+    assert_eq!(made.create["Labels"]["waitdaemon.role"], "user");
+    assert_eq!(made.create["HostConfig"]["AutoRemove"], false);
+    assert_eq!(made.create["HostConfig"]["RestartPolicy"]["Name"], "no");
+    let parts = docker::WaiterParts {
+        program: "/waiter",
+        argument: String::new(),
+        labels: &[],
+        socket: Some(Path::new("/var/run/docker.sock")),
+        foreign_socket: false,
+        signals_init: false,
+    };
+    if let Some(waiter) = docker::waiter(&container, &parts) {
+        assert_eq!(waiter["Entrypoint"][0], "/waiter");
+        assert_eq!(waiter["HostConfig"]["ReadonlyRootfs"], true);
+        assert!(waiter["HostConfig"]["Privileged"].is_null());
+    }
+}
+
+struct NoHost;
+
+impl nerdctl::Host for NoHost {
+    fn block_device(&self, major: u64, minor: u64) -> Option<String> {
+        Some(format!("/dev/{major}-{minor}"))
+    }
+    fn propagates(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// nerdctl's native documents of an action and its image.
+pub fn nerdctl_copy(data: &[u8]) {
+    let Some((container, image)) = documents(data) else { return };
+    let Ok(made) = nerdctl::user_container(&container, &image, "alpine", "a-user", &[], &NoHost) else { return };
+    let at = made.arguments.iter().position(|word| !word.starts_with("--")).unwrap();
+    assert_eq!(made.arguments[at..at + 2], ["alpine", "--"]);
+    assert!(made.arguments[..at].iter().all(|word| word.contains('=')), "{:?}", made.arguments);
+}
+
+/// Is anything lost between two native documents?
+pub fn nerdctl_check(data: &[u8]) {
+    let Some((container, user)) = documents(data) else { return };
+    let _ = check::nothing_was_lost(&container, &Value::Null, &user);
+    if check::nothing_was_lost(&container, &Value::Null, &container).is_ok() {
+        let mut lost = container.clone();
+        if let Some(process) = lost.pointer_mut("/Spec/process").filter(|process| process.is_object()) {
+            process["oomScoreAdj"] = Value::from(4711);
+            assert!(check::nothing_was_lost(&lost, &Value::Null, &container).is_err());
+        }
+    }
+}
+
+/// The first byte is the size of the pieces in which the rest arrives.
+fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
+    let (size, rest) = data.split_first()?;
+    Some((usize::from(*size).max(1), rest))
+}
+
+/// A pull's stream: in pieces as in one.
+pub fn pull_stream(data: &[u8]) {
+    let Some((size, data)) = pieces(data) else { return };
+    let read = |size: usize| {
+        let mut progress = pull::Progress::default();
+        data.chunks(size).try_for_each(|piece| progress.feed(piece)).and_then(|()| progress.end())?;
+        let (done, all) = progress.bytes();
+        assert!(done <= all);
+        Ok::<_, pull::PullError>((done, all, progress.status().to_owned()))
+    };
+    assert_eq!(read(size), read(data.len().max(1)));
+}
+
+/// An attach stream: in pieces as in one; and its last lines are safe to show.
+pub fn attach_stream(data: &[u8]) {
+    let Some((size, data)) = pieces(data) else { return };
+    for tty in [false, true] {
+        let mut whole = stream::Demux::new(tty);
+        let expected = whole.feed(data);
+        let (mut demux, mut tail, mut output) = (stream::Demux::new(tty), Tail::default(), Vec::new());
+        for piece in data.chunks(size) {
+            let said = demux.feed(piece);
+            tail.feed(&said);
+            output.extend(said);
+        }
+        assert_eq!(output, expected);
+        let lines = tail.into_lines();
+        assert!(lines.len() <= 20 && lines.iter().all(|line| !line.contains(char::is_control)));
+    }
+}
+
+/// mountinfo, cgroup and hostname, divided by NUL.
+pub fn traces(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut parts = text.splitn(3, '\0');
+    let mut part = || parts.next().unwrap_or_default();
+    let (mountinfo, cgroup, hostname) = (part(), part(), part());
+    for id in procfs::candidates(mountinfo, cgroup, hostname) {
+        assert!((12..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        assert!(mountinfo.contains(&id) || cgroup.contains(&id) || hostname.contains(&id));
+        if procfs::is_in_cgroup_of(cgroup, &id) {
+            assert!(cgroup.contains(&id));
+        }
+    }
+    procfs::propagates(mountinfo, Path::new("/a/b"));
+    for (hierarchy, path) in procfs::cgroups(cgroup) {
+        assert!(cgroup.contains(hierarchy) && cgroup.contains(path));
+    }
+}
+
+/// A container's output in which a line is looked for.
+pub fn announcement(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let handoff = HandoffId::random().unwrap();
+    assert!(!logging::announces(&text, logging::ARMED, &handoff));
+    let line = format!("{text}\n{{\"message\":\"armed\",\"handoff\":\"{}\"}}\n", handoff.as_str());
+    assert!(logging::announces(&line, logging::ARMED, &handoff));
+}

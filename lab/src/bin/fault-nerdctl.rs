@@ -1,0 +1,70 @@
+//! Stands in for nerdctl on a machine of the tests: passes every call to the real one, /usr/local/bin/nerdctl.real,
+//! but for the NTH whose arguments contain PATTERN: there the FAULT happens. All three are lines of the
+//! file /run/fault-nerdctl/rule; /run/fault-nerdctl/log gets a line for each call, and `fault` where it happened.
+//!
+//! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
+//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s). After it was made: `lost` (containerd is away),
+//! `mute-after`, `stall-after`.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+const REAL: &str = "/usr/local/bin/nerdctl.real";
+const FOLDER: &str = "/run/fault-nerdctl";
+
+fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let call = arguments.join(" ").replace('\n', " ");
+    let rule = fs::read_to_string(format!("{FOLDER}/rule"))?;
+    let [pattern, nth, fault] = rule.lines().collect::<Vec<_>>()[..] else { bail!("no rule of three lines") };
+    let log = format!("{FOLDER}/log");
+    let before = fs::read_to_string(&log).unwrap_or_default();
+    note(&log, &call)?;
+    let hit = call.contains(pattern)
+        && before.lines().filter(|line| line.contains(pattern)).count() + 1 == nth.parse().context("NTH")?;
+    if !hit {
+        return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
+    }
+    note(&log, "fault")?;
+    if matches!(fault, "lost" | "mute-after" | "stall-after") {
+        Command::new(REAL).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    }
+    match fault {
+        "refuse" | "lost" => {
+            fatal("cannot access containerd socket \"/run/containerd/containerd.sock\": connection refused")
+        }
+        "unknown" => fatal("an error that nobody knows"),
+        "mute" | "mute-after" => {
+            Command::new("sh").args(["-c", "kill -KILL $PPID"]).status()?;
+            bail!("not killed")
+        }
+        "empty" => Ok(ExitCode::SUCCESS),
+        "not-json" => {
+            println!("<html>");
+            Ok(ExitCode::SUCCESS)
+        }
+        "stall" | "stall-after" => loop {
+            std::thread::sleep(Duration::from_secs(3600));
+        },
+        "delay" => {
+            std::thread::sleep(Duration::from_secs(2));
+            Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl")
+        }
+        other => bail!("no such fault: {other}"),
+    }
+}
+
+/// Ends as nerdctl does.
+fn fatal(message: &str) -> Result<ExitCode> {
+    eprintln!("time=\"2026-01-01T00:00:00Z\" level=fatal msg={message:?}");
+    Ok(ExitCode::FAILURE)
+}
+
+fn note(log: &str, line: &str) -> Result<()> {
+    Ok(OpenOptions::new().create(true).append(true).open(log)?.write_all(format!("{line}\n").as_bytes())?)
+}

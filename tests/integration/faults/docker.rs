@@ -1,0 +1,94 @@
+//! Faults on the way to a real Docker Engine, by a proxy that stands between.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use lab::machine::{Engine, Machine};
+use lab::nest::Inside;
+use lab::paths;
+use lab::until::until;
+
+use super::steps::{Expect, Fault, STEPS, Step};
+use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, nothing_left, nothing_there};
+
+/// Where the proxy listens, in the machine.
+const PROXY: &str = "/run/fault-proxy.sock";
+
+/// Runs an action for each step, and the fault happens there.
+pub fn at_every_step(engine: Engine, fault: &Fault) -> Result<()> {
+    let machine = machine(engine)?;
+    let mut wrong = Vec::new();
+    for step in STEPS.iter().filter(|step| !step.newer_only || engine == Engine::Moby) {
+        if let Err(error) = at_step(&machine, step, fault) {
+            wrong.push(format!("{}: {error:#}", step.name));
+            for name in [WAITER, ACTION, USER] {
+                machine.docker(&["rm", "-f", name])?;
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{} at {} steps is a violation:\n  {}", fault.what, wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+fn at_step(machine: &Machine, step: &Step, fault: &Fault) -> Result<()> {
+    let proxy = Proxy::start(machine, step.request, fault.name)?;
+    let before = count(machine, "start", USER)?;
+    let action = proxy.action(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]);
+    let said = action.run()?;
+    let starts = || Ok::<_, anyhow::Error>(count(machine, "start", USER)? - before);
+    let expected = step.expect(fault);
+    ensure!((said.code == 0) == (expected == Expect::Ran), "exit code {}: {said:?}", said.code);
+    if said.code == 0 {
+        nothing_left(machine).with_context(|| proxy.log())?;
+        ensure!(starts()? == 1, "it ran {} times", starts()?);
+    } else {
+        nothing_there(machine)?;
+        ensure!(starts()? == 0, "it ran although the action failed");
+    }
+    ensure!(proxy.log().lines().any(|line| line == "fault"), "the fault did not happen: {}", proxy.log());
+    Ok(())
+}
+
+/// The proxy at work; it ends with the value.
+pub struct Proxy {
+    log: PathBuf,
+    _process: Inside,
+}
+
+impl Proxy {
+    /// Starts it with a fault for a request: method, a part of the path, and which of those that fit.
+    pub fn start(machine: &Machine, request: (&str, &str, usize), fault: &str) -> Result<Self> {
+        let socket = PathBuf::from(format!("/proc/{}/root{PROXY}", machine.init()));
+        let _ = fs::remove_file(&socket);
+        let log = machine.out().join("proxy");
+        fs::write(&log, "")?;
+        let _ = fs::remove_file(log.with_extension("go"));
+        let (method, path, nth) = request;
+        let program = paths::root().join("target/debug/fault-proxy");
+        let shown = log.display().to_string();
+        let arguments = [PROXY, "/run/docker.sock", &shown, method, path, &nth.to_string(), fault];
+        let process = machine.start(program, &arguments, &machine.out().join("proxy.err"))?;
+        until("the fault proxy", LIMIT, || Ok(socket.exists().then_some(())))?;
+        Ok(Self { log, _process: process })
+    }
+
+    /// An action that reaches the engine through it.
+    pub fn action<'a>(&self, machine: &'a Machine) -> Action<'a> {
+        Action::new(machine).without_socket().flags(&["-v", &format!("{PROXY}:/var/run/docker.sock")])
+    }
+
+    /// Waits until the request is held.
+    pub fn held(&self) -> Result<()> {
+        until("the request that is held", LIMIT, || Ok(self.log().lines().any(|line| line == "held").then_some(())))
+    }
+
+    /// Lets it go on.
+    pub fn go(&self) -> Result<()> {
+        Ok(fs::write(self.log.with_extension("go"), "")?)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
