@@ -14,9 +14,9 @@ use crate::retry::{Stumble, Worth, patiently};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The longest that a question may take, which is asked again; 30 to 45 ms are usual, 10 s when containerd
 /// hangs (observed).
-const QUESTION_LIMIT: Duration = Duration::from_secs(20);
-/// The longest that a call may take that changes something.
-const CHANGE_LIMIT: Duration = Duration::from_secs(60);
+const QUESTION_LIMIT: Duration = Duration::from_secs(15);
+/// The longest that a call may take that changes something; what became of it is looked for then.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a list is asked for again that a deletion has spoilt.
 const LIST_TRIES: u32 = 20;
 
@@ -99,6 +99,24 @@ impl Stumble for CliError {
     }
 }
 
+/// An error of a question, which can be asked again where nobody can tell what the error means.
+struct Asked(CliError);
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Stumble for Asked {
+    fn worth(&self) -> Worth {
+        match (&self.0, self.0.worth()) {
+            (CliError::Refused { .. }, Worth::Nothing) if !self.0.is_missing() => Worth::Few,
+            (_, worth) => worth,
+        }
+    }
+}
+
 impl Cli {
     /// The `program`, a path or a name in [`PATH`], in containerd's `namespace`.
     pub fn new(program: &'static str, namespace: &str, patience: Duration) -> Self {
@@ -123,7 +141,8 @@ impl Cli {
     /// # Errors
     /// Every [`CliError`] but [`CliError::NotJson`].
     pub async fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
-        patiently(self.patience, "a question to nerdctl", || self.call(QUESTION_LIMIT, arguments, "")).await
+        let ask = || async { self.call(QUESTION_LIMIT, arguments, "").await.map_err(Asked) };
+        patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
     }
 
     /// As [`Cli::run`], with a limit of its own.
@@ -159,7 +178,7 @@ impl Cli {
     }
 
     async fn call(&self, limit: Duration, arguments: &[&str], input: &str) -> Result<String, CliError> {
-        let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+        let call = subcommand(arguments);
         let mut command = Command::new(self.program);
         // Whatever nerdctl has in its environment is stored in the container's hooks, and some of it
         // changes what it does (observed): it gets PATH alone.
@@ -198,13 +217,26 @@ impl Cli {
     /// # Errors
     /// Every [`CliError`].
     pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
-        patiently(self.patience, "a question to nerdctl", || self.documents_once(arguments)).await
+        let ask = || async { self.documents_once(arguments).await.map_err(Asked) };
+        patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
+    }
+
+    /// As [`Cli::documents`], for what is there: no document at all is no answer.
+    ///
+    /// # Errors
+    /// Every [`CliError`].
+    pub async fn document(&self, arguments: &[&str]) -> Result<Value, CliError> {
+        let ask = || async {
+            let first = self.documents_once(arguments).await.map_err(Asked)?.into_iter().next();
+            first.ok_or_else(|| Asked(CliError::Empty { call: subcommand(arguments) }))
+        };
+        patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
     }
 
     async fn documents_once(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
         let text = self.call(QUESTION_LIMIT, arguments, "").await?;
         let documents: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
-        let call = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+        let call = subcommand(arguments);
         let documents = documents.map_err(|source| CliError::NotJson { call, source })?;
         Ok(documents
             .into_iter()
@@ -217,11 +249,7 @@ impl Cli {
     /// # Errors
     /// Every [`CliError`]; see [`CliError::is_missing`].
     pub async fn inspect(&self, container: &str) -> Result<Value, CliError> {
-        let documents = self.documents(&["container", "inspect", "--mode=native", container]).await?;
-        documents
-            .into_iter()
-            .next()
-            .ok_or_else(|| CliError::Refused { message: format!("no such container: {container}") })
+        self.document(&["container", "inspect", "--mode=native", container]).await
     }
 }
 
@@ -239,6 +267,11 @@ fn fatal(stderr: &str) -> String {
         .next()
         .and_then(Result::ok)
         .unwrap_or_else(|| message.to_owned())
+}
+
+/// The subcommand, as errors and the debug log show it.
+fn subcommand(arguments: &[&str]) -> String {
+    arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -225,10 +225,10 @@ impl Engine for Nerdctl {
     async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
         let container = identity::prove(&self.cli, handoff, &self.namespace).await?;
         let image = container["Image"].as_str().unwrap_or_default();
-        let images = self.cli.documents(&["image", "inspect", "--mode=native", image]).await;
-        let images =
-            images.because("cannot inspect waitdaemon's own image").map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
-        let own_image = images.into_iter().next().unwrap_or_default();
+        let own_image = self.cli.document(&["image", "inspect", "--mode=native", image]).await;
+        let own_image = own_image
+            .because("cannot inspect waitdaemon's own image")
+            .map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
         let id = container["ID"].as_str().unwrap_or_default();
         let name = container["Labels"]["nerdctl/name"].as_str().unwrap_or(id.get(..12).unwrap_or(id)).to_owned();
         Ok(Action { name, own_image, container })
