@@ -67,15 +67,18 @@ impl Bench {
         let expected = call.expect(fault);
         let succeeded = report.state == "SUCCESS";
         ensure!(succeeded == (expected != Expect::Failed), "reported {}: {}", report.state, agent.log());
+        // The agent keeps its own container of an action that failed, and nothing but the agent removes it.
+        let nothing_left = || {
+            let names = self.names()?;
+            Ok((![USER, WAITER].iter().any(|name| names.contains(name))).then_some(()))
+        };
         if expected == Expect::Ran {
-            let gone = until("no container", LIMIT, || Ok(self.names()?.is_empty().then_some(())));
+            let gone = until("no container", LIMIT, nothing_left);
             gone.with_context(|| format!("{}\n{}", captain.container_logs(), self.log()))?;
         } else if expected == Expect::Said {
             until("the waiter's error", LIMIT, || Ok(self.waiters_errors()?.then_some(())))?;
         } else {
-            // The agent keeps its own container of an action that failed.
-            let left = self.names()?;
-            ensure!(![USER, WAITER].iter().any(|name| left.contains(name)), "left: {left}");
+            ensure!(nothing_left()?.is_some(), "left: {}", self.names()?);
         }
         let ran = fs::read_to_string(&runs).unwrap_or_default();
         ensure!(ran == if expected == Expect::Ran { "run\n" } else { "" }, "it ran: {ran:?}");
@@ -105,13 +108,11 @@ impl Bench {
         Ok(String::from_utf8(said.stdout)?.trim().to_owned())
     }
 
-    /// Removes what a cell left. The agent's own container is no nerdctl's to remove.
+    /// Removes what a cell left.
     fn clear(&self) -> Result<()> {
         for name in [WAITER, USER] {
             let _ = self.real(&["rm", "-f", name]);
         }
-        let script = "for id in $(ctr -n tinkerbell containers ls -q); do ctr -n tinkerbell task kill -s KILL $id; ctr -n tinkerbell containers rm $id; done";
-        output(self.captain.command("sh").args(["-c", script]))?;
         let _ = fs::remove_file(self.captain.out().join("runs"));
         Ok(())
     }
