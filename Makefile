@@ -8,7 +8,7 @@ CACHE  := .cache
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image push program cache setup docs recordings fmt clean
+.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -65,8 +65,19 @@ $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/mo
 setup: ## install what building and testing need (apt packages, Rust's musl target)
 	@scripts/setup test
 
-docs: ## write docs/fidelity.md from the rows that the tests run
-	@WRITE_DOCS=1 cargo test -q --test integration -- --exact fidelity::page_is_the_rows > /dev/null
+docs: ## write docs/fidelity.md and docs/reliability.md from the cases that the tests run
+	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
+
+soak: ## every fault at every step, on real engines (about 30 minutes)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache image
+	@cargo build -q -p lab --bins
+	@SOAK=1 cargo test -q --test integration -- faults::
+
+FUZZ_SECONDS ?= 60
+fuzz: ## fuzz each parser (FUZZ_SECONDS=60)
+	@scripts/setup test
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
 	@cargo build -q -p lab --bins && scripts/record

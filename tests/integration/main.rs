@@ -34,8 +34,9 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 6] = [
+    let on_no_engine: [(&str, Plain); 7] = [
         ("fidelity::page_is_the_rows", fidelity::page_is_the_rows),
+        ("faults::page_is_the_cases", faults::page::page_is_the_cases),
         ("readme::examples_are_the_files", readme::examples_are_the_files),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::reboots_a_captain", demo::reboots_a_captain),

@@ -3,18 +3,28 @@
 
 pub mod captain;
 pub mod docker;
+pub mod kills;
+pub mod page;
 pub mod steps;
 
 use lab::machine::Engine;
 
 use crate::fidelity::PlainCase;
 
+/// True for the long campaign, `make soak`: all faults, not merely the most telling.
+fn soak() -> bool {
+    std::env::var_os("SOAK").is_some()
+}
+
 /// One case for each fault, in which it happens at every step.
 pub fn cases() -> Vec<crate::Case> {
     let case = |fault: &'static steps::Fault| -> crate::Case {
         (format!("faults::{}", fault.name), Box::new(move |engine: Engine| docker::at_every_step(engine, fault)))
     };
-    steps::FAULTS.iter().map(case).collect()
+    let all = soak();
+    let mut cases: Vec<crate::Case> = steps::FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
+    cases.push(("faults::action_is_killed".into(), Box::new(kills::action_is_killed)));
+    cases
 }
 
 /// The same between waitdaemon and nerdctl.
@@ -22,5 +32,6 @@ pub fn captain_cases() -> Vec<PlainCase> {
     let case = |fault: &'static steps::Fault| -> PlainCase {
         (format!("captain::faults::{}", fault.name), Box::new(move || captain::at_every_call(fault)))
     };
-    steps::CALL_FAULTS.iter().map(case).collect()
+    let all = soak();
+    steps::CALL_FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect()
 }

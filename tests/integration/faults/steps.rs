@@ -45,20 +45,26 @@ pub struct Fault {
     pub name: &'static str,
     /// What it is.
     pub what: &'static str,
+    /// It is tried by `make test` too, not by `make soak` alone.
+    pub quick: bool,
 }
 
 const fn fault(name: &'static str, what: &'static str) -> Fault {
-    Fault { name, what }
+    Fault { name, what, quick: false }
+}
+
+const fn quick(name: &'static str, what: &'static str) -> Fault {
+    Fault { name, what, quick: true }
 }
 
 /// All of them.
 pub const FAULTS: [Fault; 11] = [
     fault("refuse", "the connection is closed before the engine has the request"),
-    fault("lost", "the engine does it, its answer is lost"),
+    quick("lost", "the engine does it, its answer is lost"),
     fault("half", "half of the answer arrives"),
     fault("half-closed", "the answer's head arrives, then the stream ends"),
     fault("500", "HTTP status 500"),
-    fault("503", "HTTP status 503"),
+    quick("503", "HTTP status 503"),
     fault("garbage", "an answer that is no HTTP"),
     fault("not-json", "an answer that is no JSON"),
     fault("delay", "2 s late"),
@@ -126,8 +132,8 @@ pub const CALLS: [Call; 12] = [
 /// What goes wrong once with nerdctl.
 pub const CALL_FAULTS: [Fault; 10] = [
     fault("refuse", "containerd is away"),
-    fault("lost", "nerdctl does it and then says that containerd is away"),
-    fault("unknown", "an error that nobody knows"),
+    quick("lost", "nerdctl does it and then says that containerd is away"),
+    quick("unknown", "an error that nobody knows"),
     fault("mute", "nerdctl is killed before it does it"),
     fault("mute-after", "nerdctl is killed after it has done it"),
     fault("empty", "a question is answered with nothing"),

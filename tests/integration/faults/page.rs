@@ -1,0 +1,85 @@
+//! docs/reliability.md, made from the steps and faults that the cases run.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use lab::paths;
+
+use super::kills::{self, Left};
+use super::steps::{CALL_FAULTS, CALLS, Expect, FAULTS, Fault, STEPS};
+
+/// Fails where docs/reliability.md is not what the cases say; with `WRITE_DOCS` set, writes it.
+pub fn page_is_the_cases() -> Result<()> {
+    let path = paths::root().join("docs/reliability.md");
+    let page = page();
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
+    }
+    ensure!(fs::read_to_string(&path).unwrap_or_default() == page, "docs/reliability.md is stale; run `make docs`");
+    Ok(())
+}
+
+const INTRODUCTION: &str = "# What happens when something fails
+
+Made by `make docs` from the cases in tests/integration/faults, which run on the real engines: `make soak` runs all of them, `make test` the most telling.
+
+Whatever goes wrong once, at any step, one of these is the result:
+
+- **ran**: the action succeeded, the user container ran exactly once, and nothing is left.
+- **failed**: the action failed, the user container never ran, and nothing is left.
+- **said**: the action had succeeded; the user container did not run, the waiter logged it at ERROR, and what explains it is kept.
+
+What may pass is tried again: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, an answer that is cut off or no JSON; HTTP 500 three times. Each new try is a WARN line. The pauses double from 0.1 s to 5 s, less up to a half by chance. The handoff tries for 60 s, the waiter for 300 s, a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. What is final is not tried again: HTTP 400, 401, 403, 404, an unknown manifest, a refused login.
+
+Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, and one that was started is not `created` any more.
+
+";
+
+fn page() -> String {
+    let mut text = String::from(INTRODUCTION);
+    text += "## Docker: one request goes wrong\n\n";
+    legend(&mut text, &FAULTS);
+    table(
+        &mut text,
+        &FAULTS,
+        STEPS.iter().map(|step| (step.name, FAULTS.iter().map(|fault| word(step.expect(fault))).collect())),
+    );
+    text += "\n## containerd: one call of nerdctl goes wrong\n\n";
+    legend(&mut text, &CALL_FAULTS);
+    let cell = |call: &super::steps::Call, fault: &Fault| if call.has(fault) { word(call.expect(fault)) } else { "-" };
+    table(
+        &mut text,
+        &CALL_FAULTS,
+        CALLS.iter().map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
+    );
+    text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
+    for step in kills::steps() {
+        let left = if kills::left(step) == Left::Nothing { "nothing" } else { "created containers" };
+        let _ = writeln!(text, "| {} | {left} |", step.name);
+    }
+    text
+}
+
+fn legend(text: &mut String, faults: &[Fault]) {
+    for fault in faults {
+        let _ = writeln!(text, "- `{}`: {}", fault.name, fault.what);
+    }
+    text.push('\n');
+}
+
+fn table<'a>(text: &mut String, faults: &[Fault], rows: impl Iterator<Item = (&'a str, Vec<&'a str>)>) {
+    let names: Vec<&str> = faults.iter().map(|fault| fault.name).collect();
+    let _ = writeln!(text, "| step | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
+    for (step, cells) in rows {
+        let _ = writeln!(text, "| {step} | {} |", cells.join(" | "));
+    }
+}
+
+fn word(expect: Expect) -> &'static str {
+    match expect {
+        Expect::Ran => "ran",
+        Expect::Failed => "failed",
+        Expect::Said => "said",
+    }
+}
