@@ -32,7 +32,7 @@ const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// What failed. The user container is kept where it explains the failure.
 pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Result<(), Failure> {
-    let Armed { waiter, user, pending } = match engine.arm(ticket).await {
+    let armed = match engine.arm(ticket).await {
         Ok(armed) => armed,
         Err(failure) => {
             // Nobody counts on us: the handoff fails or is gone. Nothing of it may stay.
@@ -42,7 +42,30 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
         }
     };
     logging::announce(ARMED, &ticket.handoff);
+    let waiter = armed.waiter.clone();
+    let result = see_through(engine, ticket, stop, armed).await;
+    if result.is_err() {
+        // Our container is kept for what it says; the engine would start it again.
+        engine.retire(&waiter).await?;
+    }
+    result
+}
 
+/// From "armed" to the end.
+async fn see_through<E: Engine>(
+    engine: &E,
+    ticket: &Ticket,
+    stop: &mut Stop,
+    armed: Armed<E::Pending>,
+) -> Result<(), Failure> {
+    let Armed { waiter, user, pending, started } = armed;
+    if started {
+        tracing::warn!(
+            container = user,
+            "this waiter was killed and started again; the user container was started before"
+        );
+        return watch(engine, ticket, stop, (&waiter, &user), None).await;
+    }
     let (verdict, ended) = tokio::select! {
         verdict = engine.verdict(pending) => verdict,
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
@@ -70,25 +93,36 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
     };
     tracing::info!(container = user, "user container started");
+    watch(engine, ticket, stop, (&waiter, &user), output).await
+}
+
+/// Watches the user container, says what became of it and clears up.
+async fn watch<E: Engine>(
+    engine: &E,
+    ticket: &Ticket,
+    stop: &mut Stop,
+    (waiter, user): (&str, &str),
+    output: Option<E::Output>,
+) -> Result<(), Failure> {
     if ticket.watch_seconds > 0 {
         let outcome = tokio::select! {
-            outcome = engine.watch(&user, output, Duration::from_secs(ticket.watch_seconds)) => outcome,
+            outcome = engine.watch(user, output, Duration::from_secs(ticket.watch_seconds)) => outcome,
             // A machine that goes down ends us this way, and its engine too.
             signal = stop.next() => {
                 tracing::info!("{} while it watched; the user container was started", got(signal));
-                return go(engine, &waiter).await;
+                return go(engine, waiter).await;
             }
         };
         report(&outcome, ticket)?;
         if let (Outcome::Exited { code: 0, .. }, Some(request)) = (&outcome, ticket.finish_reboot) {
             finish(request, stop).await?;
-            return go(engine, &waiter).await;
+            return go(engine, waiter).await;
         }
         if matches!(outcome, Outcome::Exited { .. }) {
-            engine.remove_ended(&user).await?;
+            engine.remove_ended(user).await?;
         }
     }
-    engine.remove_self(&waiter).await
+    engine.remove_self(waiter).await
 }
 
 /// Starts the user container; returns its output where it is to be watched. That it cannot be

@@ -128,6 +128,9 @@ pub trait Engine {
     /// Removes a container that ended.
     async fn remove_ended(&self, container: &str) -> Result<(), Failure>;
 
+    /// Keeps the engine from starting our container again once we end.
+    async fn retire(&self, waiter: &str) -> Result<(), Failure>;
+
     /// Removes the container in which we run; this process ends with it.
     async fn remove_self(&self, waiter: &str) -> Result<(), Failure>;
 }
@@ -140,6 +143,8 @@ pub struct Armed<P> {
     pub user: String,
     /// The action container's end.
     pub pending: P,
+    /// True where the user container was started before: by an earlier life of this waiter, which was killed.
+    pub started: bool,
 }
 
 /// An engine that answered.

@@ -39,6 +39,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::reboot_that_is_not_finished_does_nothing", reboot_that_is_not_finished_does_nothing),
         ("captain::stop_of_the_waiter_cancels", stop_of_the_waiter_cancels),
         ("captain::action_killed_after_the_waiter_is_armed", action_killed_after_the_waiter_is_armed),
+        ("captain::waiter_is_killed_while_it_waits", waiter_is_killed_while_it_waits),
         ("captain::failure_is_reported", failure_is_reported),
         ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
         ("captain::the_same_action_again", the_same_action_again),
@@ -341,6 +342,22 @@ fn action_killed_after_the_waiter_is_armed() -> Result<()> {
         Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
     })?;
     never_ran(&captain)
+}
+
+/// containerd starts it again (its restart monitor looks every 10 s), and it takes up where it was.
+fn waiter_is_killed_while_it_waits() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "3"});
+    let action = json!({"command": ["sh", "-c", "echo run >> /out/ran"], "environment": environment});
+    let agent = reported(&captain, action, "SUCCESS")?;
+    let pid = captain.inspect(WAITER)?["Process"]["Pid"].as_i64().context("no PID")?;
+    captain.signal(pid, "KILL")?;
+    until("the end of the waiter", LIMIT, || Ok((!captain.runs("/waiter")?).then_some(())))?;
+    ensure!(!captain.out().join("ran").exists(), "the wait was over before the waiter was killed");
+    nothing_left(&captain)?;
+    drop(agent);
+    ensure!(fs::read_to_string(captain.out().join("ran"))? == "run\n", "it must run exactly once");
+    Ok(())
 }
 
 fn failure_is_reported() -> Result<()> {

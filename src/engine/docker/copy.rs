@@ -120,6 +120,8 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
             "NetworkMode": network,
             "Mounts": mounts,
             "ReadonlyRootfs": true,
+            // Killed it is started again and takes up where it was; where it fails it keeps that from happening.
+            "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
             "CapDrop": ["ALL"],
             // Root without it cannot open a socket that belongs to another user.
             "CapAdd": if parts.foreign_socket { json!(["DAC_OVERRIDE"]) } else { json!([]) },

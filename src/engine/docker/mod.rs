@@ -65,11 +65,11 @@ pub struct Output {
     open: bool,
 }
 
-/// The engine's answer to "wait for the action's end", which is still open.
+/// The action whose end is awaited, and the engine's answer to "wait for it", which is still open; there is
+/// none where the action is gone.
 pub struct Pending {
     action: String,
-    since: u64,
-    answer: Stream,
+    answer: Option<Stream>,
 }
 
 impl Docker {
@@ -230,6 +230,10 @@ impl Docker {
     /// a container that is seen to be `created` is asked for again.
     async fn start_once(&self, id: &str, patience: Duration) -> Result<(), ApiError> {
         let mut tries = Tries::within(patience);
+        // A container that has ended would be started again.
+        if self.inspect(id).await?["State"]["Status"] != "created" {
+            return Ok(());
+        }
         loop {
             let lost = match self.api.post(&format!("/containers/{}/start", part(id)), None).await {
                 Ok(_) => return Ok(()),
@@ -246,10 +250,11 @@ impl Docker {
     }
 
     /// How the action ended, from the engine's memory of events, where the container is gone.
-    async fn remembered_end(&self, action: &str, since: u64) -> Option<i64> {
+    async fn remembered_end(&self, action: &str) -> Option<i64> {
         let filters = json!({"container": [action], "event": ["die"]}).to_string();
-        // The engine counts in whole seconds and leaves out what came later in the last one.
-        let path = format!("/events?since={since}&until={}&filters={}", unix_time() + 1, part(&filters));
+        // All that it remembers, to now: the ID tells which. It counts in whole seconds and leaves out what
+        // came later in the last one.
+        let path = format!("/events?since=1&until={}&filters={}", unix_time() + 1, part(&filters));
         let events = self.api.get_lines(&path).await.ok()?;
         events.last()?["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
     }
@@ -420,18 +425,24 @@ impl Engine for Docker {
     }
 
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
-        let since = unix_time();
-        let answer = self.await_end(&ticket.action_id).await.because("cannot wait for the action container")?;
+        let answer = match self.await_end(&ticket.action_id).await {
+            Ok(answer) => Some(answer),
+            // The engine may remember how it ended.
+            Err(ApiError::Refused { status: 404, .. }) => None,
+            Err(error) => return Err(error).because("cannot wait for the action container"),
+        };
         let own = async |role: Role| {
             let name = role.container_name(&ticket.action_name);
             let document = self.inspect(&name).await.because(format!("cannot inspect {name}"))?;
             if document["Config"]["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {
                 return Err(Failure::new(format!("the container {name} is not this handoff's")));
             }
-            Ok(document["Id"].as_str().unwrap_or_default().to_owned())
+            Ok(document)
         };
-        let pending = Pending { action: ticket.action_id.clone(), since, answer };
-        Ok(Armed { waiter: own(Role::Waiter).await?, user: own(Role::User).await?, pending })
+        let (waiter, user) = (own(Role::Waiter).await?, own(Role::User).await?);
+        let id = |document: &Value| document["Id"].as_str().unwrap_or_default().to_owned();
+        let pending = Pending { action: ticket.action_id.clone(), answer };
+        Ok(Armed { waiter: id(&waiter), user: id(&user), pending, started: user["State"]["Status"] != "created" })
     }
 
     async fn verdict(&self, pending: Pending) -> (Verdict, Moment) {
@@ -514,6 +525,12 @@ impl Engine for Docker {
         self.remove(container, false).await.because("cannot remove the ended container")
     }
 
+    async fn retire(&self, waiter: &str) -> Result<(), Failure> {
+        let body = json!({"RestartPolicy": {"Name": "no"}});
+        let retired = self.api.post(&format!("/containers/{}/update", part(waiter)), Some(&body)).await;
+        retired.map(drop).because("cannot keep the engine from starting the waiter again")
+    }
+
     async fn remove_self(&self, waiter: &str) -> Result<(), Failure> {
         self.remove(waiter, true).await.because("cannot remove the waiter's own container")
     }
@@ -530,8 +547,7 @@ async fn hear(output: &mut Option<Output>) {
 
 impl Docker {
     async fn verdict_on(&self, pending: Pending) -> Verdict {
-        let Pending { action, since, answer } = pending;
-        let mut first = Some(answer);
+        let Pending { action, answer: mut first } = pending;
         let end = patiently(WAITER_PATIENCE, "waiting for the action's end", || {
             let (opened, action) = (first.take(), &action);
             async move {
@@ -544,7 +560,7 @@ impl Docker {
         });
         match end.await {
             Ok(end) => verdict_of(&end),
-            Err(ApiError::Refused { status: 404, .. }) => match self.remembered_end(&action, since).await {
+            Err(ApiError::Refused { status: 404, .. }) => match self.remembered_end(&action).await {
                 Some(code) => verdict_of(&json!({"StatusCode": code})),
                 None => Verdict::Unknown("the action container is gone".into()),
             },

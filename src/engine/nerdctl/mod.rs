@@ -86,7 +86,8 @@ impl copy::Host for Machine {
 /// The action's process, whose end the waiter awaits.
 pub struct Pending {
     action: String,
-    process: Receiver,
+    /// `None` where it had ended before this life of the waiter.
+    process: Option<Receiver>,
 }
 
 impl Nerdctl {
@@ -374,6 +375,9 @@ impl Engine for Nerdctl {
             "json-file",
             "--pull",
             "never",
+            // Killed it is started again and takes up where it was; where it fails it keeps that from happening.
+            "--restart",
+            "on-failure:3",
             "--entrypoint",
             WAITER_PROGRAM,
         ];
@@ -434,21 +438,32 @@ impl Engine for Nerdctl {
         let EngineTicket::Nerdctl { action_pid, .. } = ticket.engine else {
             return Err(Failure::new("the ticket is another engine's"));
         };
-        let process = process_of(action_pid, &ticket.action_id).because("cannot watch the action's process")?;
         let own = async |role: Role| {
             let name = role.container_name(&ticket.action_name);
             let document = self.cli.inspect(&name).await.because(format!("cannot inspect {name}"))?;
             if document["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {
                 return Err(Failure::new(format!("the container {name} is not this handoff's")));
             }
-            Ok(document["ID"].as_str().unwrap_or_default().to_owned())
+            Ok(document)
         };
+        let process = process_of(action_pid, &ticket.action_id);
         let (waiter, user) = tokio::try_join!(own(Role::Waiter), own(Role::User))?;
-        Ok(Armed { waiter, user, pending: Pending { action: ticket.action_id.clone(), process } })
+        let id = |document: &Value| document["ID"].as_str().unwrap_or_default().to_owned();
+        // In an earlier life, which was killed, this waiter was armed: then the action was there.
+        let said = || logged(&self.log_of(&waiter, &id(&waiter)));
+        let process = match process {
+            Ok(process) => Some(process),
+            Err(_) if logging::announces(&said(), ARMED, &ticket.handoff) => None,
+            Err(error) => return Err(error).because("cannot watch the action's process"),
+        };
+        let pending = Pending { action: ticket.action_id.clone(), process };
+        Ok(Armed { waiter: id(&waiter), user: id(&user), pending, started: !user["Process"].is_null() })
     }
 
     async fn verdict(&self, pending: Pending) -> (Verdict, Moment) {
-        if let Err(error) = pending.process.readable().await {
+        if let Some(process) = pending.process
+            && let Err(error) = process.readable().await
+        {
             return (Verdict::Unknown(error.to_string()), Moment::now());
         }
         let ended = Moment::now();
@@ -516,6 +531,11 @@ impl Engine for Nerdctl {
 
     async fn remove_ended(&self, container: &str) -> Result<(), Failure> {
         self.remove(container).await.because("cannot remove the ended container")
+    }
+
+    async fn retire(&self, waiter: &str) -> Result<(), Failure> {
+        let retired = self.cli.ask(&["update", "--restart=no", waiter]).await;
+        retired.map(drop).because("cannot keep containerd from starting the waiter again")
     }
 
     async fn remove_self(&self, waiter: &str) -> Result<(), Failure> {

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::machine::{Engine, Machine};
+use lab::until::until;
 
 use super::docker::Proxy;
 use super::steps::{STEPS, Step};
-use crate::world::{ACTION, Action, LIMIT, USER, count, machine, nothing_left};
+use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, nothing_left};
 
 /// What is left of an action that was killed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ fn at_step(machine: &Machine, step: &Step) -> Result<()> {
     let pid = machine.inspect(ACTION)?["State"]["Pid"].as_i64().unwrap_or_default();
     ensure!(pid > 1, "the action has ended");
     machine.signal(pid, "KILL")?;
-    lab::until::until("the action's end", LIMIT, || Ok((count(machine, "die", ACTION)? > died).then_some(())))?;
+    until("the action's end", LIMIT, || Ok((count(machine, "die", ACTION)? > died).then_some(())))?;
     machine.docker(&["rm", "-f", ACTION])?;
     proxy.go()?;
     match left(step) {
@@ -60,5 +61,52 @@ fn at_step(machine: &Machine, step: &Step) -> Result<()> {
     again.run_well()?;
     nothing_left(machine)?;
     ensure!(count(machine, "start", USER)? == started + 1, "served again it must run exactly once");
+    Ok(())
+}
+
+/// Kills the waiter at each of its steps: the engine starts it again, and the user container runs once.
+pub fn waiter_is_killed(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let mut wrong = Vec::new();
+    for step in STEPS.iter().filter(|step| step.name.starts_with("waiter")) {
+        // Of its own removal it never gets an answer.
+        let whens: &[&str] = if step.name.ends_with("remove itself") { &["hold"] } else { &["hold", "hold-after"] };
+        for when in whens {
+            if let Err(error) = waiter_at_step(&machine, step, when) {
+                wrong.push(format!("{} ({when}): {error:#}", step.name));
+                for name in [WAITER, ACTION, USER] {
+                    machine.docker(&["rm", "-f", name])?;
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{} violations:\n  {}", wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
+    let proxy = Proxy::start(machine, step.request, when)?;
+    let (started, died) = (count(machine, "start", USER)?, count(machine, "die", WAITER)?);
+    proxy.action(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.held()?;
+    // What was done last may be its own removal.
+    if let Some(pid) =
+        machine.inspect(WAITER).ok().and_then(|waiter| waiter["State"]["Pid"].as_i64()).filter(|pid| *pid > 1)
+    {
+        let _ = machine.signal(pid, "KILL");
+    }
+    until("the waiter's end", LIMIT, || Ok((count(machine, "die", WAITER)? > died).then_some(())))?;
+    proxy.go()?;
+    let end = until("the action's end", LIMIT, || {
+        Ok(Some(machine.inspect(ACTION)?["State"].clone()).filter(|state| state["Status"] == "exited"))
+    })?;
+    machine.docker(&["rm", "-f", ACTION])?;
+    nothing_left(machine)?;
+    let runs = count(machine, "start", USER)? - started;
+    ensure!(
+        end["ExitCode"] == 0 && runs == 1 || end["ExitCode"] == 1 && runs == 0,
+        "{}: it ran {runs} times",
+        end["ExitCode"]
+    );
     Ok(())
 }

@@ -24,6 +24,7 @@ pub fn cases() -> Vec<crate::Case> {
     let all = soak();
     let mut cases: Vec<crate::Case> = steps::FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
     cases.push(("faults::action_is_killed".into(), Box::new(kills::action_is_killed)));
+    cases.push(("faults::waiter_is_killed".into(), Box::new(kills::waiter_is_killed)));
     cases
 }
 
