@@ -66,8 +66,8 @@ fn be_waiter() -> u8 {
     on_one_thread(exit::WAITER_FAILED, async {
         let mut stop = Stop::catch().because("cannot catch signals")?;
         match ticket.engine.clone() {
-            EngineTicket::Docker { host, version } => {
-                waiter::run(&Docker::known(host, version), &ticket, &mut stop).await?;
+            EngineTicket::Docker { host, later, version } => {
+                waiter::run(&Docker::known(host, later, version), &ticket, &mut stop).await?;
             }
             EngineTicket::Nerdctl { host, namespace, .. } => {
                 waiter::run(&Nerdctl::known(host, &namespace)?, &ticket, &mut stop).await?;

@@ -1,5 +1,7 @@
 //! What the handoff tells the waiter: names and settings, so that the waiter rediscovers nothing.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::names::HandoffId;
@@ -36,6 +38,8 @@ pub enum EngineTicket {
     Docker {
         /// Where it listens, as seen in the waiter.
         host: DockerHost,
+        /// Where it listens once it has restarted, if that is elsewhere.
+        later: Option<PathBuf>,
         /// The API version that the handoff agreed on, such as `1.41`.
         version: String,
     },
@@ -75,7 +79,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let ticket = Ticket {
-            engine: EngineTicket::Docker { host: DockerHost::Tcp("h:1".into()), version: "1.41".into() },
+            engine: EngineTicket::Docker {
+                host: DockerHost::Tcp("h:1".into()),
+                later: Some("/run/engine/docker.sock".into()),
+                version: "1.41".into(),
+            },
             handoff: HandoffId::random().unwrap(),
             action_id: "ab".repeat(32),
             action_name: "tinkerbell_reboot_a0".into(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::nest::{END_LIMIT, Nest};
+use crate::nest::{BOOT_LIMIT, END_LIMIT, Inside, Nest};
 pub use crate::nest::{REBOOTED, output};
 use crate::paths;
 use crate::until::until;
@@ -55,6 +55,8 @@ pub enum Variant {
     CgroupV2,
     /// Containers have a user namespace unless they ask for the host's.
     UserNamespaces,
+    /// Containers outlive a restart of dockerd.
+    LiveRestore,
 }
 
 /// A running machine.
@@ -107,6 +109,7 @@ impl Machine {
             Variant::Usual => "",
             Variant::CgroupV2 => "cgroup-v2",
             Variant::UserNamespaces => "user-namespaces",
+            Variant::LiveRestore => "live-restore",
         };
         let (dockerd, path) = engine.dockerd();
         ensure!(dockerd.exists(), "{} is missing; run `make cache`", dockerd.display());
@@ -235,6 +238,21 @@ impl Machine {
         let status = self.command("sh").args(["-c", &format!("kill -{signal} $(cat /run/docker.pid)")]).status()?;
         ensure!(status.success(), "cannot signal dockerd: {status}");
         until("dockerd's end", END_LIMIT, || Ok(ping(&self.socket()).is_err().then_some(())))
+    }
+
+    /// Starts dockerd again after [`Machine::kill_engine`]; it ends with the value.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn start_engine(&self) -> Result<Inside> {
+        let pid = PathBuf::from(format!("/proc/{}/root/run/docker.pid", self.nest.init()));
+        until("the end of the old dockerd", END_LIMIT, || Ok((!pid.exists()).then_some(())))?;
+        let process = self.nest.start("/run/dockerd.sh", &[], &self.nest.folder().join("dockerd-again.log"))?;
+        until("the engine's answer", BOOT_LIMIT, || {
+            Ok(ping(&self.socket()).is_ok_and(|answers| answers).then_some(()))
+        })
+        .with_context(|| self.logs())?;
+        Ok(process)
     }
 
     /// The end of the machine's logs, for failures.

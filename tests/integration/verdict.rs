@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab::machine::{Engine, Machine, output};
+use lab::machine::{Engine, Machine, Variant, output};
 use lab::until::until;
 
 use crate::faults::docker::Proxy;
 use crate::world::{
-    ACTION, Action, LIMIT, SOCKET, USER, WAITER, await_event, count, exit_code, load, log, machine, nothing_left,
-    started_once_after,
+    ACTION, Action, LIMIT, SOCKET, USER, WAITER, await_event, count, exit_code, load, log, machine, machine_variant,
+    nothing_left, started_once_after,
 };
 
 pub fn cases() -> Vec<crate::Case> {
@@ -21,6 +21,7 @@ pub fn cases() -> Vec<crate::Case> {
         stop_of_the_waiter_cancels,
         interrupt_of_the_waiter_cancels,
         waiter_started_by_hand_refuses,
+        engine_restarts_during_the_wait,
     ]
 }
 
@@ -104,6 +105,21 @@ fn cancels(engine: Engine, how: &[&str]) -> Result<()> {
     let took = begin.elapsed();
     ensure!(took < Duration::from_secs(2), "it took {took:?}");
     ensure!(count(&machine, "start", USER)? == 0, "the user container ran");
+    Ok(())
+}
+
+/// Where containers outlive a restart of the engine, so does the wait; the engine makes a new socket.
+fn engine_restarts_during_the_wait(engine: Engine) -> Result<()> {
+    let machine = machine_variant(engine, Variant::LiveRestore)?;
+    let command = ["sh", "-c", "echo run >> /out/runs"];
+    let out = format!("{}:/out", machine.out().display());
+    let action = Action::new(&machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "4");
+    action.command(&command).run_well()?;
+    machine.kill_engine("TERM")?;
+    let _engine = machine.start_engine()?;
+    ensure!(!machine.out().join("runs").exists(), "the wait was over before the engine was back");
+    nothing_left(&machine)?;
+    ensure!(std::fs::read_to_string(machine.out().join("runs"))? == "run\n", "it must run exactly once");
     Ok(())
 }
 

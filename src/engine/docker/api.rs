@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -41,6 +42,7 @@ pub struct Api {
     host: DockerHost,
     version: String,
     patience: Duration,
+    later: Option<PathBuf>,
 }
 
 /// Why a request got no good answer.
@@ -225,12 +227,17 @@ impl Api {
 
     /// The engine at `host`, with the version that was agreed on before.
     pub fn known(host: DockerHost, version: String, patience: Duration) -> Self {
-        Self { host, version, patience }
+        Self { host, version, patience, later: None }
+    }
+
+    /// The same engine, which may have made a new socket here.
+    pub fn later_at(self, later: Option<PathBuf>) -> Self {
+        Self { later, ..self }
     }
 
     /// The same engine, spoken to in an older version.
     pub fn speaking(&self, version: &str) -> Self {
-        Self::known(self.host.clone(), version.to_owned(), self.patience)
+        Self { version: version.to_owned(), ..self.clone() }
     }
 
     /// Where the API listens.
@@ -351,7 +358,14 @@ impl Api {
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
         let mut sender = match &self.host {
             DockerHost::Unix(path) => {
-                let socket = UnixStream::connect(path).await.map_err(connect)?;
+                let socket = match (UnixStream::connect(path).await, &self.later) {
+                    // Where it has not made a new one yet, the old one's refusal stands.
+                    (Err(error), Some(later)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        UnixStream::connect(later).await.map_err(|_| error)
+                    }
+                    (socket, _) => socket,
+                };
+                let socket = socket.map_err(connect)?;
                 let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
                 tokio::spawn(connection);
                 sender

@@ -4,7 +4,7 @@
 //! are only the fields that the engine returns in another form than it takes, those that came from
 //! our own image, and the few that must not be copied; each with its reason.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -73,6 +73,9 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     Creation { create: config.into(), connect }
 }
 
+/// Where the waiter sees the folder of the engine's socket.
+const SOCKETS_FOLDER: &str = "/run/engine";
+
 /// What the waiter's container is made of, besides the action's document.
 pub struct WaiterParts<'a> {
     /// The program's path in our image.
@@ -96,7 +99,7 @@ pub struct WaiterParts<'a> {
 pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     let from = &action["HostConfig"];
     let (network, mounts) = match parts.socket {
-        Some(socket) => (json!("none"), json!([socket_mount(&action["Mounts"], socket)?])),
+        Some(socket) => (json!("none"), Value::Array(socket_mounts(&action["Mounts"], socket)?)),
         None => (from["NetworkMode"].clone(), json!([])),
     };
     // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
@@ -136,12 +139,29 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     }))
 }
 
-/// The mount of the action that holds `socket`, read-only: connecting needs no more.
-fn socket_mount(mounts: &Value, socket: &Path) -> Option<Value> {
+/// The mount of the action that holds `socket`, read-only: connecting needs no more. Where it is the socket
+/// alone, its folder too: an engine that restarts makes a new socket, and the mount keeps the old one.
+fn socket_mounts(mounts: &Value, socket: &Path) -> Option<Vec<Value>> {
     let holds = |mount: &&Value| socket.starts_with(text(&mount["Destination"]));
     let mount = list(mounts).iter().filter(holds).max_by_key(|mount| text(&mount["Destination"]).len())?;
     let source = if mount["Type"] == "volume" { &mount["Name"] } else { &mount["Source"] };
-    Some(json!({"Type": mount["Type"], "Source": source, "Target": mount["Destination"], "ReadOnly": true}))
+    let mut all =
+        vec![json!({"Type": mount["Type"], "Source": source, "Target": mount["Destination"], "ReadOnly": true})];
+    let folder = Path::new(text(source)).parent().filter(|_| mount["Type"] == "bind");
+    let alone = Path::new(text(&mount["Destination"])) == socket;
+    // Not the whole machine, for a socket in its root.
+    if let Some(folder) = folder.filter(|folder| alone && folder.parent().is_some()) {
+        all.push(json!({"Type": "bind", "Source": folder, "Target": SOCKETS_FOLDER, "ReadOnly": true}));
+    }
+    Some(all)
+}
+
+/// The path of the engine's socket in the waiter where the action's own path leads nowhere any more.
+pub fn later_socket(action: &Value, socket: &Path) -> Option<PathBuf> {
+    let mounts = socket_mounts(&action["Mounts"], socket)?;
+    let [_, _] = mounts.as_slice() else { return None };
+    let mount = list(&action["Mounts"]).iter().find(|mount| Path::new(text(&mount["Destination"])) == socket)?;
+    Some(Path::new(SOCKETS_FOLDER).join(Path::new(text(&mount["Source"])).file_name()?))
 }
 
 /// All arguments are the user's. The user image's ENTRYPOINT stands: the action's first word is our
@@ -421,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_waiter_gets_the_sockets_mount_and_nothing_else() {
+    fn the_waiter_gets_the_sockets_mounts_and_nothing_else() {
         let mut action = action(
             json!({"User": "0"}),
             json!({"Privileged": true, "NetworkMode": "host", "LogConfig": {"Type": "local"}}),
@@ -443,8 +463,18 @@ mod tests {
         let host = &made["HostConfig"];
         assert_eq!(
             host["Mounts"],
-            json!([{"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock", "ReadOnly": true}])
+            json!([
+                {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock", "ReadOnly": true},
+                {"Type": "bind", "Source": "/var/run", "Target": "/run/engine", "ReadOnly": true},
+            ])
         );
+        let later = |source: &str| {
+            let mut action = action.clone();
+            action["Mounts"][1]["Source"] = json!(source);
+            later_socket(&action, Path::new("/var/run/docker.sock"))
+        };
+        assert_eq!(later("/run/docker/engine.sock"), Some("/run/engine/engine.sock".into()));
+        assert_eq!(later("/docker.sock"), None);
         assert_eq!(
             (&host["NetworkMode"], &host["CapDrop"], &host["Privileged"]),
             (&json!("none"), &json!(["ALL"]), &Value::Null)

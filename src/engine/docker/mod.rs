@@ -8,7 +8,7 @@ pub mod stream;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -85,8 +85,8 @@ impl Docker {
     }
 
     /// The engine of a ticket, which the handoff reached before.
-    pub fn known(host: DockerHost, version: String) -> Self {
-        Self { api: Api::known(host, version, WAITER_PATIENCE) }
+    pub fn known(host: DockerHost, later: Option<PathBuf>, version: String) -> Self {
+        Self { api: Api::known(host, version, WAITER_PATIENCE).later_at(later) }
     }
 
     /// Pulls once.
@@ -290,8 +290,13 @@ impl Engine for Docker {
         action.container["Config"]["Tty"] == true
     }
 
-    fn ticket(&self, _: &Action) -> EngineTicket {
-        EngineTicket::Docker { host: self.api.host().clone(), version: self.api.version().to_owned() }
+    fn ticket(&self, action: &Action) -> EngineTicket {
+        let host = self.api.host().clone();
+        let later = match &host {
+            DockerHost::Unix(path) => copy::later_socket(&action.container, path),
+            DockerHost::Tcp(_) => None,
+        };
+        EngineTicket::Docker { host, later, version: self.api.version().to_owned() }
     }
 
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
