@@ -39,7 +39,9 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::reboot_that_is_not_finished_does_nothing", reboot_that_is_not_finished_does_nothing),
         ("captain::stop_of_the_waiter_cancels", stop_of_the_waiter_cancels),
         ("captain::action_killed_after_the_waiter_is_armed", action_killed_after_the_waiter_is_armed),
+        ("captain::the_waiter_has_the_least_it_needs", the_waiter_has_the_least_it_needs),
         ("captain::waiter_is_killed_while_it_waits", waiter_is_killed_while_it_waits),
+        ("captain::the_wait_is_counted_since_boot", the_wait_is_counted_since_boot),
         ("captain::failure_is_reported", failure_is_reported),
         ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
         ("captain::the_same_action_again", the_same_action_again),
@@ -342,6 +344,48 @@ fn action_killed_after_the_waiter_is_armed() -> Result<()> {
         Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
     })?;
     never_ran(&captain)
+}
+
+/// The table of docs/security.md.
+fn the_waiter_has_the_least_it_needs() -> Result<()> {
+    let captain = captain()?;
+    let agent = waiting(&captain, "60")?;
+    let waiter = captain.inspect(WAITER)?;
+    let spec = &waiter["Spec"];
+    let capabilities = &spec["process"]["capabilities"];
+    let mut bounding: Vec<&str> =
+        capabilities["bounding"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    bounding.sort_unstable();
+    ensure!(bounding == ["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE"], "{capabilities}");
+    ensure!(capabilities["effective"].as_array().is_none_or(|all| all.len() == 3), "{capabilities}");
+    ensure!(spec["process"]["noNewPrivileges"] == true && spec["root"]["readonly"] == true, "{spec}");
+    ensure!(spec["linux"]["seccomp"].is_object() && spec["linux"]["maskedPaths"].is_array(), "{spec}");
+    let networks = waiter["Labels"]["nerdctl/networks"].as_str();
+    ensure!(networks == Some("[\"none\"]"), "{networks:?}");
+    let of_host = |mount: &Value| {
+        mount["type"] == "bind"
+            && !["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"].iter().any(|file| mount["destination"] == *file)
+    };
+    let mounts: Vec<&Value> = spec["mounts"].as_array().into_iter().flatten().filter(|mount| of_host(mount)).collect();
+    ensure!(mounts.is_empty(), "{mounts:?}");
+    let variables = spec["process"]["env"].to_string();
+    ensure!(!variables.contains("IMAGE") && !variables.contains("WAIT_SECONDS"), "{variables}");
+    drop(agent);
+    Ok(())
+}
+
+/// The wait's timer goes by a clock that setting the time does not move, and that goes on in a suspend.
+fn the_wait_is_counted_since_boot() -> Result<()> {
+    let captain = captain()?;
+    let agent = waiting(&captain, "60")?;
+    let pid = captain.inspect(WAITER)?["Process"]["Pid"].as_i64().context("no PID")?;
+    let clocks = captain.command("sh").args(["-c", &format!("cat /proc/{pid}/fdinfo/*")]).output()?;
+    let text = String::from_utf8_lossy(&clocks.stdout).into_owned();
+    // timerfd's own lines (proc_pid_fdinfo(5)); 7 is CLOCK_BOOTTIME.
+    let clock = text.lines().find(|line| line.starts_with("clockid:")).with_context(|| format!("no timer: {text}"))?;
+    ensure!(clock.trim_start_matches("clockid:").trim() == "7", "{clock}");
+    drop(agent);
+    Ok(())
 }
 
 /// containerd starts it again (its restart monitor looks every 10 s), and it takes up where it was.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use lab::machine::{Engine, Machine, Variant, output};
 use lab::until::until;
+use serde_json::{Value, json};
 
 use crate::faults::docker::Proxy;
 use crate::world::{
@@ -22,6 +23,8 @@ pub fn cases() -> Vec<crate::Case> {
         interrupt_of_the_waiter_cancels,
         waiter_started_by_hand_refuses,
         engine_restarts_during_the_wait,
+        the_waiter_has_the_least_it_needs,
+        the_wait_ends_on_time,
     ]
 }
 
@@ -106,6 +109,67 @@ fn cancels(engine: Engine, how: &[&str]) -> Result<()> {
     ensure!(took < Duration::from_secs(2), "it took {took:?}");
     ensure!(count(&machine, "start", USER)? == 0, "the user container ran");
     Ok(())
+}
+
+/// The table of docs/security.md.
+fn the_waiter_has_the_least_it_needs(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "60").command(&["true"]).run_well()?;
+    let waiter = machine.inspect(WAITER)?;
+    let (host, config) = (&waiter["HostConfig"], &waiter["Config"]);
+    let empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
+    ensure!(host["CapDrop"] == json!(["ALL"]) && empty(&host["CapAdd"]) && host["Privileged"] == false, "{host}");
+    ensure!(host["NetworkMode"] == "none" && host["ReadonlyRootfs"] == true && host["PidMode"] == "", "{host}");
+    ensure!(host["SecurityOpt"] == json!(["no-new-privileges", "label=disable"]), "{host}");
+    let mounts = waiter["Mounts"].as_array().into_iter().flatten();
+    let mut places: Vec<&str> = mounts.clone().filter_map(|mount| mount["Destination"].as_str()).collect();
+    places.sort_unstable();
+    ensure!(
+        places == ["/run/engine", "/var/run/docker.sock"] && mounts.into_iter().all(|mount| mount["RW"] == false),
+        "{waiter}"
+    );
+    ensure!(!config["Env"].to_string().contains("IMAGE"), "{config}");
+    Ok(())
+}
+
+/// Within 0.1 s of WAIT_SECONDS and what a start takes: the best of some tries, for the machine is busy.
+fn the_wait_ends_on_time(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        machine.docker(&[
+            "create",
+            "--name",
+            "plain",
+            "--network",
+            "bridge",
+            "--privileged",
+            "--pid",
+            "host",
+            "alpine",
+            "true",
+        ])?;
+        let begin = Instant::now();
+        machine.docker(&["start", "plain"])?;
+        let start = begin.elapsed().as_secs_f64();
+        machine.docker(&["rm", "-f", "plain"])?;
+        let (deaths, starts) = (times(&machine, "die", ACTION)?.len(), times(&machine, "start", USER)?.len());
+        Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "1").command(&["true"]).run_well()?;
+        nothing_left(&machine)?;
+        let (died, started) = (times(&machine, "die", ACTION)?[deaths], times(&machine, "start", USER)?[starts]);
+        let late = started - died - 1.0 - start;
+        all.push(format!("{late:.3}"));
+        ensure!(started - died >= 1.0, "started before the wait was over");
+        if late <= 0.1 {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("later than WAIT_SECONDS and a start, in seconds: {}", all.join(", "))
+}
+
+fn times(machine: &Machine, action: &str, name: &str) -> Result<Vec<f64>> {
+    let events = machine.events()?.into_iter();
+    Ok(events.filter(|event| event.action == action && event.name == name).map(|event| event.time).collect())
 }
 
 /// Where containers outlive a restart of the engine, so does the wait; the engine makes a new socket.

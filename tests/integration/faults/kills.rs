@@ -84,6 +84,12 @@ pub fn waiter_is_killed(engine: Engine) -> Result<()> {
     Ok(())
 }
 
+/// Kills it once, while it watches: nothing is started again.
+pub fn waiter_is_killed_while_it_watches(engine: Engine) -> Result<()> {
+    let step = STEPS.iter().find(|step| step.name == "waiter: wait for the user container's end");
+    waiter_at_step(&machine(engine)?, step.context("no such step")?, "hold-after")
+}
+
 fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
     let proxy = Proxy::start(machine, step.request, when)?;
     let (started, died) = (count(machine, "start", USER)?, count(machine, "die", WAITER)?);

@@ -26,6 +26,8 @@ pub fn cases() -> Vec<crate::Case> {
     cases.push(("faults::action_is_killed".into(), Box::new(kills::action_is_killed)));
     cases.push(("faults::waiter_is_killed".into(), Box::new(kills::waiter_is_killed)));
     cases
+        .push(("faults::waiter_is_killed_while_it_watches".into(), Box::new(kills::waiter_is_killed_while_it_watches)));
+    cases
 }
 
 /// The same between waitdaemon and nerdctl.
