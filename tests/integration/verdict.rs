@@ -19,6 +19,7 @@ pub fn cases() -> Vec<crate::Case> {
         a_tag_that_moves_changes_nothing,
         action_killed_after_the_waiter_is_armed,
         action_removed_before_the_waiter_is_armed,
+        a_waiter_that_cannot_be_armed_clears_up,
         stop_of_the_waiter_cancels,
         interrupt_of_the_waiter_cancels,
         waiter_started_by_hand_refuses,
@@ -83,6 +84,17 @@ fn action_removed_before_the_waiter_is_armed(engine: Engine) -> Result<()> {
     nothing_left(&machine)?;
     ensure!(count(&machine, "start", USER)? == 0, "the user container ran although the action was removed");
     Ok(())
+}
+
+/// Action and user container are removed by somebody while the waiter's question for the latter is held.
+fn a_waiter_that_cannot_be_armed_clears_up(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let proxy = Proxy::start(&machine, ("GET", "a0-user/json", 1), "hold")?;
+    proxy.action(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.held()?;
+    machine.docker(&["rm", "-f", ACTION, USER])?;
+    proxy.go()?;
+    nothing_left(&machine)
 }
 
 fn is_armed(machine: &Machine) -> Result<bool> {
