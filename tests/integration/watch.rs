@@ -12,6 +12,8 @@ pub fn cases() -> Vec<crate::Case> {
         success_leaves_nothing,
         failure_is_reported_with_its_last_lines,
         command_not_found,
+        command_that_may_not_be_executed,
+        removed_by_somebody,
         still_running_is_left_alone,
         no_watch_leaves_at_once,
         lines_are_json_with_the_documented_fields,
@@ -62,6 +64,32 @@ fn command_not_found(engine: Engine) -> Result<()> {
         "{last}"
     );
     machine.inspect(USER).map(drop)
+}
+
+fn command_that_may_not_be_executed(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    run(&machine, &[], &["/etc/passwd"])?;
+    let err = errors(&machine)?;
+    let last = err.last().context("no error")?;
+    ensure!(
+        last["field"] == "command" && last["error"].as_str().is_some_and(|text| text.contains("permission denied")),
+        "{last}"
+    );
+    machine.inspect(USER).map(drop)
+}
+
+fn removed_by_somebody(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    run(&machine, &[], &["sh", "-c", "trap '' TERM; sleep 1000"])?;
+    await_event(&machine, "start", USER)?;
+    machine.docker(&["rm", "-f", USER])?;
+    let err = errors(&machine)?;
+    ensure!(
+        err.iter()
+            .any(|line| line["level"] == "ERROR" && line["message"].as_str().is_some_and(|text| text.contains("137"))),
+        "{err:?}"
+    );
+    Ok(())
 }
 
 fn still_running_is_left_alone(engine: Engine) -> Result<()> {
