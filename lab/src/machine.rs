@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::nest::{BOOT_LIMIT, END_LIMIT, Inside, Nest};
+use crate::nest::{BOOT_LIMIT, END_LIMIT, Nest};
 pub use crate::nest::{REBOOTED, output};
 use crate::paths;
 use crate::until::until;
@@ -240,19 +240,28 @@ impl Machine {
         until("dockerd's end", END_LIMIT, || Ok(ping(&self.socket()).is_err().then_some(())))
     }
 
-    /// Starts dockerd again after [`Machine::kill_engine`]; it ends with the value.
+    /// Starts dockerd again after [`Machine::kill_engine`].
     ///
     /// # Errors
     /// Where it does not answer.
-    pub fn start_engine(&self) -> Result<Inside> {
+    pub fn start_engine(&self) -> Result<()> {
         let pid = PathBuf::from(format!("/proc/{}/root/run/docker.pid", self.nest.init()));
-        until("the end of the old dockerd", END_LIMIT, || Ok((!pid.exists()).then_some(())))?;
+        // One that was killed leaves its PID behind.
+        let gone = || {
+            let old = fs::read_to_string(&pid).unwrap_or_default();
+            let process = format!("/proc/{}/root/proc/{}", self.nest.init(), old.trim());
+            Ok((old.is_empty() || !Path::new(&process).exists()).then_some(()))
+        };
+        until("the end of the old dockerd", END_LIMIT, gone)?;
+        let _ = fs::remove_file(&pid);
         let process = self.nest.start("/run/dockerd.sh", &[], &self.nest.folder().join("dockerd-again.log"))?;
         until("the engine's answer", BOOT_LIMIT, || {
             Ok(ping(&self.socket()).is_ok_and(|answers| answers).then_some(()))
         })
         .with_context(|| self.logs())?;
-        Ok(process)
+        // It ends with the machine.
+        std::mem::forget(process);
+        Ok(())
     }
 
     /// The end of the machine's logs, for failures.

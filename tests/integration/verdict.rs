@@ -192,7 +192,7 @@ fn engine_restarts_during_the_wait(engine: Engine) -> Result<()> {
     let action = Action::new(&machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "4");
     action.command(&command).run_well()?;
     machine.kill_engine("TERM")?;
-    let _engine = machine.start_engine()?;
+    machine.start_engine()?;
     ensure!(!machine.out().join("runs").exists(), "the wait was over before the engine was back");
     nothing_left(&machine)?;
     ensure!(std::fs::read_to_string(machine.out().join("runs"))? == "run\n", "it must run exactly once");

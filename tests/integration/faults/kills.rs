@@ -1,12 +1,14 @@
 //! The action is killed with SIGKILL, which nothing can catch, at every step of the handoff.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
-use lab::machine::{Engine, Machine};
+use lab::machine::{Engine, Machine, Variant};
 use lab::until::until;
 
 use super::docker::Proxy;
 use super::steps::{STEPS, Step};
-use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, nothing_left};
+use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, machine_variant, nothing_left};
 
 /// What is left of an action that was killed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,5 +116,51 @@ fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
         "{}: it ran {runs} times",
         end["ExitCode"]
     );
+    Ok(())
+}
+
+/// Kills the engine at each step and starts it again; containers outlive that, as with live-restore.
+pub fn engine_is_killed(engine: Engine) -> Result<()> {
+    let machine = machine_variant(engine, Variant::LiveRestore)?;
+    let mut wrong = Vec::new();
+    for step in STEPS.iter().filter(|step| !step.newer_only || engine == Engine::Moby) {
+        if let Err(error) = engine_at_step(&machine, step) {
+            wrong.push(format!("{}: {error:#}", step.name));
+            for name in [WAITER, ACTION, USER] {
+                machine.docker(&["rm", "-f", name])?;
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{} violations:\n  {}", wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+fn engine_at_step(machine: &Machine, step: &Step) -> Result<()> {
+    let runs = machine.out().join("runs");
+    let _ = fs::remove_file(&runs);
+    let proxy = Proxy::start(machine, step.request, "hold")?;
+    let out = format!("{}:/out", machine.out().display());
+    let action = proxy.action(machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "0");
+    action.command(&["sh", "-c", "echo run >> /out/runs"]).start()?;
+    proxy.held()?;
+    machine.kill_engine("KILL")?;
+    machine.start_engine()?;
+    proxy.go()?;
+    let end = until("the action's end", LIMIT, || {
+        Ok(Some(machine.inspect(ACTION)?["State"].clone()).filter(|state| state["Status"] == "exited"))
+    })?;
+    machine.docker(&["rm", "-f", ACTION])?;
+    if step.name == "waiter: wait for the user container's end" {
+        // It ended while no engine was there to see how: the engine calls that exit code 255.
+        until("the waiter's error", LIMIT, || {
+            Ok((machine.inspect(WAITER)?["State"]["ExitCode"] == 2
+                && machine.inspect(USER)?["State"]["ExitCode"] == 255)
+                .then_some(()))
+        })?;
+        machine.docker(&["rm", "-f", WAITER, USER])?;
+    }
+    nothing_left(machine)?;
+    let ran = fs::read_to_string(&runs).unwrap_or_default();
+    ensure!(end["ExitCode"] == 0 && ran == "run\n" || end["ExitCode"] == 1 && ran.is_empty(), "{end}: ran {ran:?}");
     Ok(())
 }

@@ -23,6 +23,9 @@ pub fn cases() -> Vec<crate::Case> {
     };
     let all = soak();
     let mut cases: Vec<crate::Case> = steps::FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
+    if all {
+        cases.push(("faults::engine_is_killed".into(), Box::new(kills::engine_is_killed)));
+    }
     cases.push(("faults::action_is_killed".into(), Box::new(kills::action_is_killed)));
     cases.push(("faults::waiter_is_killed".into(), Box::new(kills::waiter_is_killed)));
     cases

@@ -58,6 +58,7 @@ fn page() -> String {
         let left = if kills::left(step) == Left::Nothing { "nothing" } else { "created containers" };
         let _ = writeln!(text, "| {} | {left} |", step.name);
     }
+    text += "\n## The engine is killed with SIGKILL and started again\n\nOn Docker with live-restore, before it got each request of the handoff and the waiter: **ran**, or **failed**. A user container that ends while no engine is there has exit code 255 afterwards; the waiter says that and keeps it. Without live-restore the engine ends all containers when it stops: the user container then never runs, and the waiter, which gets SIGTERM, removes it. On containerd, which was restarted while the waiter waited: **ran**.\n";
     text += "\n## The waiter is killed with SIGKILL\n\nOn Docker before and after the engine did each of the waiter's steps: **ran**, every time. The engine starts it again, up to three times, and it takes up where it was: it asks how the action ended, counts WAIT_SECONDS anew, and does not start what was started. On containerd it was killed while it waited: **ran**; containerd's restart monitor looks every 10 s.\n";
     text
 }
