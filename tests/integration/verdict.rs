@@ -24,6 +24,7 @@ pub fn cases() -> Vec<crate::Case> {
         interrupt_of_the_waiter_cancels,
         waiter_started_by_hand_refuses,
         engine_restarts_during_the_wait,
+        engine_that_ends_containers_restarts_during_the_wait,
         the_waiter_has_the_least_it_needs,
         the_wait_ends_on_time,
     ]
@@ -120,6 +121,19 @@ fn cancels(engine: Engine, how: &[&str]) -> Result<()> {
     let took = begin.elapsed();
     ensure!(took < Duration::from_secs(2), "it took {took:?}");
     ensure!(count(&machine, "start", USER)? == 0, "the user container ran");
+    Ok(())
+}
+
+/// Without live-restore the waiter ends with the engine, and nothing runs later.
+fn engine_that_ends_containers_restarts_during_the_wait(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let out = format!("{}:/out", machine.out().display());
+    let action = Action::new(&machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "2");
+    action.command(&["sh", "-c", "echo run >> /out/runs"]).run_well()?;
+    machine.kill_engine("TERM")?;
+    machine.start_engine()?;
+    nothing_left(&machine)?;
+    ensure!(!machine.out().join("runs").exists(), "it ran although its waiter had been stopped");
     Ok(())
 }
 
