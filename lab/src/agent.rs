@@ -12,8 +12,8 @@ use crate::nest::{Inside, Nest};
 use crate::paths;
 use crate::until::until;
 
-/// Where the stand-in listens, inside the machine's network namespace.
-const ADDRESS: &str = "127.0.0.1:42113";
+/// Where the first stand-in listens, inside the machine's network namespace.
+const PORT: u16 = 42113;
 /// How long either may take to be there.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -51,11 +51,22 @@ impl Agent {
     /// # Errors
     /// Where one of the two does not start.
     pub fn start(machine: &Nest, runtime: Runtime, actions: &Path) -> Result<Self> {
-        let (reports, log) = (machine.out().join("reports"), machine.out().join("agent.log"));
+        Self::start_another(machine, runtime, actions, 0)
+    }
+
+    /// As [`Agent::start`], beside others on the same machine, whose numbers are lower.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_another(machine: &Nest, runtime: Runtime, actions: &Path, number: u16) -> Result<Self> {
+        let suffix = if number == 0 { String::new() } else { format!("-{number}") };
+        let address = format!("127.0.0.1:{}", PORT + number);
+        let (reports, log) =
+            (machine.out().join(format!("reports{suffix}")), machine.out().join(format!("agent.log{suffix}")));
         let tink = paths::cache().join("tink");
         let server = machine
             .network_command(tink.join("server-standin"))
-            .args(["-listen", ADDRESS])
+            .args(["-listen", &address])
             .arg(actions)
             .stdout(fs::File::create(&reports)?)
             .stderr(fs::File::create(machine.out().join("server.log"))?)
@@ -71,7 +82,7 @@ impl Agent {
             Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
             Runtime::Containerd => ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"],
         };
-        let server = ["-id", "machine-1", "-transport", "grpc", "-grpc-server", ADDRESS, "-grpc-tls=false"];
+        let server = ["-id", "machine-1", "-transport", "grpc", "-grpc-server", &address, "-grpc-tls=false"];
         let arguments = [&server[..], &["-attribute-detection=false"], &engine].concat();
         both.agent = Some(machine.start(tink.join("agent"), &arguments, &both.log)?);
         Ok(both)

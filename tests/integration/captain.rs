@@ -45,6 +45,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::failure_is_reported", failure_is_reported),
         ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
         ("captain::the_same_action_again", the_same_action_again),
+        ("captain::the_same_action_twice_at_once", the_same_action_twice_at_once),
         ("captain::all_capabilities_are_not_privileged", all_capabilities_are_not_privileged),
         ("captain::containerd_restarts_during_the_wait", containerd_restarts_during_the_wait),
         ("captain::containerd_is_stopped", containerd_is_stopped),
@@ -454,6 +455,26 @@ fn the_same_action_again() -> Result<()> {
     nothing_left(&captain)?;
     drop(second);
     ensure!(captain.out().join("ran").exists(), "it must run in the end");
+    Ok(())
+}
+
+/// Two agents run the same action in the same moment: containerd, unlike Docker, takes a name twice.
+fn the_same_action_twice_at_once() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "4"});
+    let file = actions(&captain, json!({"command": ["sh", "-c", "echo run >> /out/ran"], "environment": environment}))?;
+    let agents = [0, 1].map(|number| Agent::start_another(&captain, Runtime::Containerd, &file, number));
+    let mut succeeded = 0;
+    for agent in agents {
+        let agent = agent?;
+        succeeded += usize::from(agent.final_report(LIMIT)?.state == "SUCCESS");
+    }
+    ensure!(succeeded > 0, "each failed because of the other");
+    until("the end of waiters and user containers", LIMIT, || {
+        Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
+    })?;
+    let ran = fs::read_to_string(captain.out().join("ran")).unwrap_or_default();
+    ensure!(ran == "run\n", "{succeeded} succeeded, it ran: {ran:?}");
     Ok(())
 }
 

@@ -74,8 +74,12 @@ impl Bench {
         let anonymous = self.anonymous(ACTION)?;
         let code = self.captain.nerdctl(&["wait", ACTION])?;
         if code != "0" {
-            let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
-            let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+            // What it said last may be in the log a moment after its end.
+            let text = until_every(PAUSE, "the handoff's error", LIMIT, || {
+                let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
+                let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+                Ok(text.contains("\"level\":\"ERROR\"").then_some(text))
+            })?;
             let left = self.names()?;
             ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff ({code}) left {left}: {text}");
             return Ok(Became::Refused(text));
