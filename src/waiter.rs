@@ -199,7 +199,10 @@ async fn count_down(end: Moment) -> Result<(), Failure> {
 fn report(outcome: &Outcome, ticket: &Ticket) -> Result<(), Failure> {
     match outcome {
         Outcome::Running => tracing::info!(watched_seconds = ticket.watch_seconds, "the user container runs"),
-        Outcome::Removed => tracing::warn!("the user container was removed by somebody while it was watched"),
+        Outcome::Removed => {
+            let failure = Failure::new("the user container was removed by somebody while it was watched");
+            return Err(failure.fix("look for who removes containers on this machine, and run the Workflow again"));
+        }
         Outcome::Lost(why) => tracing::warn!(error = why.as_str(), "lost the engine while watching the user container"),
         Outcome::Exited { code: 0, .. } => tracing::info!(exit_code = 0, "the user container ended with success"),
         Outcome::Exited { code, note, last_lines } => {

@@ -7,6 +7,10 @@ use crate::error::Failure;
 use crate::reference::Reference;
 use crate::retry::Worth;
 
+/// What to do where a container has the name that one of ours shall have.
+pub const NAME_IS_TAKEN: &str = "a container with this name exists that waitdaemon did not make, or that another run of \
+                                 this action made at this very moment; remove it and serve the action again";
+
 /// The engine could not pull the image; its own word is the cause to add.
 pub fn pull_failed(image: &Reference) -> Failure {
     Failure::new(format!("cannot pull the image {image}"))
@@ -24,7 +28,7 @@ pub fn pull_too_long(image: &Reference, limit: Duration) -> Failure {
 /// Whether a pull that failed with these words may succeed a little later: where the network or the
 /// registry stumbled, not where it said no (words of Go's net, distribution and containerd).
 pub fn worth_of_pull(said: &str) -> Worth {
-    const STUMBLES: [&str; 28] = [
+    const STUMBLES: [&str; 23] = [
         "connection refused",
         "connection reset",
         "connection timed out",
@@ -46,15 +50,21 @@ pub fn worth_of_pull(said: &str) -> Worth {
         "toomanyrequests",
         "too many requests",
         "Too Many Requests",
-        "status: 5",
-        "status code 5",
-        "status 5",
-        "status code 429",
-        "status: 429",
         "Unavailable",
         "Bad Gateway",
     ];
-    if STUMBLES.iter().any(|word| said.contains(word)) { Worth::Long } else { Worth::Nothing }
+    if STUMBLES.iter().any(|word| said.contains(word)) || tells_of_a_busy_server(said) {
+        Worth::Long
+    } else {
+        Worth::Nothing
+    }
+}
+
+/// True where the words tell of HTTP status 429 or 5xx: a word of its own, so that no port, tag or digest counts.
+fn tells_of_a_busy_server(said: &str) -> bool {
+    let about_http = said.contains("HTTP") || said.contains("status");
+    let mut words = said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+    about_http && words.any(|word| word.len() == 3 && word.parse().is_ok_and(|code| matches!(code, 429 | 500..=599)))
 }
 
 /// The waiter did not say in time that it is armed.
@@ -101,6 +111,8 @@ mod tests {
             "received unexpected HTTP status: 503 Service Unavailable",
             "unexpected status from GET request to http://r/v2/a/blobs/sha256:0: 502 Bad Gateway",
             "toomanyrequests: rate exceeded",
+            "error parsing HTTP 429 response body: no error details found in HTTP response body: \"{}\"",
+            "unexpected status from HEAD request to http://127.0.0.1:5002/v2/ok/manifests/1: 503 Service Unavailable",
             "failed to copy: httpReadSeeker: failed open: unexpected EOF",
             "net/http: TLS handshake timeout",
         ] {
@@ -113,6 +125,7 @@ mod tests {
             "received unexpected HTTP status: 403 Forbidden",
             "unexpected status from HEAD request to http://r/v2/a/manifests/1: 401 Unauthorized",
             "no matching manifest for linux/amd64 in the manifest list entries",
+            "unexpected status from GET request to http://r:500/v2/a/manifests/503: 403 Forbidden",
             "no space left on device",
             "http: server gave HTTP response to HTTPS client",
         ] {

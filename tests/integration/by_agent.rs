@@ -154,7 +154,7 @@ fn no_command_is_the_images_cmd(engine: Engine) -> Result<()> {
 /// The agent ends a timed-out action with SIGTERM. Nothing may be left, and nothing may run later.
 fn timeout_during_a_slow_pull(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    let mut registry = Registry::start(&machine)?;
+    let mut registry = Registry::start(&machine, || machine.docker_command())?;
     registry.slow_link(&machine, 100_000)?;
     machine.docker(&["rmi", "-f", "alpine"])?;
     let environment = json!({"IMAGE": "127.0.0.1:5001/ok:1", "WAIT_SECONDS": "0"});

@@ -42,8 +42,8 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::the_waiter_has_the_least_it_needs", the_waiter_has_the_least_it_needs),
         ("captain::waiter_is_killed_while_it_waits", waiter_is_killed_while_it_waits),
         ("captain::the_wait_is_counted_since_boot", the_wait_is_counted_since_boot),
-        ("captain::failure_is_reported", failure_is_reported),
         ("captain::bad_input_leaves_nothing", bad_input_leaves_nothing),
+        ("captain::hostile_values_are_only_data", hostile_values_are_only_data),
         ("captain::the_same_action_again", the_same_action_again),
         ("captain::the_same_action_twice_at_once", the_same_action_twice_at_once),
         ("captain::all_capabilities_are_not_privileged", all_capabilities_are_not_privileged),
@@ -55,7 +55,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
     ]
 }
 
-fn captain() -> Result<Captain> {
+pub fn captain() -> Result<Captain> {
     let captain = Captain::boot()?;
     captain.load(&own_image())?;
     captain.load(&images().join("alpine.tar"))?;
@@ -77,7 +77,7 @@ fn actions(captain: &Captain, action: Value) -> Result<PathBuf> {
 }
 
 /// Runs the action to the agent's final report, which must be this one.
-fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
+pub fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
     let agent = Agent::start(captain, Runtime::Containerd, &actions(captain, action)?)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(report.state == state, "reported {}: {}", report.state, agent.log());
@@ -85,7 +85,7 @@ fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
 }
 
 /// Name and state of all containers. nerdctl's list fails where one is deleted meanwhile.
-fn containers(captain: &Captain) -> Result<String> {
+pub fn containers(captain: &Captain) -> Result<String> {
     until("a list of containers", LIMIT, || {
         Ok(captain.nerdctl(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok())
     })
@@ -97,7 +97,7 @@ fn nothing_left(captain: &Captain) -> Result<()> {
 }
 
 /// The JSON lines that the waiter logged.
-fn log(captain: &Captain) -> Result<Vec<Value>> {
+pub fn log(captain: &Captain) -> Result<Vec<Value>> {
     let said = lab::nest::output(captain.nerdctl_command().args(["logs", WAITER]))?;
     let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
@@ -405,26 +405,9 @@ fn waiter_is_killed_while_it_waits() -> Result<()> {
     Ok(())
 }
 
-fn failure_is_reported() -> Result<()> {
-    let captain = captain()?;
-    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
-    let action = json!({"command": ["sh", "-c", "echo last words; exit 7"], "environment": environment});
-    let agent = reported(&captain, action, "SUCCESS")?;
-    let lines = until("the waiter's error", LIMIT, || {
-        let lines = log(&captain)?;
-        Ok(lines
-            .iter()
-            .any(|line| line["message"].as_str().is_some_and(|text| text.contains("exit code 7")))
-            .then_some(lines))
-    })?;
-    ensure!(lines.iter().any(|line| line["output"] == "last words" && line["level"] == "ERROR"), "{lines:?}");
-    ensure!(captain.inspect(USER)?["Process"]["Status"]["ExitStatus"] == 7, "the user container is kept");
-    drop(agent);
-    Ok(())
-}
-
 /// Each fails before SUCCESS, and of ours nothing is left.
 fn bad_input_leaves_nothing() -> Result<()> {
+    let captain = captain()?;
     for (action, words) in [
         (
             json!({"environment": {"IMAGE": "127.0.0.1:5999/none:1", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "2"}}),
@@ -433,14 +416,34 @@ fn bad_input_leaves_nothing() -> Result<()> {
         (json!({"environment": {"IMAGE": "alpine"}, "pid": ""}), "add to the action:  pid: host"),
         (json!({"environment": {"IMAGE": "alpine", "WAIT_SECONDS": "x"}}), "WAIT_SECONDS is not a whole number"),
         (json!({"environment": {"IMAGE": "alpine", "CONTAINER_RUNTIME": "docker"}}), "is not mounted"),
+        (json!({"environment": {"IMAGE": "--privileged"}}), "\"field\":\"environment.IMAGE\""),
+        (json!({"environment": {"IMAGE": "../x"}}), "\"field\":\"environment.IMAGE\""),
+        (json!({"environment": {"IMAGE": "alpine\n--privileged"}}), "\"field\":\"environment.IMAGE\""),
+        (
+            json!({"environment": {"IMAGE": "alpine", "NERDCTL_NAMESPACE": "--help"}}),
+            "\"field\":\"environment.NERDCTL_NAMESPACE\"",
+        ),
     ] {
-        let captain = captain()?;
-        let agent = reported(&captain, action, "FAILED")?;
+        let agent = reported(&captain, action.clone(), "FAILED")?;
         let text = agent.log();
-        ensure!(text.contains(words), "{words:?} is missing: {text}");
+        ensure!(text.contains(words), "{action}: {words:?} is missing: {text}");
         let left = containers(&captain)?;
-        ensure!(!left.contains(&format!("{ACTION}-")), "containers are left: {left}");
+        ensure!(!left.contains(&format!("{ACTION}-")), "{action}: containers are left: {left}");
     }
+    Ok(())
+}
+
+/// As long as the kernel takes a variable and an argument (128 KiB with its end, execve(2)), and what looks like a flag.
+fn hostile_values_are_only_data() -> Result<()> {
+    let captain = captain()?;
+    let long = "x".repeat(131_060);
+    let script = "printf '%s\\n' ${#BIG} ${#1} \"$2\" \"$FLAG\" > /out/seen";
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0", "BIG": long, "FLAG": "--privileged\n--name=x"});
+    let command = ["sh", "-c", script, "name", &long, "--volume=/:/host"];
+    let agent = reported(&captain, json!({"command": command, "environment": environment}), "SUCCESS")?;
+    nothing_left(&captain)?;
+    let seen = fs::read_to_string(captain.out().join("seen")).with_context(|| agent.log())?;
+    ensure!(seen == "131060\n131060\n--volume=/:/host\n--privileged\n--name=x\n", "{seen:?}");
     Ok(())
 }
 
@@ -458,23 +461,25 @@ fn the_same_action_again() -> Result<()> {
     Ok(())
 }
 
-/// Two agents run the same action in the same moment: containerd, unlike Docker, takes a name twice.
+/// Two agents run the same action in the same moment: containerd, unlike Docker, takes a name twice. One may
+/// have the user container's name and the other the waiter's: then both fail, and nothing runs.
 fn the_same_action_twice_at_once() -> Result<()> {
     let captain = captain()?;
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "4"});
     let file = actions(&captain, json!({"command": ["sh", "-c", "echo run >> /out/ran"], "environment": environment}))?;
     let agents = [0, 1].map(|number| Agent::start_another(&captain, Runtime::Containerd, &file, number));
-    let mut succeeded = 0;
+    let (mut succeeded, mut said) = (0, String::new());
     for agent in agents {
         let agent = agent?;
         succeeded += usize::from(agent.final_report(LIMIT)?.state == "SUCCESS");
+        said += &agent.log();
     }
-    ensure!(succeeded > 0, "each failed because of the other");
     until("the end of waiters and user containers", LIMIT, || {
         Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
     })?;
     let ran = fs::read_to_string(captain.out().join("ran")).unwrap_or_default();
-    ensure!(ran == "run\n", "{succeeded} succeeded, it ran: {ran:?}");
+    let expected = if succeeded > 0 { "run\n" } else { "" };
+    ensure!(ran == expected, "{succeeded} succeeded, it ran: {ran:?}: {said}");
     Ok(())
 }
 

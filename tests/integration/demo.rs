@@ -54,7 +54,7 @@ pub fn reboots_a_captain() -> Result<()> {
 /// `make push` as the README has it, to a registry in a machine.
 pub fn push_reaches_a_registry() -> Result<()> {
     let machine = crate::world::machine(Engine::Debian)?;
-    let _registry = Registry::start(&machine)?;
+    let _registry = Registry::start(&machine, || machine.docker_command())?;
     let mut push = Command::new("make");
     push.args(["-s", "-C"]).arg(paths::root()).args(["push", "PUSH_TO=127.0.0.1:5000/mine", "TAG=1"]);
     let said = output(push.env("DOCKER_HOST", format!("unix://{}", machine.socket().display())))?;

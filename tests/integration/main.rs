@@ -8,10 +8,12 @@ mod bad_input;
 mod by_agent;
 mod captain;
 mod captain_identity;
+mod captain_watch;
 mod demo;
 mod faults;
 mod fidelity;
 mod identity;
+mod pull;
 mod readme;
 mod verdict;
 mod watch;
@@ -47,6 +49,8 @@ fn main() -> std::process::ExitCode {
     let mut trials: Vec<Trial> = on_no_engine
         .into_iter()
         .chain(captain::cases())
+        .chain(captain_watch::cases())
+        .chain(pull::captain_cases())
         .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
         .collect();
     for (name, case) in
@@ -62,6 +66,7 @@ fn main() -> std::process::ExitCode {
             faults::cases(),
             fidelity::cases(),
             identity::cases(),
+            pull::cases(),
             verdict::cases(),
             watch::cases(),
         ];

@@ -3,18 +3,22 @@
 //! file /run/fault-nerdctl/rule; /run/fault-nerdctl/log gets a line for each call, and `fault` where it happened.
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
-//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s). After it was made: `lost` (containerd is away),
-//! `mute-after`, `stall-after`.
+//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists). After it was
+//! made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lab::until::until;
 
 const REAL: &str = "/usr/local/bin/nerdctl.real";
+/// How long a held call is held at most.
+const HOLD_LIMIT: Duration = Duration::from_secs(300);
 const FOLDER: &str = "/run/fault-nerdctl";
 
 fn main() -> Result<ExitCode> {
@@ -26,13 +30,20 @@ fn main() -> Result<ExitCode> {
     let before = fs::read_to_string(&log).unwrap_or_default();
     note(&log, &call)?;
     let hit = call.contains(pattern)
-        && before.lines().filter(|line| line.contains(pattern)).count() + 1 == nth.parse().context("NTH")?;
+        && before.lines().filter(|line| line.contains(pattern)).count() + 1 == nth.parse::<usize>().context("NTH")?;
     if !hit {
         return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
     }
     note(&log, "fault")?;
     if matches!(fault, "lost" | "mute-after" | "stall-after") {
         Command::new(REAL).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    }
+    if fault == "hold-after" {
+        let said = Command::new(REAL).args(&arguments).stdin(Stdio::inherit()).output()?;
+        hold(&log)?;
+        std::io::stdout().write_all(&said.stdout)?;
+        std::io::stderr().write_all(&said.stderr)?;
+        return Ok(if said.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     match fault {
         "refuse" | "lost" => {
@@ -51,12 +62,22 @@ fn main() -> Result<ExitCode> {
         "stall" | "stall-after" => loop {
             std::thread::sleep(Duration::from_secs(3600));
         },
+        "hold" => {
+            hold(&log)?;
+            Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl")
+        }
         "delay" => {
             std::thread::sleep(Duration::from_secs(2));
             Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl")
         }
         other => bail!("no such fault: {other}"),
     }
+}
+
+/// Waits for the word to go on.
+fn hold(log: &str) -> Result<()> {
+    note(log, "held")?;
+    until("the word to go on", HOLD_LIMIT, || Ok(Path::new(FOLDER).join("go").exists().then_some(())))
 }
 
 /// Ends as nerdctl does.

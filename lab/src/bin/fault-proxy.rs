@@ -1,23 +1,24 @@
-//! fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT: stands between a client and the socket of a real
-//! Docker Engine. Each connection's request goes through untouched, but for the NTHs (such as 1 or 1,2)
-//! whose method is METHOD and whose path contains PATH: there the FAULT happens. LOG gets a line for each
-//! request, and `fault` where it happened.
+//! fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT: stands between a client and a real server, each an address
+//! or the path of a socket: a Docker Engine, or an image registry. Each connection's request goes through
+//! untouched, but for the NTHs (such as 1 or 1,2 or all) whose method is METHOD (`*`: any) and whose path contains PATH:
+//! there the FAULT happens. LOG gets a line for each request, and `fault` where it happened. To an address,
+//! each request has a connection of its own.
 //!
-//! Before the engine gets the request: `refuse` (close), `500`, `503`, `garbage` (no HTTP), `not-json`,
+//! Before the server gets the request: `refuse` (close), a status such as `503`, `garbage` (no HTTP), `not-json`,
 //! `stall` (no answer, for ever), `delay` (2 s), `hold` (until LOG.go exists).
-//! After the engine has done it: `lost` (close), `half` (half of the answer, then close), `half-closed` (the
+//! After the server has done it: `lost` (close), `half` (half of the answer, then close), `half-closed` (the
 //! answer's head, then no more), `stall-after`, `hold-after`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lab::until::until;
 
 /// How long a held request is held at most.
@@ -27,7 +28,7 @@ const HOLD_LIMIT: Duration = Duration::from_secs(300);
 struct Rule {
     method: String,
     path: String,
-    nths: Vec<usize>,
+    nths: Option<Vec<usize>>,
     fault: String,
     log: PathBuf,
     seen: AtomicUsize,
@@ -38,7 +39,8 @@ fn main() -> Result<()> {
     let [listen, target, log, method, path, nths, fault] = arguments.as_slice() else {
         bail!("usage: fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT");
     };
-    let nths = nths.split(',').map(str::parse).collect::<Result<_, _>>().context("NTH is numbers")?;
+    let numbers = || nths.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>().context("NTH is numbers");
+    let nths = if nths == "all" { None } else { Some(numbers()?) };
     let rule = Arc::new(Rule {
         method: method.clone(),
         path: path.clone(),
@@ -47,23 +49,84 @@ fn main() -> Result<()> {
         log: log.into(),
         seen: AtomicUsize::new(0),
     });
-    let _ = std::fs::remove_file(listen);
-    for client in UnixListener::bind(listen)?.incoming() {
-        let (client, target, rule) = (client?, target.clone(), Arc::clone(&rule));
+    let spawn = |client| {
+        let (target, rule) = (target.clone(), Arc::clone(&rule));
         std::thread::spawn(move || serve(client, &target, &rule));
+    };
+    if listen.starts_with('/') {
+        let _ = std::fs::remove_file(listen);
+        for client in UnixListener::bind(listen)?.incoming() {
+            spawn(Stream::Unix(client?));
+        }
+    } else {
+        for client in TcpListener::bind(listen)?.incoming() {
+            spawn(Stream::Tcp(client?));
+        }
     }
     Ok(())
 }
 
+/// A connection of either kind.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn connect(target: &str) -> std::io::Result<Self> {
+        if target.starts_with('/') {
+            UnixStream::connect(target).map(Self::Unix)
+        } else {
+            TcpStream::connect(target).map(Self::Tcp)
+        }
+    }
+
+    fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Unix(stream) => stream.try_clone().map(Self::Unix),
+            Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) -> std::io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.shutdown(how),
+            Self::Tcp(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(buffer),
+            Self::Tcp(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(buffer),
+            Self::Tcp(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One connection, which holds one request. Where either side goes away, so does the other.
-fn serve(mut client: UnixStream, target: &str, rule: &Rule) -> Result<()> {
+fn serve(mut client: Stream, target: &str, rule: &Rule) -> Result<()> {
     let head = head(&mut client)?;
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     let mut words = line.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let hit = method == rule.method
+    let hit = (rule.method == "*" || method == rule.method)
         && path.contains(&rule.path)
-        && rule.nths.contains(&(rule.seen.fetch_add(1, Ordering::SeqCst) + 1));
+        && rule.is_meant(rule.seen.fetch_add(1, Ordering::SeqCst) + 1);
     rule.note(&format!("{method} {path}"))?;
     if hit {
         rule.note("fault")?;
@@ -71,12 +134,14 @@ fn serve(mut client: UnixStream, target: &str, rule: &Rule) -> Result<()> {
     let fault = if hit { rule.fault.as_str() } else { "" };
     let json = |status: &str| {
         let body = format!("{{\"message\":\"fault-proxy says {status}\"}}\n");
-        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status} Fault\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     };
     match fault {
         "refuse" => return Ok(()),
-        "500" => return Ok(client.write_all(json("500 Internal Server Error").as_bytes())?),
-        "503" => return Ok(client.write_all(json("503 Service Unavailable").as_bytes())?),
+        status if status.parse::<u16>().is_ok() => return Ok(client.write_all(json(status).as_bytes())?),
         "garbage" => return Ok(client.write_all(&[0xff, 0x00, b'\r', b'\n', 0x80])?),
         "not-json" => return Ok(client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")?),
         "stall" => return gone(client),
@@ -84,23 +149,28 @@ fn serve(mut client: UnixStream, target: &str, rule: &Rule) -> Result<()> {
         "hold" => rule.hold()?,
         _ => {}
     }
-    let mut engine = UnixStream::connect(target)?;
-    engine.write_all(&head)?;
-    let (mut from_client, mut to_engine) = (client.try_clone()?, engine.try_clone()?);
+    let mut server = Stream::connect(target)?;
+    if let Stream::Tcp(_) = server {
+        // The end of the connection is then the end of the answer.
+        server.write_all(&[&head[..head.len() - 2], b"Connection: close\r\n\r\n"].concat())?;
+    } else {
+        server.write_all(&head)?;
+    }
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from_client, &mut to_engine);
+        let _ = std::io::copy(&mut from_client, &mut to_server);
         // The client is gone: what listens shall end.
-        let _ = to_engine.shutdown(Shutdown::Both);
+        let _ = to_server.shutdown(Shutdown::Both);
     });
     match fault {
         "lost" | "half" | "half-closed" | "stall-after" | "hold-after" => {
-            let answer = self::head(&mut engine)?;
+            let answer = self::head(&mut server)?;
             match fault {
                 "lost" => {}
                 "half" => {
                     let mut piece = [0; 65536];
                     client.write_all(&answer)?;
-                    let length = engine.read(&mut piece)?;
+                    let length = server.read(&mut piece)?;
                     client.write_all(&piece[..length / 2])?;
                 }
                 "half-closed" => {
@@ -112,17 +182,21 @@ fn serve(mut client: UnixStream, target: &str, rule: &Rule) -> Result<()> {
                 _ => {
                     rule.hold()?;
                     client.write_all(&answer)?;
-                    std::io::copy(&mut engine, &mut client)?;
+                    std::io::copy(&mut server, &mut client)?;
                 }
             }
         }
-        _ => drop(std::io::copy(&mut engine, &mut client)),
+        _ => drop(std::io::copy(&mut server, &mut client)),
     }
     let _ = client.shutdown(Shutdown::Both);
     Ok(())
 }
 
 impl Rule {
+    fn is_meant(&self, nth: usize) -> bool {
+        self.nths.as_ref().is_none_or(|nths| nths.contains(&nth))
+    }
+
     fn note(&self, line: &str) -> Result<()> {
         let mut log: File = OpenOptions::new().create(true).append(true).open(&self.log)?;
         Ok(log.write_all(format!("{line}\n").as_bytes())?)
@@ -135,19 +209,20 @@ impl Rule {
     }
 }
 
-/// Reads to the end of an HTTP head and no further.
-fn head(stream: &mut UnixStream) -> Result<Vec<u8>> {
+/// Reads to the end of an HTTP head and no further. A client that speaks TLS is sent away.
+fn head(stream: &mut Stream) -> Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
+        ensure!(!head.is_empty() || byte[0].is_ascii_uppercase(), "no HTTP");
         head.push(byte[0]);
     }
     Ok(head)
 }
 
 /// Waits until the client is gone.
-fn gone(mut client: UnixStream) -> Result<()> {
+fn gone(mut client: Stream) -> Result<()> {
     let mut piece = [0; 4096];
     while client.read(&mut piece)? > 0 {}
     Ok(())

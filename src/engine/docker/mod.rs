@@ -629,7 +629,7 @@ fn creation_failed(what: &str, name: &str, error: ApiError) -> Failure {
         // Docker 20.10: "No command specified", moby 2: "no command specified".
         ApiError::Refused { message, .. } if message.contains("ommand specified") => failures::no_command(),
         ApiError::Refused { status: 409, message, .. } if message.contains("already in use") => {
-            failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
+            failure.fix(failures::NAME_IS_TAKEN)
         }
         ApiError::Refused { status: 404, message, .. } if message.contains("image") => {
             failure.field("environment.IMAGE").fix("the image vanished after it was found; serve the action again")

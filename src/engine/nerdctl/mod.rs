@@ -9,6 +9,7 @@ mod cli;
 pub mod copy;
 mod identity;
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
 const WAITER_PATIENCE: Duration = Duration::from_secs(300);
 /// Between two questions of which each costs a process.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long containerd may take to say how a process ended.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long nerdctl's logger may take to write what an ended container said last.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
+/// How much of a log is read at most, in bytes, from its end.
+const LOG_END: u64 = 256 * 1024;
 /// Between two looks at the waiter's log.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -207,14 +214,6 @@ impl Nerdctl {
         let fallback = || format!("/var/lib/nerdctl/1935db59/containers/{}/{id}", self.namespace).into();
         let folder = state.map_or_else(fallback, |state| state.with_file_name(id));
         folder.join(format!("{id}-json.log"))
-    }
-
-    /// The last lines of a container's output, oldest first.
-    async fn last_lines(&self, id: &str) -> Vec<String> {
-        let text = self.cli.ask(&["logs", "--tail=20", id]).await.unwrap_or_default();
-        let mut tail = super::tail::Tail::default();
-        tail.feed(text.as_bytes());
-        tail.into_lines()
     }
 }
 
@@ -513,20 +512,27 @@ impl Engine for Nerdctl {
                 () = sleep_until(over) => return Outcome::Running,
             }
         }
+        let look_until = over.max(Instant::now() + END_LIMIT);
         loop {
-            let status = match self.cli.inspect(user).await {
-                Ok(document) => document["Process"]["Status"].clone(),
+            let document = match self.cli.inspect(user).await {
+                Ok(document) => document,
                 Err(error) if error.is_missing() => return Outcome::Removed,
                 Err(error) => return Outcome::Lost(error.to_string()),
             };
-            if status["Status"] != "running" {
-                let code = status["ExitStatus"].as_i64().unwrap_or(-1);
-                return Outcome::Exited { code, note: String::new(), last_lines: self.last_lines(user).await };
+            let status = &document["Process"]["Status"];
+            match (status["Status"].as_str(), status["ExitStatus"].as_i64()) {
+                (Some("stopped"), Some(code)) => {
+                    let log = self.log_of(&document, user);
+                    let _ = timeout(LOG_LIMIT, written(&log)).await;
+                    return Outcome::Exited { code, note: String::new(), last_lines: last_lines(&log) };
+                }
+                (Some("running"), _) if Instant::now() >= over => return Outcome::Running,
+                // One that is being deleted has no code; it is missing soon.
+                _ if Instant::now() >= look_until => {
+                    return Outcome::Lost(format!("containerd does not say how it ended: {status}"));
+                }
+                _ => sleep(PAUSE).await,
             }
-            if Instant::now() >= over {
-                return Outcome::Running;
-            }
-            sleep(PAUSE).await;
         }
     }
 
@@ -558,9 +564,10 @@ impl Engine for Nerdctl {
 }
 
 impl Nerdctl {
-    /// How the action ended whose process is gone. The agent deletes the container of an action that
-    /// succeeded and keeps that of one that failed, without its task; a container that somebody ran by
-    /// hand keeps its exit code.
+    /// How the action ended whose process is gone. The agent deletes the container of an action that it reports as
+    /// succeeded, and keeps any other; its exit code says less: an agent that lost containerd meanwhile reports
+    /// FAILED whatever it was (seen with containerd killed). A container that somebody ran by hand keeps its exit
+    /// code, and nobody reports it.
     async fn verdict_on(&self, action: &str) -> Verdict {
         let ended = Instant::now();
         loop {
@@ -577,10 +584,11 @@ impl Nerdctl {
             };
             let status = &document["Process"]["Status"];
             if status["Status"] == "stopped" {
-                return match status["ExitStatus"].as_i64() {
-                    Some(0) => Verdict::Succeeded,
-                    code => Verdict::Failed(format!("exit code {}", code.unwrap_or(-1))),
-                };
+                match status["ExitStatus"].as_i64() {
+                    Some(0) if copy::made_by_nerdctl(&document) => return Verdict::Succeeded,
+                    Some(0) => {}
+                    code => return Verdict::Failed(format!("exit code {}", code.unwrap_or(-1))),
+                }
             }
             if ended.elapsed() > DELETION_LIMIT {
                 return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());
@@ -622,11 +630,38 @@ fn process_of(pid: u32, container: &str) -> std::io::Result<Receiver> {
     Receiver::from_owned_fd_unchecked(process)
 }
 
-/// What a container has logged so far: nerdctl's json-file has one document a line.
+/// The end of what a container has logged so far, both streams in their order: nerdctl's json-file has one document a
+/// line. Nothing where the container has another log driver.
 fn logged(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = end_of(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter_map(|line| line["log"].as_str().map(str::to_owned)).collect()
+}
+
+/// The last lines that a container logged, oldest first.
+fn last_lines(log: &Path) -> Vec<String> {
+    let mut tail = super::tail::Tail::default();
+    tail.feed(logged(log).as_bytes());
+    tail.into_lines()
+}
+
+/// The last [`LOG_END`] bytes of a file. Its first line may be cut.
+fn end_of(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_END)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_END).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Waits until nerdctl's logger has written all of an ended container's output: it locks a file beside the log for as
+/// long as it lives (nerdctl 2.2.1, pkg/logging; its own `logs --follow` waits for the same).
+async fn written(log: &Path) {
+    let lock = std::fs::File::open(log.with_file_name("logger-lock"));
+    while lock.as_ref().is_ok_and(|lock| lock.try_lock_shared().is_err()) {
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Why a pull failed, where the registry's words count too.
@@ -652,9 +687,7 @@ impl Stumble for PullFailed {
 fn creation_failed(what: &str, name: &str, error: CliError) -> Failure {
     let failure = Failure::new(format!("cannot create {what} {name}"));
     let failure = match &error {
-        CliError::Refused { message } if message.contains("already used") => {
-            failure.fix("a container with this name exists that waitdaemon did not make for this action; remove it")
-        }
+        CliError::Refused { message } if message.contains("already used") => failure.fix(failures::NAME_IS_TAKEN),
         CliError::Refused { message } => failures::of_setting(failure, message),
         _ => failure.fix(LOOK_AT_ENGINE),
     };

@@ -12,11 +12,14 @@ use lab::paths;
 use lab::until::until;
 use serde_json::{Value, json};
 
+use super::kills::Left;
 use super::steps::{CALLS, Call, Expect, Fault};
-use crate::world::{USER, WAITER, images, own_image};
+use crate::world::{ACTION, USER, WAITER, images, own_image};
 
 /// Longer than two calls that stall.
 const LIMIT: Duration = Duration::from_secs(150);
+/// A rule that fits no call.
+const NO_FAULT: (&str, usize, &str) = ("no call has these words", 1, "refuse");
 
 /// Runs an action for each call, and the fault happens there.
 pub fn at_every_call(fault: &Fault) -> Result<()> {
@@ -29,6 +32,101 @@ pub fn at_every_call(fault: &Fault) -> Result<()> {
         bench.clear()?;
     }
     ensure!(wrong.is_empty(), "{} at {} calls is a violation:\n  {}", fault.what, wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+/// Kills the action at each call of the handoff, just after it was done; the user container never runs. Then the
+/// same action is served again.
+pub fn action_is_killed() -> Result<()> {
+    at_every(
+        |call| call.name.starts_with("handoff"),
+        &["hold-after"],
+        |bench, call, when| {
+            let agent = bench.served((call.pattern, call.nth, when))?;
+            bench.held()?;
+            bench.kill(ACTION)?;
+            let report = agent.final_report(LIMIT)?;
+            ensure!(report.state == "FAILED", "reported {}", report.state);
+            bench.go()?;
+            drop(agent);
+            match left(call) {
+                Left::Nothing => bench.nothing_left()?,
+                Left::Created => {
+                    let ours = bench.ours()?;
+                    ensure!(!ours.is_empty(), "nothing is left, so the documentation is wrong");
+                    ensure!(ours.lines().all(|line| line.ends_with(" Created")), "one runs: {ours}");
+                }
+            }
+            ensure!(bench.runs() == 0, "the user container ran although the action was killed");
+            bench.real(&["rm", "-f", ACTION])?;
+            let agent = bench.served(NO_FAULT)?;
+            let report = agent.final_report(LIMIT)?;
+            ensure!(report.state == "SUCCESS", "served again: {}", agent.log());
+            bench.nothing_left()?;
+            ensure!(bench.runs() == 1, "served again it ran {} times", bench.runs());
+            Ok(())
+        },
+    )
+}
+
+/// Kills the waiter before and after each of its calls: containerd starts it again, and the user container runs
+/// once.
+pub fn waiter_is_killed() -> Result<()> {
+    at_every(
+        |call| call.name.starts_with("waiter"),
+        &["hold", "hold-after"],
+        |bench, call, when| {
+            let agent = bench.served((call.pattern, call.nth, when))?;
+            bench.held()?;
+            bench.kill(WAITER)?;
+            bench.go()?;
+            bench.either(&agent)
+        },
+    )
+}
+
+/// Kills containerd before each call and starts it again; containers outlive that.
+pub fn engine_is_killed() -> Result<()> {
+    at_every(
+        |_| true,
+        &["hold"],
+        |bench, call, when| {
+            let agent = bench.served((call.pattern, call.nth, when))?;
+            bench.held()?;
+            // `stop` waits for the end.
+            for words in [&["kill", "--kill-whom=main", "--signal=KILL"][..], &["stop"], &["start"]] {
+                let done = bench.captain.command("systemctl").args(words).arg("containerd").status()?;
+                ensure!(done.success(), "systemctl {words:?}: {done}");
+            }
+            bench.go()?;
+            bench.either(&agent)
+        },
+    )
+}
+
+/// What is left of an action that was killed when this call was done.
+pub fn left(call: &Call) -> Left {
+    let made = ["create the user container", "inspect the user container", "create the waiter"];
+    if made.iter().any(|name| call.name == format!("handoff: {name}")) { Left::Created } else { Left::Nothing }
+}
+
+/// Runs a test at each of these calls, in one machine.
+fn at_every(
+    which: impl Fn(&Call) -> bool,
+    whens: &[&str],
+    test: impl Fn(&Bench, &Call, &str) -> Result<()>,
+) -> Result<()> {
+    let bench = Bench::new()?;
+    let mut wrong = Vec::new();
+    for (call, when) in
+        CALLS.iter().filter(|call| which(call)).flat_map(|call| whens.iter().map(move |when| (call, when)))
+    {
+        if let Err(error) = test(&bench, call, when) {
+            wrong.push(format!("{} ({when}): {error:#}", call.name));
+        }
+        bench.clear()?;
+    }
+    ensure!(wrong.is_empty(), "{} violations:\n  {}", wrong.len(), wrong.join("\n  "));
     Ok(())
 }
 
@@ -50,40 +148,94 @@ impl Bench {
     }
 
     fn at_call(&self, call: &Call, fault: &Fault) -> Result<()> {
-        let captain = &self.captain;
-        let runs = captain.out().join("runs");
-        fs::write(self.folder.join("log"), "")?;
-        fs::write(self.folder.join("rule"), format!("{}\n{}\n{}\n", call.pattern, call.nth, fault.name))?;
-        let action = json!([{
-            "name": "last", "image": "waitdaemon:dev", "timeout": 140, "pid": "host",
-            "volumes": [format!("{}:/out", captain.out().display())],
-            "command": ["sh", "-c", "echo run >> /out/runs"],
-            "environment": {"IMAGE": "alpine", "WAIT_SECONDS": "0", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "4"},
-        }]);
-        let file = captain.out().join("actions.yaml");
-        fs::write(&file, action.to_string())?;
-        let agent = Agent::start(captain, Runtime::Containerd, &file)?;
+        let agent = self.served((call.pattern, call.nth, fault.name))?;
         let report = agent.final_report(LIMIT)?;
         let expected = call.expect(fault);
         let succeeded = report.state == "SUCCESS";
         ensure!(succeeded == (expected != Expect::Failed), "reported {}: {}", report.state, agent.log());
-        // The agent keeps its own container of an action that failed, and nothing but the agent removes it.
-        let nothing_left = || {
-            let names = self.names()?;
-            Ok((![USER, WAITER].iter().any(|name| names.contains(name))).then_some(()))
-        };
         if expected == Expect::Ran {
-            let gone = until("no container", LIMIT, nothing_left);
-            gone.with_context(|| format!("{}\n{}", captain.container_logs(), self.log()))?;
+            self.nothing_left()?;
         } else if expected == Expect::Said {
             until("the waiter's error", LIMIT, || Ok(self.waiters_errors()?.then_some(())))?;
         } else {
-            ensure!(nothing_left()?.is_some(), "left: {}", self.names()?);
+            ensure!(self.ours()?.is_empty(), "left: {}", self.ours()?);
         }
-        let ran = fs::read_to_string(&runs).unwrap_or_default();
-        ensure!(ran == if expected == Expect::Ran { "run\n" } else { "" }, "it ran: {ran:?}");
+        ensure!(self.runs() == usize::from(expected == Expect::Ran), "it ran {} times", self.runs());
         ensure!(self.log().lines().any(|line| line == "fault"), "the fault did not happen: {}", self.log());
         Ok(())
+    }
+
+    /// Lets an agent run the action, with a fault at a call: its pattern, which of those that fit, and what.
+    fn served(&self, (pattern, nth, fault): (&str, usize, &str)) -> Result<Agent> {
+        fs::write(self.folder.join("log"), "")?;
+        fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{fault}\n"))?;
+        let _ = fs::remove_file(self.folder.join("go"));
+        let action = json!([{
+            "name": "last", "image": "waitdaemon:dev", "timeout": 140, "pid": "host",
+            "volumes": [format!("{}:/out", self.captain.out().display())],
+            "command": ["sh", "-c", "echo run >> /out/runs"],
+            "environment": {"IMAGE": "alpine", "WAIT_SECONDS": "0", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "4"},
+        }]);
+        let file = self.captain.out().join("actions.yaml");
+        fs::write(&file, action.to_string())?;
+        Agent::start(&self.captain, Runtime::Containerd, &file)
+    }
+
+    /// The invariant where either may be: SUCCESS, and it ran once; or not, and it never ran.
+    fn either(&self, agent: &Agent) -> Result<()> {
+        let report = agent.final_report(LIMIT)?;
+        self.nothing_left()?;
+        ensure!(
+            self.runs() == usize::from(report.state == "SUCCESS"),
+            "{}: it ran {} times",
+            report.state,
+            self.runs()
+        );
+        Ok(())
+    }
+
+    /// Waits until a call is held.
+    fn held(&self) -> Result<()> {
+        until("the call that is held", LIMIT, || Ok(self.log().lines().any(|line| line == "held").then_some(())))
+    }
+
+    /// Lets it go on.
+    fn go(&self) -> Result<()> {
+        Ok(fs::write(self.folder.join("go"), "")?)
+    }
+
+    /// Kills a container's process with SIGKILL.
+    fn kill(&self, container: &str) -> Result<()> {
+        // Of those that run: the agent keeps its container of an earlier try, which has the same name.
+        let running = self.real(&["ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"])?;
+        let of_name =
+            |line: &str| line.split_once(' ').filter(|(name, _)| *name == container).map(|(_, id)| id.to_owned());
+        let id = running.lines().find_map(of_name).with_context(|| format!("{container} is not in {running}"))?;
+        let said = self.real(&["container", "inspect", "--mode=native", &id])?;
+        let documents: Value = serde_json::from_str(&said)?;
+        let pid = documents[0]["Process"]["Pid"].as_i64().filter(|pid| *pid > 1);
+        self.captain.signal(pid.with_context(|| format!("{container} does not run"))?, "KILL")
+    }
+
+    /// How often the user container ran.
+    fn runs(&self) -> usize {
+        fs::read_to_string(self.captain.out().join("runs")).unwrap_or_default().lines().count()
+    }
+
+    /// Waits until the waiter and the user container are gone. The agent keeps its own container of an action that
+    /// failed.
+    fn nothing_left(&self) -> Result<()> {
+        let gone = until("no container", LIMIT, || Ok(self.ours()?.is_empty().then_some(())));
+        gone.with_context(|| format!("{}\n{}", self.captain.container_logs(), self.log()))
+    }
+
+    /// The waiter and the user container, where they are there.
+    fn ours(&self) -> Result<String> {
+        let all = until("a list of containers", LIMIT, || {
+            Ok(self.real(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok())
+        })?;
+        let ours = |line: &&str| [WAITER, USER].iter().any(|name| line.starts_with(name));
+        Ok(all.lines().filter(ours).collect::<Vec<_>>().join("\n"))
     }
 
     fn waiters_errors(&self) -> Result<bool> {
@@ -97,10 +249,6 @@ impl Bench {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn names(&self) -> Result<String> {
-        until("a list of containers", LIMIT, || Ok(self.real(&["ps", "-a", "--format", "{{.Names}}"]).ok()))
-    }
-
     /// The real nerdctl.
     fn real(&self, arguments: &[&str]) -> Result<String> {
         let said = output(self.captain.command("nerdctl.real").args(["--namespace", "tinkerbell"]).args(arguments))?;
@@ -110,7 +258,7 @@ impl Bench {
 
     /// Removes what a cell left.
     fn clear(&self) -> Result<()> {
-        for name in [WAITER, USER] {
+        for name in [WAITER, ACTION, USER] {
             let _ = self.real(&["rm", "-f", name]);
         }
         let _ = fs::remove_file(self.captain.out().join("runs"));

@@ -9,7 +9,7 @@ use lab::nest::Inside;
 use lab::paths;
 use lab::until::until;
 
-use super::steps::{Expect, Fault, STEPS, Step};
+use super::steps::{CLEAN_UP, Expect, Fault, STEPS, Step};
 use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, nothing_left, nothing_there};
 
 /// Where the proxy listens, in the machine.
@@ -27,7 +27,25 @@ pub fn at_every_step(engine: Engine, fault: &Fault) -> Result<()> {
             }
         }
     }
+    machine.docker(&["create", "--name", USER, "alpine", "true"])?;
+    for step in &CLEAN_UP {
+        wrong.extend(at_clean_up(&machine, step, fault).err().map(|error| format!("{}: {error:#}", step.name)));
+        machine.docker(&["rm", "-f", WAITER, ACTION])?;
+    }
     ensure!(wrong.is_empty(), "{} at {} steps is a violation:\n  {}", fault.what, wrong.len(), wrong.join("\n  "));
+    Ok(())
+}
+
+/// A handoff that fails because a foreign container has the user container's name: only that one is left.
+fn at_clean_up(machine: &Machine, step: &Step, fault: &Fault) -> Result<()> {
+    let proxy = Proxy::start(machine, step.request, fault.name)?;
+    let before = count(machine, "start", USER)?;
+    let said = proxy.action(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).run()?;
+    ensure!(said.code == 1, "exit code {}: {said:?}", said.code);
+    let left = machine.docker(&["ps", "-a", "--format", "{{.Names}}"])?;
+    ensure!(left == USER, "left: {left}: {said:?}");
+    ensure!(count(machine, "start", USER)? == before, "it ran");
+    ensure!(proxy.log().lines().any(|line| line == "fault"), "the fault did not happen: {}", proxy.log());
     Ok(())
 }
 

@@ -39,5 +39,11 @@ pub fn captain_cases() -> Vec<PlainCase> {
         (format!("captain::faults::{}", fault.name), Box::new(move || captain::at_every_call(fault)))
     };
     let all = soak();
-    steps::CALL_FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect()
+    let mut cases: Vec<PlainCase> = steps::CALL_FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
+    cases.push(("captain::faults::action_is_killed".into(), Box::new(captain::action_is_killed)));
+    if all {
+        cases.push(("captain::faults::waiter_is_killed".into(), Box::new(captain::waiter_is_killed)));
+        cases.push(("captain::faults::engine_is_killed".into(), Box::new(captain::engine_is_killed)));
+    }
+    cases
 }

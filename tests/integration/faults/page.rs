@@ -6,8 +6,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use lab::paths;
 
+use super::captain;
 use super::kills::{self, Left};
-use super::steps::{CALL_FAULTS, CALLS, Expect, FAULTS, Fault, STEPS};
+use super::steps::{CALL_FAULTS, CALLS, CLEAN_UP, Expect, FAULTS, Fault, STEPS};
 
 /// Fails where docs/reliability.md is not what the cases say; with `WRITE_DOCS` set, writes it.
 pub fn page_is_the_cases() -> Result<()> {
@@ -45,6 +46,9 @@ fn page() -> String {
         &FAULTS,
         STEPS.iter().map(|step| (step.name, FAULTS.iter().map(|fault| word(step.expect(fault))).collect())),
     );
+    text += "\nWhere a handoff fails for another reason, it removes what it made; one request of that goes wrong:\n\n";
+    let failed = |step: &super::steps::Step| (step.name, vec![word(Expect::Failed); FAULTS.len()]);
+    table(&mut text, &FAULTS, CLEAN_UP.iter().map(failed));
     text += "\n## containerd: one call of nerdctl goes wrong\n\n";
     legend(&mut text, &CALL_FAULTS);
     let cell = |call: &super::steps::Call, fault: &Fault| if call.has(fault) { word(call.expect(fault)) } else { "-" };
@@ -53,13 +57,18 @@ fn page() -> String {
         &CALL_FAULTS,
         CALLS.iter().map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
     );
-    text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
+    text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request, or nerdctl the call. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
     for step in kills::steps() {
         let left = if kills::left(step) == Left::Nothing { "nothing" } else { "created containers" };
         let _ = writeln!(text, "| {} | {left} |", step.name);
     }
-    text += "\n## The engine is killed with SIGKILL and started again\n\nOn Docker with live-restore, before it got each request of the handoff and the waiter: **ran**, or **failed**. A user container that ends while no engine is there has exit code 255 afterwards; the waiter says that and keeps it. Without live-restore the engine ends all containers when it stops: the user container then never runs, and the waiter, which gets SIGTERM, removes it. On containerd, which was restarted while the waiter waited: **ran**.\n";
-    text += "\n## The waiter is killed with SIGKILL\n\nOn Docker before and after the engine did each of the waiter's steps: **ran**, every time. The engine starts it again, up to three times, and it takes up where it was: it asks how the action ended, counts WAIT_SECONDS anew, and does not start what was started. On containerd it was killed while it waited: **ran**; containerd's restart monitor looks every 10 s.\n";
+    text += "\nOn containerd:\n\n| call | left |\n| --- | --- |\n";
+    for call in CALLS.iter().filter(|call| call.name.starts_with("handoff")) {
+        let left = if captain::left(call) == Left::Nothing { "nothing" } else { "created containers" };
+        let _ = writeln!(text, "| {} | {left} |", call.name);
+    }
+    text += "\n## The engine is killed with SIGKILL and started again\n\nOn Docker with live-restore, before it got each request of the handoff and the waiter: **ran**, or **failed**. A user container that ends while no engine is there has exit code 255 afterwards; the waiter says that and keeps it. Without live-restore the engine ends all containers when it stops: the user container then never runs, and the waiter, which gets SIGTERM, removes it. On containerd, before nerdctl made each call of the handoff and the waiter: **ran**, or **failed**.\n";
+    text += "\n## The waiter is killed with SIGKILL\n\nOn Docker before and after the engine did each of the waiter's steps: **ran**, every time. The engine starts it again, up to three times, and it takes up where it was: it asks how the action ended, counts WAIT_SECONDS anew, and does not start what was started. On containerd before and after nerdctl made each of the waiter's calls, and while it waited: **ran**; containerd's restart monitor looks every 10 s.\n";
     text
 }
 

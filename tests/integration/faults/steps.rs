@@ -38,6 +38,12 @@ pub const STEPS: [Step; 19] = [
     step("waiter: remove itself", "DELETE", "/containers/", 2),
 ];
 
+/// The requests by which a handoff that failed removes what it made.
+pub const CLEAN_UP: [Step; 2] = [
+    step("clean-up: list what this handoff made", "GET", "waitdaemon.handoff", 1),
+    step("clean-up: remove the waiter", "DELETE", "/containers/", 1),
+];
+
 /// Something that goes wrong once.
 #[derive(Debug)]
 pub struct Fault {

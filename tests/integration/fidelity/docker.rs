@@ -186,6 +186,10 @@ impl Bench {
         if let Some(groups) = spec["process"]["user"]["additionalGids"].as_array_mut() {
             groups.sort_by_key(Value::as_u64);
         }
+        if let Some(variables) = spec["process"]["env"].as_array_mut() {
+            // Those of links come in any order; Config has the order of all others.
+            variables.sort_by_key(Value::to_string);
+        }
         let new: Vec<String> = anonymous(document)
             .into_iter()
             .filter(|name| !of_action.contains(name) && !self.known.contains(name))

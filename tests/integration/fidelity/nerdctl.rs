@@ -1,22 +1,18 @@
 //! Runs the rows on a real containerd with nerdctl. The measure is nerdctl itself: the user container must
-//! be what it makes of the action's own flags with IMAGE, by its labels, its OCI spec and its ports.
+//! be what it makes of the action's own flags with IMAGE, by its labels and its OCI spec.
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::captain::{Captain, Init};
-use lab::until::until_every;
+use lab::until::until;
 use serde_json::{Value, json};
 
 use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
-
-/// Between two looks by nerdctl, each a process of 40 ms.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs all rows of a group.
 pub fn run(init: Init, rows: &[Row]) -> Result<()> {
@@ -68,14 +64,15 @@ impl Bench {
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Flags(flags, arguments) = &row.set else { bail!("no row of nerdctl") };
         let flags: Vec<String> = flags.iter().map(|flag| filled(&self.words, flag.clone())).collect();
-        if let Err(word) = self.start(ACTION, row.own, row.image, &flags, arguments)? {
+        if let Err(word) = self.make(&["run", "-d"], ACTION, row.own, row.image, &flags, arguments)? {
             return Ok(Became::EngineRefused(word));
         }
         let anonymous = self.anonymous(ACTION)?;
-        let code = self.captain.nerdctl(&["wait", ACTION])?;
+        // nerdctl finds no task where containerd is just about to restart the container.
+        let code = until("the action's end", LIMIT, || Ok(self.captain.nerdctl(&["wait", ACTION]).ok()))?;
         if code != "0" {
             // What it said last may be in the log a moment after its end.
-            let text = until_every(PAUSE, "the handoff's error", LIMIT, || {
+            let text = until("the handoff's error", LIMIT, || {
                 let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
                 let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
                 Ok(text.contains("\"level\":\"ERROR\"").then_some(text))
@@ -85,7 +82,7 @@ impl Bench {
             return Ok(Became::Refused(text));
         }
         self.remove(&[ACTION])?;
-        let user = until_every(PAUSE, "the user container's start", LIMIT, || {
+        let user = until("the user container's start", LIMIT, || {
             let user = self.captain.inspect(USER)?;
             Ok((user["Process"]["Status"]["Status"] == "running").then_some(user))
         });
@@ -103,7 +100,8 @@ impl Bench {
 
     /// What nerdctl makes of these flags, with the user container's name.
     fn made(&self, row: &Row, flags: &[String], arguments: &[String]) -> Result<Value> {
-        if let Err(word) = self.start(USER, row.image, row.image, flags, arguments)? {
+        // All of it is there before the start.
+        if let Err(word) = self.make(&["create"], USER, row.image, row.image, flags, arguments)? {
             bail!("nerdctl refuses the user container's own flags: {word}");
         }
         let all = self.all_of(&self.captain.inspect(USER)?, &[])?;
@@ -167,20 +165,17 @@ impl Bench {
                 hook["env"] = Value::Null;
             }
         }
-        let mut all =
-            json!({"Labels": labels, "Spec": spec, "Runtime": document["Runtime"], "Image": document["Image"]});
-        if let Some(ports) = document["Process"]["NetNS"].get("PortMappings") {
-            all["Ports"] = ports.clone();
-        }
+        let all = json!({"Labels": labels, "Spec": spec, "Runtime": document["Runtime"], "Image": document["Image"]});
         let named =
             |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
         let text = named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
         Ok(without_id(&serde_json::from_str(&text)?, id))
     }
 
-    /// Runs a container; why nerdctl does not, where it does not.
-    fn start(
+    /// Makes a container by `run -d` or `create`; why nerdctl does not, where it does not.
+    fn make(
         &self,
+        command: &[&str],
         name: &str,
         image: &str,
         user_image: &str,
@@ -188,9 +183,7 @@ impl Bench {
         arguments: &[String],
     ) -> Result<Result<(), String>> {
         let mut run = self.captain.nerdctl_command();
-        run.args([
-            "run",
-            "-d",
+        run.args(command).args([
             "--pull=never",
             &format!("--name={name}"),
             &format!("--env=IMAGE={user_image}"),
@@ -205,7 +198,7 @@ impl Bench {
     fn remove(&self, containers: &[&str]) -> Result<()> {
         for container in containers {
             // One that removes itself at this moment is an error to nerdctl.
-            until_every(PAUSE, "a container's removal", LIMIT, || {
+            until("a container's removal", LIMIT, || {
                 let removed = lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", container]))?;
                 Ok((removed.status.success() && !self.names()?.lines().any(|name| name == *container)).then_some(()))
             })?;
@@ -214,16 +207,12 @@ impl Bench {
     }
 
     fn names(&self) -> Result<String> {
-        until_every(PAUSE, "a list of containers", LIMIT, || {
-            Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok())
-        })
+        until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok()))
     }
 
     /// Removes all but the fixtures, and the files that flags name.
     fn clear(&self) -> Result<()> {
-        let ids = until_every(PAUSE, "a list of containers", LIMIT, || {
-            Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok())
-        })?;
+        let ids = until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok()))?;
         for id in ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)) {
             lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", id]))?;
         }
