@@ -39,6 +39,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::reboot_that_is_not_finished_does_nothing", reboot_that_is_not_finished_does_nothing),
         ("captain::stop_of_the_waiter_cancels", stop_of_the_waiter_cancels),
         ("captain::action_killed_after_the_waiter_is_armed", action_killed_after_the_waiter_is_armed),
+        ("captain::an_action_whose_agent_dies_is_no_success", an_action_whose_agent_dies_is_no_success),
         ("captain::the_waiter_has_the_least_it_needs", the_waiter_has_the_least_it_needs),
         ("captain::waiter_is_killed_while_it_waits", waiter_is_killed_while_it_waits),
         ("captain::the_wait_is_counted_since_boot", the_wait_is_counted_since_boot),
@@ -322,15 +323,20 @@ fn stop_of_the_waiter_cancels() -> Result<()> {
     never_ran(&captain)
 }
 
+/// Waits for the action's process.
+fn action_pid(captain: &Captain) -> Result<i64> {
+    until("the action's process", LIMIT, || {
+        Ok(captain.inspect(ACTION).ok().and_then(|action| action["Process"]["Pid"].as_i64()).filter(|pid| *pid > 0))
+    })
+}
+
 /// The action's process is stopped while its waiter starts, and killed when the waiter is armed.
 fn action_killed_after_the_waiter_is_armed() -> Result<()> {
     let captain = captain()?;
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
     let action = json!({"command": ["touch", "/out/ran"], "environment": environment});
     let agent = Agent::start(&captain, Runtime::Containerd, &actions(&captain, action)?)?;
-    let pid = until("the action's process", LIMIT, || {
-        Ok(captain.inspect(ACTION).ok().and_then(|action| action["Process"]["Pid"].as_i64()).filter(|pid| *pid > 0))
-    })?;
+    let pid = action_pid(&captain)?;
     // From here to the handoff's end there are some 100 ms.
     until("the waiter's process", LIMIT, || Ok(captain.runs("/waiter")?.then_some(())))?;
     captain.signal(pid, "STOP")?;
@@ -344,6 +350,25 @@ fn action_killed_after_the_waiter_is_armed() -> Result<()> {
     until("the end of the waiter and the user container", LIMIT, || {
         Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
     })?;
+    never_ran(&captain)
+}
+
+/// The agent dies while the action runs, so nobody reports its exit code 0: the server serves it again.
+fn an_action_whose_agent_dies_is_no_success() -> Result<()> {
+    let captain = captain()?;
+    let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": "0"});
+    let action = json!({"command": ["touch", "/out/ran"], "environment": environment});
+    let agent = Agent::start(&captain, Runtime::Containerd, &actions(&captain, action)?)?;
+    until("the action's program", LIMIT, || Ok(captain.runs("/waitdaemon")?.then_some(())))?;
+    let pid = action_pid(&captain)?;
+    captain.signal(pid, "STOP")?;
+    drop(agent);
+    captain.signal(pid, "CONT")?;
+    until("the waiter's process", LIMIT, || Ok(captain.runs("/waiter")?.then_some(())))?;
+    until("the end of the waiter and the user container", LIMIT, || {
+        Ok((!containers(&captain)?.contains(&format!("{ACTION}-"))).then_some(()))
+    })?;
+    ensure!(captain.inspect(ACTION)?["Process"]["Status"]["ExitStatus"] == 0, "the action did not end well");
     never_ran(&captain)
 }
 
