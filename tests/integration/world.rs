@@ -53,6 +53,11 @@ pub fn make_images() -> Result<()> {
     image::busybox(&images().join("cmd.tar"), "with-cmd:1", &config, &[])
 }
 
+/// True for a row or a step whose name has the words of `ONLY`, where a negative control set it.
+pub fn is_meant(name: &str) -> bool {
+    std::env::var("ONLY").map_or(true, |words| name.contains(&words))
+}
+
 /// A booted machine with waitdaemon's image and `alpine`.
 pub fn machine(engine: Engine) -> Result<Machine> {
     machine_variant(engine, Variant::Usual)

@@ -83,7 +83,10 @@ impl CliError {
 
 impl Stumble for CliError {
     fn worth(&self) -> Worth {
-        let away = [
+        let passing = [
+            // A static address is free when the action's container is removed (CNI's host-local).
+            "is not available in range set",
+            // containerd is away.
             "connection refused",
             "cannot access containerd socket",
             "Unavailable",
@@ -91,7 +94,7 @@ impl Stumble for CliError {
             "deadline exceeded",
         ];
         match self {
-            Self::Refused { message } if away.iter().any(|word| message.contains(word)) => Worth::Long,
+            Self::Refused { message } if passing.iter().any(|word| message.contains(word)) => Worth::Long,
             Self::Late { .. } => Worth::Long,
             Self::Mute { .. } | Self::NotJson { .. } | Self::Empty { .. } => Worth::Few,
             Self::Refused { .. } | Self::Run(_) => Worth::Nothing,

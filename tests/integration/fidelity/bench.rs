@@ -7,11 +7,12 @@ use lab::nest::Nest;
 use serde_json::{Value, json};
 
 use super::rows::{Became, Row};
+use crate::world::is_meant;
 
 /// The user images that rows name, and a repackaged waitdaemon.
 pub const IMAGES: [&str; 6] = ["probe", "entrypoint", "both", "neither", "full", "own-full"];
 
-/// Runs each row, clears up after it, and fails with all that are wrong.
+/// Runs each row, clears up after it, and fails with all that are wrong. See [`crate::world::is_meant`].
 pub fn run_all<'a>(
     rows: impl Iterator<Item = &'a Row>,
     run: impl Fn(&Row) -> Result<Became>,
@@ -19,7 +20,7 @@ pub fn run_all<'a>(
 ) -> Result<()> {
     let mut wrong = Vec::new();
     let mut ran = 0;
-    for row in rows {
+    for row in rows.filter(|row| is_meant(row.setting)) {
         ran += 1;
         let found = match run(row) {
             Ok(became) => row.wrong(&became),

@@ -30,9 +30,9 @@ const INCIDENTAL: [&str; 10] = [
     "/SandboxID",
 ];
 
-/// Runs all rows of a group that this engine knows.
-pub fn run(engine: Engine, rows: &[Row]) -> Result<()> {
-    let bench = Bench::new(engine)?;
+/// Runs all rows of a group that this engine knows, on a network unless they set another.
+pub fn run(engine: Engine, rows: &[Row], network: &'static str) -> Result<()> {
+    let bench = Bench::new(engine, network)?;
     run_all(rows.iter().filter(|row| row.is_in(bench.api)), |row| bench.row(row), || bench.clear())
 }
 
@@ -49,6 +49,7 @@ struct Bench {
     machine: Machine,
     api: u32,
     words: Vec<(&'static str, String)>,
+    network: &'static str,
     fixtures: Vec<String>,
     /// The fixtures' anonymous volumes.
     known: Vec<String>,
@@ -56,7 +57,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(engine: Engine) -> Result<Self> {
+    fn new(engine: Engine, network: &'static str) -> Result<Self> {
         let machine = machine(engine)?;
         for image in IMAGES {
             crate::world::load(&machine, image)?;
@@ -98,13 +99,13 @@ impl Bench {
         ];
         let fixtures = machine.docker(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
         let known = anonymous(&machine.inspect("other")?);
-        Ok(Self { machine, api: api_of(engine), words, fixtures, known, baselines: HashMap::new().into() })
+        Ok(Self { machine, api: api_of(engine), words, network, fixtures, known, baselines: HashMap::new().into() })
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Body(set) = &row.set else { bail!("no row of Docker") };
         let set: Value = serde_json::from_str(&filled(&self.words, set.to_string()))?;
-        let mut body = plain(row.own, row.image);
+        let mut body = self.plain(row.own, row.image);
         merge(&mut body, &set);
         let action = match self.start(ACTION, &body)? {
             Ok(id) => id,
@@ -161,7 +162,7 @@ impl Bench {
         if let Some(known) = self.baselines.borrow().get(image) {
             return Ok(known.clone());
         }
-        let made = self.made(&plain(image, image)).unwrap_or_default();
+        let made = self.made(&self.plain(image, image)).unwrap_or_default();
         self.baselines.borrow_mut().insert(image, made.clone());
         Ok(made)
     }
@@ -233,6 +234,20 @@ impl Bench {
         Ok(if status == 204 { Ok(id) } else { Err(answer.to_string()) })
     }
 
+    /// A create request that sets nothing but what waitdaemon and this group need.
+    fn plain(&self, image: &str, user_image: &str) -> Value {
+        json!({
+            "Image": image,
+            "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
+            "HostConfig": {
+                "Binds": ["/run/docker.sock:/var/run/docker.sock"],
+                "NetworkMode": self.network,
+                // What the docker command always says; left out, API 1.41 shows "" for it.
+                "RestartPolicy": {"Name": "no"},
+            },
+        })
+    }
+
     /// Removes all but the fixtures; what waitdaemon should have removed itself is an error.
     fn clear(&self) -> Result<()> {
         let ids = self.machine.docker(&["ps", "-aq", "--no-trunc"])?;
@@ -246,19 +261,6 @@ impl Bench {
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         self.machine.ask(method, &format!("/v1.{}{path}", self.api), body)
     }
-}
-
-/// A create request that sets nothing but what waitdaemon needs.
-fn plain(image: &str, user_image: &str) -> Value {
-    json!({
-        "Image": image,
-        "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
-        "HostConfig": {
-            "Binds": ["/run/docker.sock:/var/run/docker.sock"],
-            // What the docker command always says; left out, API 1.41 shows "" for it.
-            "RestartPolicy": {"Name": "no"},
-        },
-    })
 }
 
 /// The volumes of a container whose names the engine made up.

@@ -14,9 +14,9 @@ use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
 
-/// Runs all rows of a group.
-pub fn run(init: Init, rows: &[Row]) -> Result<()> {
-    let bench = Bench::new(init)?;
+/// Runs all rows of a group, on a network unless they set another.
+pub fn run(init: Init, rows: &[Row], network: &'static str) -> Result<()> {
+    let bench = Bench::new(init, network)?;
     run_all(rows.iter(), |row| bench.row(row), || bench.clear())
 }
 
@@ -24,12 +24,13 @@ pub fn run(init: Init, rows: &[Row]) -> Result<()> {
 struct Bench {
     captain: Captain,
     words: Vec<(&'static str, String)>,
+    network: &'static str,
     fixtures: Vec<String>,
     baselines: std::cell::RefCell<HashMap<(&'static str, Vec<String>), Value>>,
 }
 
 impl Bench {
-    fn new(init: Init) -> Result<Self> {
+    fn new(init: Init, network: &'static str) -> Result<Self> {
         let captain = Captain::boot_with(init)?;
         captain.load(&own_image())?;
         captain.load(&lab::paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
@@ -58,7 +59,7 @@ impl Bench {
         let words = vec![("@OUT", out.display().to_string()), ("@OTHER", other), ("@DISK", super::docker::disk()?)];
         captain.nerdctl(&["run", "-d", "--name", "plain", "-v", "named:/n", "-v", "/anonymous", "probe:1"])?;
         let fixtures = captain.nerdctl(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
-        Ok(Self { captain, words, fixtures, baselines: HashMap::new().into() })
+        Ok(Self { captain, words, network, fixtures, baselines: HashMap::new().into() })
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
@@ -190,6 +191,9 @@ impl Bench {
             "--env=WAIT_SECONDS=0",
             "--env=WAITDAEMON_WATCH_SECONDS=0",
         ]);
+        if !flags.iter().any(|flag| flag.starts_with("--net")) {
+            run.arg(format!("--network={}", self.network));
+        }
         let said = lab::nest::output(run.args(flags).arg(image).arg("--").args(arguments))?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
         Ok(if said.status.success() { Ok(()) } else { Err(text) })
