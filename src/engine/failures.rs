@@ -18,8 +18,11 @@ pub fn pull_failed(image: &Reference) -> Failure {
         .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
 }
 
-/// The pull took longer than the settings allow.
-pub fn pull_too_long(image: &Reference, limit: Duration) -> Failure {
+/// The pull took longer than the settings allow; where a try before the last one failed, that is what to mend.
+pub fn pull_too_long(image: &Reference, limit: Duration, stumble: Option<String>) -> Failure {
+    if let Some(said) = stumble {
+        return pull_failed(image).cause(format!("{said}, for {} s", limit.as_secs()));
+    }
     Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
         .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
         .fix("raise it together with the action's timeout, or put the image nearer to the machine")

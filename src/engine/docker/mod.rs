@@ -6,6 +6,7 @@ mod identity;
 pub mod pull;
 pub mod stream;
 
+use std::cell::RefCell;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -306,11 +307,14 @@ impl Engine for Docker {
             Err(error) => return Err(error).because(format!("cannot inspect the image {image}")),
         }
         tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
-        let pulled = timeout(limit, patiently(limit, "pulling the image", || self.pull(image))).await;
-        pulled.unwrap_or_else(|_| Err(PullFailed::Late)).map_err(|error| match error {
-            PullFailed::Late => failures::pull_too_long(image, limit),
-            error => failures::pull_failed(image).cause(error),
-        })?;
+        let stumble = RefCell::new(None);
+        let pull = patiently(limit, "pulling the image", || async {
+            self.pull(image).await.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
+        });
+        match timeout(limit, pull).await {
+            Ok(pulled) => pulled.map_err(|error| failures::pull_failed(image).cause(error))?,
+            Err(_) => return Err(failures::pull_too_long(image, limit, stumble.take())),
+        }
         tracing::info!(image = image.as_written(), "pulled");
         Ok(())
     }
@@ -419,10 +423,12 @@ impl Engine for Docker {
 
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
-        let mut made = self.labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)?;
-        made.sort_by_key(|container| container["Labels"][LABEL_ROLE] == Role::Waiter.as_str());
+        let made = self.labelled(LABEL_HANDOFF, handoff.as_str()).await.because(failed)?;
+        // The waiter last: it may be the caller.
+        let is_waiter = |container: &Value| container["Labels"][LABEL_ROLE] == Role::Waiter.as_str();
+        let (waiters, others): (Vec<Value>, Vec<Value>) = made.into_iter().partition(is_waiter);
         let mut result = Ok(());
-        for container in made {
+        for container in others.into_iter().chain(waiters) {
             let id = container["Id"].as_str().unwrap_or_default();
             result = result.and(self.remove(id, true).await.because(format!("{failed}: {id}")));
         }
@@ -596,9 +602,6 @@ enum PullFailed {
     /// Its word inside the stream.
     #[error(transparent)]
     Stream(#[from] pull::PullError),
-    /// The time was over.
-    #[error("no end in time")]
-    Late,
 }
 
 impl Stumble for PullFailed {
@@ -608,7 +611,6 @@ impl Stumble for PullFailed {
             Self::Api(ApiError::Refused { message, .. }) => failures::worth_of_pull(message),
             Self::Api(error) => error.worth(),
             Self::Stream(error) => failures::worth_of_pull(&error.0),
-            Self::Late => Worth::Nothing,
         }
     }
 }

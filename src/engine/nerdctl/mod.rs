@@ -9,6 +9,7 @@ mod cli;
 pub mod copy;
 mod identity;
 
+use std::cell::RefCell;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -260,8 +261,10 @@ impl Engine for Nerdctl {
         }
         tracing::info!(image = name, "the image is not on this machine, pulling it");
         let arguments = ["pull", "--quiet", name];
+        let stumble = RefCell::new(None);
         let pull = patiently(limit, "pulling the image", || async {
-            self.cli.run_within(limit, &arguments).await.map(drop).map_err(PullFailed)
+            let pulled = self.cli.run_within(limit, &arguments).await.map(drop).map_err(PullFailed);
+            pulled.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
         });
         let pull = timeout(limit, pull);
         tokio::pin!(pull);
@@ -278,7 +281,8 @@ impl Engine for Nerdctl {
         };
         match pulled {
             Ok(Ok(())) => tracing::info!(image = name, "pulled"),
-            Err(_) | Ok(Err(PullFailed(CliError::Late { .. }))) => return Err(failures::pull_too_long(image, limit)),
+            Err(_) => return Err(failures::pull_too_long(image, limit, stumble.take())),
+            Ok(Err(PullFailed(CliError::Late { .. }))) => return Err(failures::pull_too_long(image, limit, None)),
             Ok(Err(PullFailed(error))) => return Err(failures::pull_failed(image).cause(error)),
         }
         Ok(())

@@ -31,7 +31,7 @@ const INCIDENTAL: [&str; 10] = [
 ];
 
 /// Runs all rows of a group that this engine knows, on a network unless they set another.
-pub fn run(engine: Engine, rows: &[Row], network: &'static str) -> Result<()> {
+pub fn run(engine: Engine, rows: &[Row], network: Option<&'static str>) -> Result<()> {
     let bench = Bench::new(engine, network)?;
     run_all(rows.iter().filter(|row| row.is_in(bench.api)), |row| bench.row(row), || bench.clear())
 }
@@ -49,7 +49,7 @@ struct Bench {
     machine: Machine,
     api: u32,
     words: Vec<(&'static str, String)>,
-    network: &'static str,
+    network: Option<&'static str>,
     fixtures: Vec<String>,
     /// The fixtures' anonymous volumes.
     known: Vec<String>,
@@ -57,7 +57,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(engine: Engine, network: &'static str) -> Result<Self> {
+    fn new(engine: Engine, network: Option<&'static str>) -> Result<Self> {
         let machine = machine(engine)?;
         for image in IMAGES {
             crate::world::load(&machine, image)?;
@@ -236,16 +236,19 @@ impl Bench {
 
     /// A create request that sets nothing but what waitdaemon and this group need.
     fn plain(&self, image: &str, user_image: &str) -> Value {
-        json!({
+        let mut body = json!({
             "Image": image,
             "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
             "HostConfig": {
                 "Binds": ["/run/docker.sock:/var/run/docker.sock"],
-                "NetworkMode": self.network,
                 // What the docker command always says; left out, API 1.41 shows "" for it.
                 "RestartPolicy": {"Name": "no"},
             },
-        })
+        });
+        if let Some(network) = self.network {
+            body["HostConfig"]["NetworkMode"] = network.into();
+        }
+        body
     }
 
     /// Removes all but the fixtures; what waitdaemon should have removed itself is an error.

@@ -116,7 +116,8 @@ fn config() -> Vec<Row> {
             ],
         ),
         row("--no-healthcheck", &["--no-healthcheck"]),
-        row("--restart", &["--restart=always"])
+        // Not `always`: containerd's restart monitor would start the action again at any moment.
+        row("--restart", &["--restart=on-failure:5"])
             .changed(&["/Labels/containerd.io~1restart"], "the user container runs exactly once"),
         row("--rm", &["--rm"]).engine_refuses(
             "cannot be specified together",

@@ -1,0 +1,37 @@
+//! Leaves out of the static program what only unwinding needs: a panic aborts, so nobody unwinds.
+//!
+//! That is 250 KB of 1450: the unwinder of LLVM with the C library's printf, and every function's unwind table
+//! (measured on x86_64; docs/dependencies.md).
+
+/// What Rust's standard library calls of the unwinder. Each call ends the program, as the panic before it would.
+const UNWINDER: [&str; 14] = [
+    "Backtrace",
+    "DeleteException",
+    "FindEnclosingFunction",
+    "GetCFA",
+    "GetDataRelBase",
+    "GetIP",
+    "GetIPInfo",
+    "GetLanguageSpecificData",
+    "GetRegionStart",
+    "GetTextRelBase",
+    "RaiseException",
+    "Resume",
+    "SetGR",
+    "SetIP",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=no-unwind-tables.ld");
+    let set = |name: &str| std::env::var(name).unwrap_or_default();
+    // Only the program that goes into the image; tests unwind.
+    if set("CARGO_CFG_TARGET_ENV") != "musl" {
+        return;
+    }
+    for function in UNWINDER {
+        println!("cargo:rustc-link-arg-bins=-Wl,--defsym=_Unwind_{function}=abort");
+    }
+    println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/no-unwind-tables.ld", set("CARGO_MANIFEST_DIR"));
+}
