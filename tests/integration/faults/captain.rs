@@ -69,6 +69,34 @@ pub fn action_is_killed() -> Result<()> {
     )
 }
 
+/// The action is killed when its waiter is armed, before it can end by itself.
+pub fn action_is_killed_after_the_waiter_is_armed() -> Result<()> {
+    let bench = Bench::new()?;
+    let agent = bench.served((" start ", 1, "hold-after"))?;
+    bench.held()?;
+    until("the waiter to be armed", LIMIT, || Ok(bench.waiter_said(|line| line["message"] == "armed").then_some(())))?;
+    bench.kill(ACTION)?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "FAILED", "reported {}", report.state);
+    bench.nothing_left()?;
+    ensure!(bench.runs() == 0, "it ran");
+    Ok(())
+}
+
+/// The agent dies while the action runs, so nobody reports its exit code 0: the server serves it again.
+pub fn agent_is_killed() -> Result<()> {
+    let bench = Bench::new()?;
+    let agent = bench.served((" start ", 1, "hold"))?;
+    bench.held()?;
+    drop(agent);
+    bench.go()?;
+    bench.nothing_left()?;
+    let said = bench.real(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"])?;
+    ensure!(said.starts_with(&format!("{ACTION} Exited (0)")), "the action did not end well: {said}");
+    ensure!(bench.runs() == 0, "it ran although nobody reported success");
+    Ok(())
+}
+
 /// Kills the waiter before and after each of its calls: containerd starts it again, and the user container runs
 /// once.
 pub fn waiter_is_killed() -> Result<()> {
@@ -156,7 +184,8 @@ impl Bench {
         if expected == Expect::Ran {
             self.nothing_left()?;
         } else if expected == Expect::Said {
-            until("the waiter's error", LIMIT, || Ok(self.waiters_errors()?.then_some(())))?;
+            let error = |line: &Value| line["level"] == "ERROR";
+            until("the waiter's error", LIMIT, || Ok(self.waiter_said(error).then_some(())))?;
         } else {
             ensure!(self.ours()?.is_empty(), "left: {}", self.ours()?);
         }
@@ -238,11 +267,12 @@ impl Bench {
         Ok(all.lines().filter(ours).collect::<Vec<_>>().join("\n"))
     }
 
-    fn waiters_errors(&self) -> Result<bool> {
+    /// True where the waiter has logged such a line.
+    fn waiter_said(&self, is_meant: impl Fn(&Value) -> bool) -> bool {
         let text = self.captain.container_logs();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let mut said = lines.filter_map(|line| serde_json::from_str::<Value>(line["log"].as_str()?).ok());
-        Ok(said.any(|line| line["phase"] == "waiter" && line["level"] == "ERROR"))
+        said.any(|line| line["phase"] == "waiter" && is_meant(&line))
     }
 
     fn log(&self) -> String {

@@ -41,6 +41,11 @@ pub fn captain_cases() -> Vec<PlainCase> {
     let all = soak();
     let mut cases: Vec<PlainCase> = steps::CALL_FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
     cases.push(("captain::faults::action_is_killed".into(), Box::new(captain::action_is_killed)));
+    cases.push((
+        "captain::faults::action_is_killed_after_the_waiter_is_armed".into(),
+        Box::new(captain::action_is_killed_after_the_waiter_is_armed),
+    ));
+    cases.push(("captain::faults::agent_is_killed".into(), Box::new(captain::agent_is_killed)));
     if all {
         cases.push(("captain::faults::waiter_is_killed".into(), Box::new(captain::waiter_is_killed)));
         cases.push(("captain::faults::engine_is_killed".into(), Box::new(captain::engine_is_killed)));
