@@ -1,6 +1,7 @@
 //! What waitdaemon's demo and tests stand on: nested machines with real engines, and images.
 
 pub mod agent;
+pub mod api;
 pub mod captain;
 pub mod image;
 pub mod machine;

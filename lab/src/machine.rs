@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::api;
 use crate::nest::{BOOT_LIMIT, END_LIMIT, Nest};
 pub use crate::nest::{REBOOTED, output};
 use crate::paths;
@@ -165,28 +166,12 @@ impl Machine {
         self.docker(&["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()]).map(drop)
     }
 
-    /// Asks the engine's API; returns the status and the answer, which is text where it is not JSON.
+    /// Asks the engine's API; see [`api::ask`].
     ///
     /// # Errors
-    /// Where curl gets no answer.
+    /// As [`api::ask`].
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-X", method, "--unix-socket"])
-            .arg(self.socket());
-        if body.is_some() {
-            curl.args(["-H", "Content-Type: application/json", "--data-binary", "@-"]);
-        }
-        curl.arg(format!("http://engine{path}"));
-        let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        if let (Some(mut input), Some(body)) = (curl.stdin.take(), body) {
-            input.write_all(body.to_string().as_bytes())?;
-        }
-        let said = curl.wait_with_output()?;
-        ensure!(said.status.success(), "curl: {}", String::from_utf8_lossy(&said.stderr));
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
-        let (answer, status) = text.rsplit_once('\n').context("no status")?;
-        let value = serde_json::from_str(answer).unwrap_or_else(|_| answer.to_owned().into());
-        Ok((status.parse()?, value))
+        api::ask(&self.socket(), method, path, body)
     }
 
     /// Every container of the engine, running or not: its inspect document.
@@ -194,9 +179,18 @@ impl Machine {
     /// # Errors
     /// Where the engine does not answer.
     pub fn containers(&self) -> Result<Vec<Value>> {
-        let ids = self.docker(&["ps", "-aq", "--no-trunc"])?;
-        let documents = ids.lines().filter_map(|id| self.inspect(id).ok());
+        let documents = self.ids()?.into_iter().filter_map(|id| self.inspect(&id).ok());
         Ok(documents.collect())
+    }
+
+    /// The IDs of all containers, running or not.
+    ///
+    /// # Errors
+    /// Where the engine does not answer.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let (status, list) = self.ask("GET", "/containers/json?all=1", None)?;
+        ensure!(status == 200, "the list of containers: {status} {list}");
+        Ok(list.as_array().into_iter().flatten().filter_map(|one| Some(one["Id"].as_str()?.to_owned())).collect())
     }
 
     /// A container's inspect document.
@@ -204,9 +198,9 @@ impl Machine {
     /// # Errors
     /// Where there is none of that name.
     pub fn inspect(&self, container: &str) -> Result<Value> {
-        let text = self.docker(&["container", "inspect", container])?;
-        let mut documents: Vec<Value> = serde_json::from_str(&text)?;
-        documents.pop().context("inspect gave nothing")
+        let (status, document) = self.ask("GET", &format!("/containers/{container}/json"), None)?;
+        ensure!(status == 200, "inspect of {container}: {status} {document}");
+        Ok(document)
     }
 
     /// Everything that happened to containers since the boot, in order.

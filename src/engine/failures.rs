@@ -20,12 +20,16 @@ pub fn pull_failed(image: &Reference) -> Failure {
 
 /// The pull took longer than the settings allow; where a try before the last one failed, that is what to mend.
 pub fn pull_too_long(image: &Reference, limit: Duration, stumble: Option<String>) -> Failure {
-    if let Some(said) = stumble {
-        return pull_failed(image).cause(format!("{said}, for {} s", limit.as_secs()));
+    let seconds = limit.as_secs();
+    match stumble {
+        Some(said) => pull_failed(image).cause(format!("{said}; it was tried again until {seconds} s were over")).fix(
+            "see that the machine reaches the registry; if it does, raise WAITDAEMON_PULL_TIMEOUT_SECONDS together with \
+             the action's timeout",
+        ),
+        None => Failure::new(format!("the image {image} was not pulled within {seconds} s"))
+            .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
+            .fix("raise it together with the action's timeout, or put the image nearer to the machine"),
     }
-    Failure::new(format!("the image {image} was not pulled within {} s", limit.as_secs()))
-        .field("environment.WAITDAEMON_PULL_TIMEOUT_SECONDS")
-        .fix("raise it together with the action's timeout, or put the image nearer to the machine")
 }
 
 /// Whether a pull that failed with these words may succeed a little later: where the network or the

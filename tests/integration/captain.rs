@@ -90,16 +90,17 @@ pub fn containers(captain: &Captain) -> Result<String> {
     })
 }
 
-fn nothing_left(captain: &Captain) -> Result<()> {
-    let gone = until("no container", LIMIT, || Ok(containers(captain)?.is_empty().then_some(())));
+pub fn nothing_left(captain: &Captain) -> Result<()> {
+    let gone = until("no container", LIMIT, || {
+        let ours = [WAITER, USER].iter().any(|name| captain.id_of(name).is_some());
+        Ok((!ours && containers(captain)?.is_empty()).then_some(()))
+    });
     gone.with_context(|| containers(captain).unwrap_or_default())
 }
 
 /// The JSON lines that the waiter logged.
-pub fn log(captain: &Captain) -> Result<Vec<Value>> {
-    let said = lab::nest::output(captain.nerdctl_command().args(["logs", WAITER]))?;
-    let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+pub fn log(captain: &Captain) -> Vec<Value> {
+    captain.logged().into_iter().filter(|line| line["phase"] == "waiter").collect()
 }
 
 fn benign_command_runs_once(network: &str) -> Result<()> {
@@ -300,7 +301,7 @@ fn waiting(captain: &Captain, wait: &str) -> Result<Agent> {
     let environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": wait});
     let agent = reported(captain, json!({"command": ["touch", "/out/ran"], "environment": environment}), "SUCCESS")?;
     until("the waiter to wait", LIMIT, || {
-        Ok(log(captain)?.iter().any(|line| line["wait_seconds"].is_number()).then_some(()))
+        Ok(log(captain).iter().any(|line| line["wait_seconds"].is_number()).then_some(()))
     })?;
     ensure!(captain.inspect(USER)?["Process"].is_null(), "the user container must not run yet");
     Ok(agent)

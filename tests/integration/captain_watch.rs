@@ -5,7 +5,7 @@ use lab::captain::Captain;
 use lab::until::until;
 use serde_json::{Value, json};
 
-use crate::captain::{captain, containers, log, reported};
+use crate::captain::{captain, containers, log, nothing_left, reported};
 use crate::world::{LIMIT, USER, WAITER};
 
 pub fn cases() -> Vec<(&'static str, crate::Plain)> {
@@ -27,7 +27,7 @@ fn served(captain: &Captain, command: &[&str], watch: &str) -> Result<()> {
 /// The waiter's lines up to its error, which has these words.
 fn lines_to(captain: &Captain, words: &str) -> Result<Vec<Value>> {
     let found = until(&format!("the waiter's error {words:?}"), LIMIT, || {
-        let lines = log(captain)?;
+        let lines = log(captain);
         let said =
             |line: &Value| line["level"] == "ERROR" && format!("{} {}", line["message"], line["error"]).contains(words);
         Ok(lines.iter().any(said).then_some(lines))
@@ -60,7 +60,7 @@ fn removed_by_somebody() -> Result<()> {
         Ok((captain.inspect(USER)?["Process"]["Status"]["Status"] == "running").then_some(()))
     })?;
     until("the waiter's watch", LIMIT, || {
-        Ok(log(&captain)?.iter().any(|line| line["message"] == "user container started").then_some(()))
+        Ok(log(&captain).iter().any(|line| line["message"] == "user container started").then_some(()))
     })?;
     let _ = captain.nerdctl(&["rm", "-f", USER]);
     // The waiter may see its end, or only that it is gone.
@@ -74,7 +74,7 @@ fn removed_by_somebody() -> Result<()> {
 fn again_while_the_user_container_runs() -> Result<()> {
     let captain = captain()?;
     served(&captain, &["sleep", "1000"], "1")?;
-    until("the waiter's end", LIMIT, || Ok((!containers(&captain)?.contains(WAITER)).then_some(())))?;
+    until("the waiter's end", LIMIT, || Ok(captain.id_of(WAITER).is_none().then_some(())))?;
     let first = captain.inspect(USER)?;
     ensure!(first["Process"]["Status"]["Status"] == "running", "{}", first["Process"]);
     served(&captain, &["sleep", "1000"], "1")?;
@@ -89,7 +89,7 @@ fn again_after_success() -> Result<()> {
     let runs = captain.out().join("runs");
     for run in 1..=2 {
         served(&captain, &["sh", "-c", "echo run >> /out/runs"], "60")?;
-        until("no container", LIMIT, || Ok(containers(&captain)?.is_empty().then_some(())))?;
+        nothing_left(&captain)?;
         let ran = std::fs::read_to_string(&runs)?.lines().count();
         ensure!(ran == run, "served {run} times, it ran {ran} times");
     }

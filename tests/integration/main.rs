@@ -19,6 +19,9 @@ mod verdict;
 mod watch;
 mod world;
 
+use std::sync::Mutex;
+use std::time::Instant;
+
 use lab::machine::Engine;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -27,6 +30,9 @@ type Case = (String, Box<dyn Fn(Engine) -> anyhow::Result<()> + Send + Sync>);
 
 /// A case that chooses its engine itself.
 type Plain = fn() -> anyhow::Result<()>;
+
+/// How many seconds each case took.
+static TIMES: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
@@ -45,18 +51,17 @@ fn main() -> std::process::ExitCode {
         ("demo::prints_without_root", demo::prints_without_root),
         ("demo::push_reaches_a_registry", demo::push_reaches_a_registry),
     ];
-    let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));
     let mut trials: Vec<Trial> = on_no_engine
         .into_iter()
         .chain(captain::cases())
         .chain(captain_watch::cases())
         .chain(pull::captain_cases())
-        .map(|(name, case)| Trial::test(name, move || case().map_err(failed)))
+        .map(|(name, case)| trial(name.to_owned(), case))
         .collect();
     for (name, case) in
         fidelity::nerdctl_cases().into_iter().chain(captain_identity::cases()).chain(faults::captain_cases())
     {
-        trials.push(Trial::test(name, move || case().map_err(failed)));
+        trials.push(trial(name, case));
     }
     for engine in Engine::ALL {
         let modules = [
@@ -71,11 +76,34 @@ fn main() -> std::process::ExitCode {
             watch::cases(),
         ];
         for (name, case) in modules.into_iter().flatten() {
-            let run = move || case(engine).map_err(failed);
-            trials.push(Trial::test(format!("{}::{name}", engine.name()), run));
+            trials.push(trial(format!("{}::{name}", engine.name()), move || case(engine)));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if conclusion.num_passed > 20 {
+        println!("slowest: {}", slowest(5));
+    }
+    conclusion.exit_code()
+}
+
+/// A trial that keeps the time that it took.
+fn trial(name: String, case: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    let kept = name.clone();
+    Trial::test(name, move || {
+        let start = Instant::now();
+        let result = case().map_err(|error| Failed::from(format!("{error:#}")));
+        if let Ok(mut times) = TIMES.lock() {
+            times.push((start.elapsed().as_secs(), kept));
+        }
+        result
+    })
+}
+
+/// The slowest cases with their seconds.
+fn slowest(count: usize) -> String {
+    let mut times = TIMES.lock().map(|times| times.clone()).unwrap_or_default();
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    times.iter().take(count).map(|(seconds, name)| format!("{name} {seconds} s")).collect::<Vec<_>>().join(", ")
 }
 
 /// Names cases by their module and function.

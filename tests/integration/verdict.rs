@@ -155,6 +155,15 @@ fn the_waiter_has_the_least_it_needs(engine: Engine) -> Result<()> {
         "{waiter}"
     );
     ensure!(!config["Env"].to_string().contains("IMAGE"), "{config}");
+    let script = "readlink /proc/1/ns/net /proc/$1/ns/net; sed -n 's/^ *\\([^ ]*\\):.*/\\1/p' /proc/$1/net/dev";
+    let pid = waiter["State"]["Pid"].to_string();
+    let said = output(machine.command("sh").args(["-c", script, "sh", &pid]))?;
+    let text = String::from_utf8(said.stdout)?;
+    let lines: Vec<&str> = text.lines().collect();
+    ensure!(
+        matches!(lines[..], [of_init, own, "lo"] if of_init != own),
+        "a network namespace of its own, with nothing but lo: {text}"
+    );
     Ok(())
 }
 

@@ -210,7 +210,7 @@ pub fn count(machine: &Machine, action: &str, name: &str) -> Result<usize> {
 
 /// Waits until no container is left.
 pub fn nothing_left(machine: &Machine) -> Result<()> {
-    let gone = until("no container", LIMIT, || Ok(machine.docker(&["ps", "-aq"])?.is_empty().then_some(())));
+    let gone = until("no container", LIMIT, || Ok(machine.ids()?.is_empty().then_some(())));
     gone.with_context(|| machine.docker(&["ps", "-a"]).unwrap_or_default())
 }
 

@@ -102,6 +102,8 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         Some(socket) => (json!("none"), Value::Array(socket_mounts(&action["Mounts"], socket)?)),
         None => (from["NetworkMode"].clone(), json!([])),
     };
+    // Makes the namespace and nothing in it; `none` alone has Docker 20.10 run itself again to set one up.
+    let disabled = network == "none";
     // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
     let mut security = vec!["no-new-privileges", "label=disable"];
     if parts.signals_init {
@@ -116,6 +118,7 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         "Entrypoint": [parts.program],
         "Cmd": [parts.argument],
         "User": action["Config"]["User"],
+        "NetworkDisabled": disabled,
         // A repackaged image may have one; the waiter's own logs say how it is.
         "Healthcheck": {"Test": ["NONE"]},
         "Labels": labels,

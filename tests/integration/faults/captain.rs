@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::kills::Left;
 use super::steps::{CALLS, Call, Expect, Fault};
+use crate::captain::log;
 use crate::world::{ACTION, USER, WAITER, images, is_meant, own_image};
 
 /// Longer than two calls that stall.
@@ -23,16 +24,7 @@ const NO_FAULT: (&str, usize, &str) = ("no call has these words", 1, "refuse");
 
 /// Runs an action for each call, and the fault happens there.
 pub fn at_every_call(fault: &Fault) -> Result<()> {
-    let bench = Bench::new()?;
-    let mut wrong = Vec::new();
-    for call in CALLS.iter().filter(|call| call.has(fault) && is_meant(call.name)) {
-        if let Err(error) = bench.at_call(call, fault) {
-            wrong.push(format!("{}: {error:#}", call.name));
-        }
-        bench.clear()?;
-    }
-    ensure!(wrong.is_empty(), "{} at {} calls is a violation:\n  {}", fault.what, wrong.len(), wrong.join("\n  "));
-    Ok(())
+    at_every(|call| call.has(fault), &[fault.name], |bench, call, _| bench.at_call(call, fault))
 }
 
 /// Kills the action at each call of the handoff, just after it was done; the user container never runs. Then the
@@ -146,8 +138,10 @@ fn at_every(
 ) -> Result<()> {
     let bench = Bench::new()?;
     let mut wrong = Vec::new();
-    for (call, when) in
-        CALLS.iter().filter(|call| which(call)).flat_map(|call| whens.iter().map(move |when| (call, when)))
+    for (call, when) in CALLS
+        .iter()
+        .filter(|call| which(call) && is_meant(call.name))
+        .flat_map(|call| whens.iter().map(move |when| (call, when)))
     {
         if let Err(error) = test(&bench, call, when) {
             wrong.push(format!("{} ({when}): {error:#}", call.name));
@@ -254,7 +248,10 @@ impl Bench {
     /// Waits until the waiter and the user container are gone. The agent keeps its own container of an action that
     /// failed.
     fn nothing_left(&self) -> Result<()> {
-        let gone = until("no container", LIMIT, || Ok(self.ours()?.is_empty().then_some(())));
+        let gone = until("no container", LIMIT, || {
+            let named = [WAITER, USER].iter().any(|name| self.captain.id_of(name).is_some());
+            Ok((!named && self.ours()?.is_empty()).then_some(()))
+        });
         gone.with_context(|| format!("{}\n{}", self.captain.container_logs(), self.log()))
     }
 
@@ -269,10 +266,7 @@ impl Bench {
 
     /// True where the waiter has logged such a line.
     fn waiter_said(&self, is_meant: impl Fn(&Value) -> bool) -> bool {
-        let text = self.captain.container_logs();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut said = lines.filter_map(|line| serde_json::from_str::<Value>(line["log"].as_str()?).ok());
-        said.any(|line| line["phase"] == "waiter" && is_meant(&line))
+        log(&self.captain).iter().any(is_meant)
     }
 
     fn log(&self) -> String {

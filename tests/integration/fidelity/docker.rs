@@ -30,9 +30,9 @@ const INCIDENTAL: [&str; 10] = [
     "/SandboxID",
 ];
 
-/// Runs all rows of a group that this engine knows, on a network unless they set another.
-pub fn run(engine: Engine, rows: &[Row], network: Option<&'static str>) -> Result<()> {
-    let bench = Bench::new(engine, network)?;
+/// Runs all rows of a group that this engine knows.
+pub fn run(engine: Engine, rows: &[Row]) -> Result<()> {
+    let bench = Bench::new(engine)?;
     run_all(rows.iter().filter(|row| row.is_in(bench.api)), |row| bench.row(row), || bench.clear())
 }
 
@@ -49,15 +49,14 @@ struct Bench {
     machine: Machine,
     api: u32,
     words: Vec<(&'static str, String)>,
-    network: Option<&'static str>,
     fixtures: Vec<String>,
     /// The fixtures' anonymous volumes.
     known: Vec<String>,
-    baselines: std::cell::RefCell<HashMap<&'static str, Value>>,
+    baselines: std::cell::RefCell<HashMap<(&'static str, bool), Value>>,
 }
 
 impl Bench {
-    fn new(engine: Engine, network: Option<&'static str>) -> Result<Self> {
+    fn new(engine: Engine) -> Result<Self> {
         let machine = machine(engine)?;
         for image in IMAGES {
             crate::world::load(&machine, image)?;
@@ -97,15 +96,15 @@ impl Bench {
             ("@FRONT", front),
             ("@DISK", disk()?),
         ];
-        let fixtures = machine.docker(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
+        let fixtures = machine.ids()?;
         let known = anonymous(&machine.inspect("other")?);
-        Ok(Self { machine, api: api_of(engine), words, network, fixtures, known, baselines: HashMap::new().into() })
+        Ok(Self { machine, api: api_of(engine), words, fixtures, known, baselines: HashMap::new().into() })
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Body(set) = &row.set else { bail!("no row of Docker") };
         let set: Value = serde_json::from_str(&filled(&self.words, set.to_string()))?;
-        let mut body = self.plain(row.own, row.image);
+        let mut body = plain(row.own, row.image, row.networked);
         merge(&mut body, &set);
         let action = match self.start(ACTION, &body)? {
             Ok(id) => id,
@@ -140,7 +139,7 @@ impl Bench {
         }
         let expected = self.made(&body)?;
         take_our_labels(&mut user["Config"]["Labels"], &expected["Config"]["Labels"])?;
-        let shows = expected != self.baseline(row.image)?;
+        let shows = expected != self.baseline(row)?;
         ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
         Ok(Became::Copied(differences(&user, &expected)))
     }
@@ -158,12 +157,13 @@ impl Bench {
     }
 
     /// What it makes of one that sets nothing; null where the image alone says nothing to run.
-    fn baseline(&self, image: &'static str) -> Result<Value> {
-        if let Some(known) = self.baselines.borrow().get(image) {
+    fn baseline(&self, row: &Row) -> Result<Value> {
+        let key = (row.image, row.networked);
+        if let Some(known) = self.baselines.borrow().get(&key) {
             return Ok(known.clone());
         }
-        let made = self.made(&self.plain(image, image)).unwrap_or_default();
-        self.baselines.borrow_mut().insert(image, made.clone());
+        let made = self.made(&plain(row.image, row.image, row.networked)).unwrap_or_default();
+        self.baselines.borrow_mut().insert(key, made.clone());
         Ok(made)
     }
 
@@ -234,28 +234,9 @@ impl Bench {
         Ok(if status == 204 { Ok(id) } else { Err(answer.to_string()) })
     }
 
-    /// A create request that sets nothing but what waitdaemon and this group need.
-    fn plain(&self, image: &str, user_image: &str) -> Value {
-        let mut body = json!({
-            "Image": image,
-            "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
-            "HostConfig": {
-                "Binds": ["/run/docker.sock:/var/run/docker.sock"],
-                // What the docker command always says; left out, API 1.41 shows "" for it.
-                "RestartPolicy": {"Name": "no"},
-            },
-        });
-        if let Some(network) = self.network {
-            body["HostConfig"]["NetworkMode"] = network.into();
-        }
-        body
-    }
-
     /// Removes all but the fixtures; what waitdaemon should have removed itself is an error.
     fn clear(&self) -> Result<()> {
-        let ids = self.machine.docker(&["ps", "-aq", "--no-trunc"])?;
-        let mine = ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id));
-        for id in mine {
+        for id in self.machine.ids()?.iter().filter(|id| !self.fixtures.contains(id)) {
             self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;
         }
         Ok(())
@@ -264,6 +245,20 @@ impl Bench {
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         self.machine.ask(method, &format!("/v1.{}{path}", self.api), body)
     }
+}
+
+/// A create request that sets nothing but what waitdaemon needs, and no network unless the row is about one.
+fn plain(image: &str, user_image: &str, networked: bool) -> Value {
+    json!({
+        "Image": image,
+        "Env": [format!("IMAGE={user_image}"), "WAIT_SECONDS=0", "WAITDAEMON_WATCH_SECONDS=0"],
+        "NetworkDisabled": !networked,
+        "HostConfig": {
+            "Binds": ["/run/docker.sock:/var/run/docker.sock"],
+            // What the docker command always says; left out, API 1.41 shows "" for it.
+            "RestartPolicy": {"Name": "no"},
+        },
+    })
 }
 
 /// The volumes of a container whose names the engine made up.

@@ -24,8 +24,8 @@ fn host(field: &str, value: Value) -> Value {
 fn config() -> Vec<Row> {
     let long = "x".repeat(100_000);
     vec![
-        Row::body("Hostname", json!({"Hostname": "web"})),
-        Row::body("Domainname", json!({"Domainname": "example.org"})),
+        Row::body("Hostname", json!({"Hostname": "web"})).networked(),
+        Row::body("Domainname", json!({"Domainname": "example.org"})).networked(),
         Row::body("User, by number", json!({"User": "1000:1001"})),
         Row::body("User, by name", json!({"User": "nobody"})).engine_refuses(
             "unable to find user nobody",
@@ -57,8 +57,8 @@ fn config() -> Vec<Row> {
         Row::body("Healthcheck, NONE", json!({"Healthcheck": {"Test": ["NONE"]}})),
         Row::body("ArgsEscaped", json!({"ArgsEscaped": true, "Cmd": ["sleep", "1003"]})),
         Row::body("WorkingDir", json!({"WorkingDir": "/work/deep"})),
-        Row::body("NetworkDisabled", json!({"NetworkDisabled": true})),
-        Row::body("MacAddress", json!({"MacAddress": "02:42:00:00:00:09"})).until(51),
+        Row::body("NetworkDisabled", json!({"NetworkDisabled": true})).networked(),
+        Row::body("MacAddress", json!({"MacAddress": "02:42:00:00:00:09"})).networked().until(51),
         Row::body("OnBuild", json!({"OnBuild": ["RUN true"]})),
         Row::body("Labels", json!({"Labels": {"a": "", "b.c/d": "x=y\nz", "com.docker.compose.project": "p"}})),
         Row::body("Labels, names that we use ourselves", json!({"Labels": {"waitdaemon.role": "mine", "waitdaemon.other": "kept"}})).changed(
@@ -68,7 +68,7 @@ fn config() -> Vec<Row> {
         Row::body("StopSignal", json!({"StopSignal": "SIGUSR1"})),
         Row::body("StopTimeout", json!({"StopTimeout": 3})),
         Row::body("Shell", json!({"Shell": ["/bin/ash", "-c"]})),
-        Row::body("ExposedPorts", json!({"ExposedPorts": {"80/tcp": {}, "53/udp": {}}})),
+        Row::body("ExposedPorts", json!({"ExposedPorts": {"80/tcp": {}, "53/udp": {}}})).networked(),
         Row::body("AutoRemove", host("AutoRemove", json!(true))).changed(
             &["/HostConfig/AutoRemove"],
             "the waiter reads the exit code first; it removes a user container that ended with 0 and keeps one that failed",
@@ -368,6 +368,9 @@ fn networks() -> Vec<Row> {
         Row::body("PortBindings", json!({"ExposedPorts": {"80/tcp": {}}, "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}}})),
         Row::body("PublishAllPorts", json!({"ExposedPorts": {"80/tcp": {}}, "HostConfig": {"PublishAllPorts": true}})),
     ]
+    .into_iter()
+    .map(Row::networked)
+    .collect()
 }
 
 fn rights() -> Vec<Row> {

@@ -22,16 +22,10 @@ pub fn cases() -> Vec<crate::Case> {
     docker_rows::GROUPS
         .into_iter()
         .map(|(name, rows)| {
-            let case = move |engine: Engine| docker::run(engine, &rows(), network_of(name));
+            let case = move |engine: Engine| docker::run(engine, &rows());
             (format!("fidelity::{name}"), Box::new(case) as _)
         })
         .collect()
-}
-
-/// The network of a group's containers: the engine's choice, or `none` where nothing is about it, for making one
-/// is half of a container's cost.
-fn network_of(group: &str) -> Option<&'static str> {
-    (!["config", "networks"].contains(&group)).then_some("none")
 }
 
 /// A case that chooses its machine itself.
@@ -44,7 +38,7 @@ pub fn nerdctl_cases() -> Vec<PlainCase> {
         .into_iter()
         .map(|(name, rows)| {
             let init = if name == "resources" { Init::BusyBox } else { Init::Systemd };
-            let case = move || nerdctl::run(init, &rows(), network_of(name));
+            let case = move || nerdctl::run(init, &rows());
             (format!("{}::fidelity::{name}", init.name()), Box::new(case) as _)
         })
         .collect()

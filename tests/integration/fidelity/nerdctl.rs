@@ -14,9 +14,9 @@ use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
 
-/// Runs all rows of a group, on a network unless they set another.
-pub fn run(init: Init, rows: &[Row], network: Option<&'static str>) -> Result<()> {
-    let bench = Bench::new(init, network)?;
+/// Runs all rows of a group.
+pub fn run(init: Init, rows: &[Row]) -> Result<()> {
+    let bench = Bench::new(init)?;
     run_all(rows.iter(), |row| bench.row(row), || bench.clear())
 }
 
@@ -24,13 +24,12 @@ pub fn run(init: Init, rows: &[Row], network: Option<&'static str>) -> Result<()
 struct Bench {
     captain: Captain,
     words: Vec<(&'static str, String)>,
-    network: Option<&'static str>,
     fixtures: Vec<String>,
-    baselines: std::cell::RefCell<HashMap<(&'static str, Vec<String>), Value>>,
+    baselines: std::cell::RefCell<HashMap<String, Value>>,
 }
 
 impl Bench {
-    fn new(init: Init, network: Option<&'static str>) -> Result<Self> {
+    fn new(init: Init) -> Result<Self> {
         let captain = Captain::boot_with(init)?;
         captain.load(&own_image())?;
         captain.load(&lab::paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
@@ -59,13 +58,13 @@ impl Bench {
         let words = vec![("@OUT", out.display().to_string()), ("@OTHER", other), ("@DISK", super::docker::disk()?)];
         captain.nerdctl(&["run", "-d", "--name", "plain", "-v", "named:/n", "-v", "/anonymous", "probe:1"])?;
         let fixtures = captain.nerdctl(&["ps", "-aq", "--no-trunc"])?.lines().map(str::to_owned).collect();
-        Ok(Self { captain, words, network, fixtures, baselines: HashMap::new().into() })
+        Ok(Self { captain, words, fixtures, baselines: HashMap::new().into() })
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
         let Set::Flags(flags, arguments) = &row.set else { bail!("no row of nerdctl") };
         let flags: Vec<String> = flags.iter().map(|flag| filled(&self.words, flag.clone())).collect();
-        if let Err(word) = self.make(&["run", "-d"], ACTION, row.own, row.image, &flags, arguments)? {
+        if let Err(word) = self.make(&["run", "-d"], ACTION, row.own, row, &flags, arguments)? {
             return Ok(Became::EngineRefused(word));
         }
         let anonymous = self.anonymous(ACTION)?;
@@ -77,12 +76,16 @@ impl Bench {
                 let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
                 Ok(text.contains("\"level\":\"ERROR\"").then_some(text))
             })?;
-            let left = self.names()?;
-            ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff ({code}) left {left}: {text}");
+            for name in [USER, WAITER] {
+                ensure!(self.captain.id_of(name).is_none(), "a failed handoff ({code}) left {name}: {text}");
+            }
             return Ok(Became::Refused(text));
         }
         self.remove(&[ACTION])?;
         let user = until("the user container's start", LIMIT, || {
+            if !self.captain.has_task(USER) {
+                return Ok(None);
+            }
             let user = self.captain.inspect(USER)?;
             Ok((user["Process"]["Status"]["Status"] == "running").then_some(user))
         });
@@ -101,7 +104,7 @@ impl Bench {
     /// What nerdctl makes of these flags, with the user container's name.
     fn made(&self, row: &Row, flags: &[String], arguments: &[String]) -> Result<Value> {
         // All of it is there before the start.
-        if let Err(word) = self.make(&["create"], USER, row.image, row.image, flags, arguments)? {
+        if let Err(word) = self.make(&["create"], USER, row.image, row, flags, arguments)? {
             bail!("nerdctl refuses the user container's own flags: {word}");
         }
         let all = self.all_of(&self.captain.inspect(USER)?, &[])?;
@@ -117,11 +120,12 @@ impl Bench {
         if row.image == "neither:1" {
             return Ok(Value::Null);
         }
-        if let Some(known) = self.baselines.borrow().get(&(row.image, needed.clone())) {
+        let key = format!("{} {} {needed:?}", row.image, row.networked);
+        if let Some(known) = self.baselines.borrow().get(&key) {
             return Ok(known.clone());
         }
         let made = self.made(row, &needed, &[])?;
-        self.baselines.borrow_mut().insert((row.image, needed), made.clone());
+        self.baselines.borrow_mut().insert(key, made.clone());
         Ok(made)
     }
 
@@ -178,7 +182,7 @@ impl Bench {
         command: &[&str],
         name: &str,
         image: &str,
-        user_image: &str,
+        row: &Row,
         flags: &[String],
         arguments: &[String],
     ) -> Result<Result<(), String>> {
@@ -186,12 +190,12 @@ impl Bench {
         run.args(command).args([
             "--pull=never",
             &format!("--name={name}"),
-            &format!("--env=IMAGE={user_image}"),
+            &format!("--env=IMAGE={}", row.image),
             "--env=WAIT_SECONDS=0",
             "--env=WAITDAEMON_WATCH_SECONDS=0",
         ]);
-        if let Some(network) = self.network.filter(|_| !flags.iter().any(|flag| flag.starts_with("--net"))) {
-            run.arg(format!("--network={network}"));
+        if !row.networked && !flags.iter().any(|flag| flag.starts_with("--net")) {
+            run.arg("--network=none");
         }
         let said = lab::nest::output(run.args(flags).arg(image).arg("--").args(arguments))?;
         let text = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -199,25 +203,19 @@ impl Bench {
     }
 
     fn remove(&self, containers: &[&str]) -> Result<()> {
-        for container in containers {
-            // One that removes itself at this moment is an error to nerdctl.
-            until("a container's removal", LIMIT, || {
-                let removed = lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", container]))?;
-                Ok((removed.status.success() && !self.names()?.lines().any(|name| name == *container)).then_some(()))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn names(&self) -> Result<String> {
-        until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}}"]).ok()))
+        // One that removes itself at this moment is an error to nerdctl.
+        until("the containers' removal", LIMIT, || {
+            lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f"]).args(containers))?;
+            Ok((!containers.iter().any(|name| self.captain.id_of(name).is_some())).then_some(()))
+        })
     }
 
     /// Removes all but the fixtures, and the files that flags name.
     fn clear(&self) -> Result<()> {
         let ids = until("a list of containers", LIMIT, || Ok(self.captain.nerdctl(&["ps", "-aq", "--no-trunc"]).ok()))?;
-        for id in ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)) {
-            lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f", id]))?;
+        let mine: Vec<&str> = ids.lines().filter(|id| !self.fixtures.iter().any(|fixture| fixture == id)).collect();
+        if !mine.is_empty() {
+            lab::nest::output(self.captain.nerdctl_command().args(["rm", "-f"]).args(mine))?;
         }
         self.remove_files();
         Ok(())

@@ -56,7 +56,7 @@ fn config() -> Vec<Row> {
             &["--env=A=", "--env=B=x=y", "--env=C=\n ", "--env=D=ä\"'$X\\,", "--env=f g=h", "--env=A=again"],
         ),
         row("--env PATH", &["--env=PATH=/mine:/bin"]),
-        row("--env HOSTNAME", &["--env=HOSTNAME=mine"]),
+        row("--env HOSTNAME", &["--env=HOSTNAME=mine"]).networked(),
         row("--env, a long value", &[&long]),
         row(
             "--env, names that we use ourselves",
@@ -87,8 +87,8 @@ fn config() -> Vec<Row> {
         row("--tty", &["--tty"]),
         row("--init-binary", &["--init-binary=tini-static"]),
         row("--systemd=always", &["--systemd=always"]),
-        row("--hostname", &["--hostname=web"]),
-        row("--domainname", &["--domainname=example.org"]),
+        row("--hostname", &["--hostname=web"]).networked(),
+        row("--domainname", &["--domainname=example.org"]).networked(),
         row("--label", &["--label=a=", "--label=b.c/d=x=y z", "--label=com.docker.compose.project=p"]),
         row("--label, names that we use ourselves", &["--label=waitdaemon.role=mine", "--label=waitdaemon.other=kept"])
             .changed(
@@ -268,6 +268,9 @@ fn networks() -> Vec<Row> {
         ),
         row("--uts host", &["--uts=host"]),
     ]
+    .into_iter()
+    .map(Row::networked)
+    .collect()
 }
 
 fn rights() -> Vec<Row> {

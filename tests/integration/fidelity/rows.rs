@@ -19,6 +19,9 @@ pub struct Row {
     pub stands_for: Option<Value>,
     /// The value is the engine's default here, or one that it does nothing with: nothing shows.
     pub without_effect: bool,
+    /// It is about the network: its containers are on the engine's default one, the others on none, for making one
+    /// is half of a container's cost.
+    pub networked: bool,
     /// What must become of it.
     pub expect: Expect,
 }
@@ -73,6 +76,7 @@ impl Row {
             own: "waitdaemon:dev",
             stands_for: None,
             without_effect: false,
+            networked: false,
             expect: Expect::Carried,
         }
     }
@@ -110,6 +114,12 @@ impl Row {
     /// Has no effect that shows.
     pub fn without_effect(mut self) -> Self {
         self.without_effect = true;
+        self
+    }
+
+    /// Is about the network.
+    pub fn networked(mut self) -> Self {
+        self.networked = true;
         self
     }
 
