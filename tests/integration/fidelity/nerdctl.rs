@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::captain::{Captain, Init};
@@ -13,6 +14,12 @@ use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
+
+/// How often a failed action is tried whose words nerdctl lost: its logger stops when the container ends, whether it has
+/// read all or not (nerdctl 2.2.1, `pkg/logging`, `loggingProcessAdapter`).
+const TRIES: usize = 3;
+/// How long what a container said last may take to its log.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs all rows of a group.
 pub fn run(init: Init, rows: &[Row]) -> Result<()> {
@@ -62,24 +69,36 @@ impl Bench {
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
+        for _ in 0..TRIES {
+            if let Some(became) = self.try_row(row)? {
+                return Ok(became);
+            }
+            self.clear()?;
+        }
+        bail!("{TRIES} times the action failed and nerdctl logged nothing that it said")
+    }
+
+    /// `None` where nerdctl lost what a failed action said.
+    fn try_row(&self, row: &Row) -> Result<Option<Became>> {
         let Set::Flags(flags, arguments) = &row.set else { bail!("no row of nerdctl") };
         let flags: Vec<String> = flags.iter().map(|flag| filled(&self.words, flag.clone())).collect();
         if let Err(word) = self.make(&["run", "-d"], ACTION, row.own, row, &flags, arguments)? {
-            return Ok(Became::EngineRefused(word));
+            return Ok(Some(Became::EngineRefused(word)));
         }
         let anonymous = self.anonymous(ACTION)?;
         let code = self.captain.nerdctl(&["wait", ACTION])?;
         if code != "0" {
             // What it said last may be in the log a moment after its end.
-            let text = until("the handoff's error", LIMIT, || {
+            let text = until("the handoff's error", LOG_LIMIT, || {
                 let said = lab::nest::output(self.captain.nerdctl_command().args(["logs", ACTION]))?;
                 let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
                 Ok(text.contains("\"level\":\"ERROR\"").then_some(text))
-            })?;
+            });
+            let Ok(text) = text else { return Ok(None) };
             for name in [USER, WAITER] {
                 ensure!(self.captain.id_of(name).is_none(), "a failed handoff ({code}) left {name}: {text}");
             }
-            return Ok(Became::Refused(text));
+            return Ok(Some(Became::Refused(text)));
         }
         self.remove(&[ACTION])?;
         let user = until("the user container's start", LIMIT, || {
@@ -98,7 +117,7 @@ impl Bench {
         take_our_labels(&mut user["Labels"], &expected["Labels"])?;
         let shows = expected != self.baseline(row)?;
         ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
-        Ok(Became::Copied(differences(&user, &expected)))
+        Ok(Some(Became::Copied(differences(&user, &expected))))
     }
 
     /// What nerdctl makes of these flags, with the user container's name.
