@@ -7,8 +7,16 @@ TARGET := x86_64-unknown-linux-musl
 CACHE  := .cache
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
+VERSION ?= $(shell git describe --tags --always 2> /dev/null | sed 's/^v//')
+# The time of what is released: the commit's.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+# Builds the program for a target. No path of the machine that builds it gets into it.
+CARGO_HOME ?= $(HOME)/.cargo
+build = cargo build -q --release --target $(1) --bin waitdaemon \
+  --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean
+.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,7 +46,15 @@ push: dist/waitdaemon.tar ## push the image with your Docker (PUSH_TO=registry.e
 
 program: ## build the static program
 	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."
-	@cargo build -q --release --target $(TARGET) --bin waitdaemon
+	@$(call build,$(TARGET))
+
+release-image: ## write dist/waitdaemon-oci.tar, the images for amd64 and arm64 in one OCI archive, and print its digest
+	@scripts/setup demo
+	@$(call build,x86_64-unknown-linux-musl)
+	@$(call build,aarch64-unknown-linux-musl)
+	@cargo run -q -p lab --bin release -- dist/waitdaemon-oci.tar $(VERSION) $$(git rev-parse HEAD) \
+	  $$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
+	  amd64=target/x86_64-unknown-linux-musl/release/waitdaemon arm64=target/aarch64-unknown-linux-musl/release/waitdaemon
 
 cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd $(CACHE)/nerdctl/nerdctl $(CACHE)/captain/rootfs ## build agent, engines and CaptainOS's root for the tests
 

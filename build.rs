@@ -29,9 +29,13 @@ fn main() {
     if set("CARGO_CFG_TARGET_ENV") != "musl" {
         return;
     }
+    // A compiler that links passes on what stands behind -Wl; a linker takes it as it is.
+    let prefix = if set("RUSTC_LINKER").contains("lld") { "" } else { "-Wl," };
     for function in UNWINDER {
-        println!("cargo:rustc-link-arg-bins=-Wl,--defsym=_Unwind_{function}=abort");
+        println!("cargo:rustc-link-arg-bins={prefix}--defsym=_Unwind_{function}=abort");
     }
-    println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
-    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/no-unwind-tables.ld", set("CARGO_MANIFEST_DIR"));
+    // src/backtrace.rs has one of them too: the first counts.
+    println!("cargo:rustc-link-arg-bins={prefix}--allow-multiple-definition");
+    println!("cargo:rustc-link-arg-bins={prefix}--no-eh-frame-hdr");
+    println!("cargo:rustc-link-arg-bins={prefix}--script={}/no-unwind-tables.ld", set("CARGO_MANIFEST_DIR"));
 }

@@ -62,7 +62,12 @@ async fn hand_over<E: Engine>(
     let action = unless(stop, engine.identify(handoff)).await?;
     let (action_id, action_name) = engine.action_names(&action);
     logging::set_action(action_name);
-    tracing::info!(container = action_id, image = settings.image.as_written(), "own container proved");
+    tracing::info!(
+        container = action_id,
+        proof = engine.proof(&action),
+        image = settings.image.as_written(),
+        "own container proved"
+    );
 
     if let Earlier::Running(user) = unless(stop, engine.clear_earlier(&action)).await? {
         tracing::warn!(container = user, "the user container of this very action runs already; it is left alone");
@@ -70,24 +75,7 @@ async fn hand_over<E: Engine>(
     }
     unless(stop, engine.ensure_image(&settings.image, settings.pull_timeout)).await?;
 
-    let finish_reboot = if settings.finish_reboot && reboot::systemd_is_init() {
-        Request::of(host::own_command().get(1..).unwrap_or_default())
-    } else {
-        None
-    };
-    // To finish what the command could not do, the waiter must see the command's end.
-    let least_watch = if finish_reboot.is_some() { LEAST_WATCH } else { Duration::ZERO };
-    let ticket = Ticket {
-        engine: engine.ticket(&action),
-        handoff: handoff.clone(),
-        action_id: action_id.to_owned(),
-        action_name: action_name.to_owned(),
-        tty: engine.has_terminal(&action),
-        wait_seconds: settings.wait.as_secs(),
-        watch_seconds: settings.watch.max(least_watch).as_secs(),
-        finish_reboot,
-        log: settings.log,
-    };
+    let ticket = ticket(engine, &action, settings, handoff);
     // Both run to their end even if one fails or a signal comes: a request that is cut off could
     // still make a container, after the clean-up.
     let created = async {
@@ -109,6 +97,29 @@ async fn hand_over<E: Engine>(
         "handed over: the waiter is armed"
     );
     Ok(())
+}
+
+/// What the waiter is told.
+pub fn ticket<E: Engine>(engine: &E, action: &E::Action, settings: &Settings, handoff: &HandoffId) -> Ticket {
+    let (action_id, action_name) = engine.action_names(action);
+    let finish_reboot = if settings.finish_reboot && reboot::systemd_is_init() {
+        Request::of(host::own_command().get(1..).unwrap_or_default())
+    } else {
+        None
+    };
+    // To finish what the command could not do, the waiter must see the command's end.
+    let least_watch = if finish_reboot.is_some() { LEAST_WATCH } else { Duration::ZERO };
+    Ticket {
+        engine: engine.ticket(action),
+        handoff: handoff.clone(),
+        action_id: action_id.to_owned(),
+        action_name: action_name.to_owned(),
+        tty: engine.has_terminal(action),
+        wait_seconds: settings.wait.as_secs(),
+        watch_seconds: settings.watch.max(least_watch).as_secs(),
+        finish_reboot,
+        log: settings.log,
+    }
 }
 
 /// The step's result, or a failure as soon as somebody stops us.

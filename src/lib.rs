@@ -4,7 +4,10 @@
 //! [`handoff`] is the action container's, [`waiter`] is the waiter's, [`engine`] is the seam.
 //! The words are those of docs/design.md.
 
+#[cfg(target_env = "musl")]
+pub mod backtrace;
 pub mod clock;
+pub mod dry_run;
 pub mod engine;
 pub mod error;
 pub mod handoff;

@@ -51,6 +51,19 @@ pub fn announces(output: &str, message: &str, handoff: &HandoffId) -> bool {
     lines.into_iter().any(|line| line["message"] == message && line["handoff"] == handoff.as_str())
 }
 
+/// Writes a line of the handoff with a document in it, at every level.
+pub fn document(message: &str, field: &'static str, document: Value) {
+    let lines = Lines { level: Level::INFO, phase: "handoff" };
+    let fields = Fields { message: message.to_owned(), others: vec![(field, document)] };
+    write_to(&mut std::io::stdout(), &lines.line(Level::INFO, &fields));
+}
+
+/// One write per line, so that lines of several processes do not mix. There is nobody to tell when the log itself
+/// cannot be written.
+fn write_to(stream: &mut impl Write, line: &[u8]) {
+    let _ = stream.write_all(line).and_then(|()| stream.flush());
+}
+
 /// Logs a failure at ERROR with its causes, field and fix.
 pub fn failure(failure: &Failure) {
     let (causes, field, fix) = (failure.causes(), failure.field, failure.fix.as_str());
@@ -72,15 +85,12 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut line = self.line(*metadata.level(), &fields);
-        line.push(b'\n');
-        // One write per line, so that lines of several processes do not mix. There is nobody to tell
-        // when the log itself cannot be written.
-        let _ = if *metadata.level() <= Level::WARN {
-            std::io::stderr().write_all(&line)
+        let line = self.line(*metadata.level(), &fields);
+        if *metadata.level() <= Level::WARN {
+            write_to(&mut std::io::stderr(), &line);
         } else {
-            std::io::stdout().write_all(&line).and_then(|()| std::io::stdout().flush())
-        };
+            write_to(&mut std::io::stdout(), &line);
+        }
     }
 }
 
@@ -89,6 +99,7 @@ impl Lines {
         let mut out = Vec::with_capacity(256);
         // Writing to a Vec does not fail, and no value here can be refused by the serializer.
         let _ = self.write(&mut out, level, fields);
+        out.push(b'\n');
         out
     }
 
@@ -159,7 +170,7 @@ mod tests {
         let lines = Lines { level: Level::INFO, phase: "handoff" };
         let fields = Fields { message: "a\n\u{1b}[31m\"b\"".into(), others: vec![("exit_code", 3.into())] };
         let line = String::from_utf8(lines.line(Level::WARN, &fields)).unwrap();
-        assert!(!line.contains(['\n', '\u{1b}']), "control characters must be escaped: {line}");
+        assert!(!line.trim_end().contains(['\n', '\u{1b}']), "control characters must be escaped: {line}");
         let order: Vec<usize> = ["\"time\"", "\"level\"", "\"message\"", "\"phase\"", "\"exit_code\""]
             .map(|key| line.find(key).unwrap())
             .into();

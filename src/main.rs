@@ -11,7 +11,7 @@ use waitdaemon::error::{Because, Failure, exit};
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::signals::Stop;
 use waitdaemon::ticket::{EngineTicket, Ticket};
-use waitdaemon::{engine, handoff, logging, names, waiter};
+use waitdaemon::{dry_run, engine, handoff, logging, names, waiter};
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -25,6 +25,9 @@ fn be_action() -> u8 {
         Ok(settings) => settings,
         Err(problems) => {
             logging::start(Level::INFO, "handoff");
+            if settings::asks_for_dry_run(std::env::vars_os()) {
+                return dry_run::invalid(&problems);
+            }
             for problem in problems {
                 tracing::error!(field = problem.field, value = problem.value, fix = problem.fix, "{}", problem.problem);
             }
@@ -35,6 +38,9 @@ fn be_action() -> u8 {
     let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
     for name in settings::unknown(&names) {
         tracing::warn!(field = format!("environment.{name}"), "{name} is no variable of waitdaemon; a typing error?");
+    }
+    if settings.dry_run {
+        return on_one_thread(exit::HANDOFF_FAILED, async { Ok(dry_run::run(&settings).await) });
     }
     on_one_thread(exit::HANDOFF_FAILED, async {
         let mut stop = Stop::catch().because("cannot catch signals")?;

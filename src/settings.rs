@@ -33,6 +33,8 @@ pub struct Settings {
     pub nerdctl_host: bool,
     /// `WAITDAEMON_LOG`.
     pub log: LogLevel,
+    /// `WAITDAEMON_DRY_RUN`: show what a handoff would do, and change nothing.
+    pub dry_run: bool,
 }
 
 /// `CONTAINER_RUNTIME`: which engine to use.
@@ -103,8 +105,13 @@ const LONGEST_SECONDS: u64 = 86_400;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
-const PREFIXED: [&str; 4] =
-    ["WAITDAEMON_FINISH_REBOOT", "WAITDAEMON_LOG", "WAITDAEMON_PULL_TIMEOUT_SECONDS", "WAITDAEMON_WATCH_SECONDS"];
+const PREFIXED: [&str; 5] = [
+    "WAITDAEMON_DRY_RUN",
+    "WAITDAEMON_FINISH_REBOOT",
+    "WAITDAEMON_LOG",
+    "WAITDAEMON_PULL_TIMEOUT_SECONDS",
+    "WAITDAEMON_WATCH_SECONDS",
+];
 
 impl Settings {
     /// Reads the environment `variables`, each a name and a value.
@@ -118,12 +125,13 @@ impl Settings {
         let runtime = reader.runtime();
         let docker_host = reader.docker_host();
         let nerdctl_namespace = reader.nerdctl_namespace();
-        let nerdctl_host = reader.truth("NERDCTL_HOST", "environment.NERDCTL_HOST");
+        let nerdctl_host = reader.truth("NERDCTL_HOST", "environment.NERDCTL_HOST", true);
         let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
         let pull_timeout =
             reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
-        let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT");
+        let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
         let log = reader.log();
+        let dry_run = reader.truth("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
         match image {
             Some(image) if reader.problems.is_empty() => Ok(Self {
                 image,
@@ -136,10 +144,17 @@ impl Settings {
                 nerdctl_namespace,
                 nerdctl_host,
                 log,
+                dry_run,
             }),
             _ => Err(reader.problems),
         }
     }
+}
+
+/// True where a dry run is asked for, whatever else is wrong.
+pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)>) -> bool {
+    let mut reader = Reader { variables: variables.into_iter().collect(), problems: Vec::new() };
+    reader.truth("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
 }
 
 /// The names among `variables` that begin with our prefix and are none of ours.
@@ -188,16 +203,16 @@ impl Reader {
         }
     }
 
-    /// A switch that is on unless it is set to `false` or `0`.
-    fn truth(&mut self, name: &'static str, field: &'static str) -> bool {
-        let fix = "use true, false, 1 or 0, or leave it out (true)";
-        let Some(text) = self.text(name, field, fix) else { return true };
+    /// A switch.
+    fn truth(&mut self, name: &'static str, field: &'static str, default: bool) -> bool {
+        let fix = "use true, false, 1 or 0, or leave it out";
+        let Some(text) = self.text(name, field, fix) else { return default };
         match text.to_ascii_lowercase().as_str() {
             "true" | "1" => true,
             "false" | "0" => false,
             _ => {
                 self.wrong(field, &text, format!("{name} is neither true nor false"), fix);
-                true
+                default
             }
         }
     }
@@ -324,7 +339,7 @@ mod tests {
         assert_eq!(settings.runtime, Runtime::Auto);
         assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
         assert_eq!(settings.nerdctl_namespace, "tinkerbell");
-        assert!(settings.nerdctl_host && settings.finish_reboot);
+        assert!(settings.nerdctl_host && settings.finish_reboot && !settings.dry_run);
         assert_eq!(settings.log, LogLevel::Info);
     }
 
@@ -359,6 +374,7 @@ mod tests {
             ("DOCKER_HOST", "ssh://host"),
             ("DOCKER_HOST", "https://host:2376"),
             ("WAITDAEMON_FINISH_REBOOT", "no"),
+            ("WAITDAEMON_DRY_RUN", "yes"),
             ("WAITDAEMON_LOG", "trace"),
             ("WAITDAEMON_WATCH_SECONDS", "1m"),
             ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),

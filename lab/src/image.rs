@@ -75,13 +75,18 @@ pub fn waitdaemon_with(
     nerdctl: Option<&Path>,
     config: &Value,
 ) -> Result<()> {
-    let mut entries = vec![
+    let mut entries = entries_of(program);
+    entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
+    write(path, reference, config, &entries)
+}
+
+/// What is in waitdaemon's image.
+pub(crate) fn entries_of(program: &Path) -> Vec<Entry> {
+    vec![
         Entry::File("waitdaemon", 0o755, program.into()),
         Entry::Link("waiter".into(), "waitdaemon"),
         Entry::Folder("tmp", 0o1777),
-    ];
-    entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
-    write(path, reference, config, &entries)
+    ]
 }
 
 /// BusyBox as Alpine has it: every applet in /bin. It stands in for images that cannot be pulled in
@@ -110,7 +115,7 @@ pub fn busybox(path: &Path, reference: &str, config: &Value, extra: &[Entry]) ->
     write(path, reference, config, &entries)
 }
 
-fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
+pub(crate) fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     for entry in entries {
         match entry {
@@ -132,7 +137,7 @@ fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-fn add(archive: &mut Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+pub(crate) fn add(archive: &mut Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) -> Result<()> {
     let mut header = header(EntryType::Regular, mode, content.len() as u64);
     Ok(archive.append_data(&mut header, name, content)?)
 }
@@ -148,7 +153,7 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

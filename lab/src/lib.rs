@@ -8,4 +8,5 @@ pub mod machine;
 pub mod nest;
 pub mod paths;
 pub mod registry;
+pub mod release;
 pub mod until;

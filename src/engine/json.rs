@@ -1,6 +1,6 @@
 //! Reading the engines' documents: what is missing or of another type reads as empty. Pure.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// The elements of an array.
 pub fn list(value: &Value) -> &[Value] {
@@ -23,4 +23,60 @@ pub fn cleaned(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+/// Null, or without content.
+pub fn empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Adds to `found` where the user container's document differs from the action's: `field`, and what each has there
+/// that the other lacks. Missing, null and empty are the same.
+pub fn differences(field: &str, action: &Value, user: &Value, found: &mut Vec<Value>) {
+    let nothing = Map::new();
+    let (of_action, of_user) = match (action, user) {
+        _ if action == user || (empty(action) && empty(user)) => return,
+        (Value::Array(one), Value::Array(other)) => {
+            let less = |whole: &[Value], part: &[Value]| -> Value {
+                whole.iter().filter(|entry| !part.contains(entry)).cloned().collect()
+            };
+            (less(one, other), less(other, one))
+        }
+        (Value::Object(_), Value::Object(_) | Value::Null) | (Value::Null, Value::Object(_)) => {
+            let (one, other) = (action.as_object().unwrap_or(&nothing), user.as_object().unwrap_or(&nothing));
+            for key in one.keys().chain(other.keys().filter(|key| !one.contains_key(*key))) {
+                let field = if field.is_empty() { key.clone() } else { format!("{field}.{key}") };
+                differences(&field, &action[key], &user[key], found);
+            }
+            return;
+        }
+        _ => (action.clone(), user.clone()),
+    };
+    found.push(json!({"field": field, "action": of_action, "user": of_user}));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_named_by_their_place() {
+        let action = json!({"Image": "own", "Env": ["A=1", "OWN=1"], "Labels": {"x": "1"}, "Host": {"AutoRemove": true}, "Cmd": null});
+        let user = json!({"Image": "alpine", "Env": ["A=1"], "Labels": {"x": "1", "y": "2"}, "Host": {"AutoRemove": false}, "Cmd": []});
+        let mut found = Vec::new();
+        differences("", &action, &user, &mut found);
+        let expected = [
+            json!({"field": "Env", "action": ["OWN=1"], "user": []}),
+            json!({"field": "Host.AutoRemove", "action": true, "user": false}),
+            json!({"field": "Image", "action": "own", "user": "alpine"}),
+            json!({"field": "Labels.y", "action": null, "user": "2"}),
+        ];
+        assert_eq!(found, expected);
+    }
 }

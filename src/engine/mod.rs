@@ -9,6 +9,8 @@ pub mod tail;
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::names::HandoffId;
@@ -68,6 +70,30 @@ pub enum Earlier {
     Running(String),
 }
 
+/// Who has the name of one of our containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody.
+    Free,
+    /// An earlier attempt of the same action; it does not run.
+    Pending,
+    /// An earlier attempt of the same action; it runs.
+    Running,
+    /// A container that is not this action's.
+    Foreign,
+}
+
+/// What would become of the action, as far as it can be told without making anything.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// The action's arguments, all of which are the user's.
+    pub words: Vec<Value>,
+    /// Where the user container differs from the action: `field`, and what each has there that the other lacks.
+    pub differences: Vec<Value>,
+    /// What would make the handoff fail.
+    pub problems: Vec<Failure>,
+}
+
 /// A container engine, as the two journeys need it.
 pub trait Engine {
     /// What the engine knows of the action container: our own container, identified with proof.
@@ -80,6 +106,12 @@ pub trait Engine {
     /// Finds our own container and proves it.
     async fn identify(&self, handoff: &HandoffId) -> Result<Self::Action, Failure>;
 
+    /// The engine in words: what it is and where it was reached.
+    fn described(&self) -> String;
+
+    /// What proved that the container is ours, in words.
+    fn proof(&self, action: &Self::Action) -> &'static str;
+
     /// The action container's ID and name.
     fn action_names<'a>(&self, action: &'a Self::Action) -> (&'a str, &'a str);
 
@@ -91,6 +123,18 @@ pub trait Engine {
 
     /// Makes sure that the image is present, pulling it within `limit` if it is not.
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
+
+    /// The image's OCI configuration (`Entrypoint`, `Cmd`), or `None` where it is not on this machine.
+    async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure>;
+
+    /// Asks the registry for the image, without pulling it.
+    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure>;
+
+    /// Who has the name `container`, which is one of ours for the action of this name.
+    async fn standing(&self, container: &str, action_name: &str) -> Result<Standing, Failure>;
+
+    /// What the handoff would create.
+    async fn plan(&self, action: &Self::Action, image: &Reference, ticket: &Ticket) -> Planned;
 
     /// Clears what an earlier attempt of the same action left pending.
     async fn clear_earlier(&self, action: &Self::Action) -> Result<Earlier, Failure>;

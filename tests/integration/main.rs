@@ -10,6 +10,7 @@ mod captain;
 mod captain_identity;
 mod captain_watch;
 mod demo;
+mod dry_run;
 mod faults;
 mod fidelity;
 mod identity;
@@ -56,6 +57,7 @@ fn main() -> std::process::ExitCode {
         .chain(captain::cases())
         .chain(captain_watch::cases())
         .chain(pull::captain_cases())
+        .chain(dry_run::captain_cases())
         .map(|(name, case)| trial(name.to_owned(), case))
         .collect();
     for (name, case) in
@@ -68,6 +70,7 @@ fn main() -> std::process::ExitCode {
             again::cases(),
             bad_input::cases(),
             by_agent::cases(),
+            dry_run::cases(),
             faults::cases(),
             fidelity::cases(),
             identity::cases(),

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -13,6 +14,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -191,7 +193,6 @@ impl Whole {
 /// Turns a status of 400 and above into the engine's own word.
 async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
     let status = answer.status();
-    tracing::debug!(request, status = u64::from(status.as_u16()), "asked the engine");
     if status.as_u16() < 400 {
         return Ok(answer);
     }
@@ -355,8 +356,20 @@ impl Api {
             host: self.host.to_string(),
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;
+        let begin = Instant::now();
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
-        let mut sender = match &self.host {
+        let wire = TokioIo::new(self.connect().await.map_err(connect)?);
+        let (mut sender, connection) = http1::handshake(wire).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(message).await.map_err(broken)?;
+        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds, "asked the engine");
+        Ok(answer)
+    }
+
+    /// A connection to the engine.
+    async fn connect(&self) -> io::Result<Pin<Box<dyn Wire>>> {
+        Ok(match &self.host {
             DockerHost::Unix(path) => {
                 let socket = match (UnixStream::connect(path).await, &self.later) {
                     // Where it has not made a new one yet, the old one's refusal stands.
@@ -365,21 +378,16 @@ impl Api {
                     }
                     (socket, _) => socket,
                 };
-                let socket = socket.map_err(connect)?;
-                let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
-                tokio::spawn(connection);
-                sender
+                Box::pin(socket?)
             }
-            DockerHost::Tcp(address) => {
-                let socket = TcpStream::connect(address).await.map_err(connect)?;
-                let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
-                tokio::spawn(connection);
-                sender
-            }
-        };
-        sender.send_request(message).await.map_err(broken)
+            DockerHost::Tcp(address) => Box::pin(TcpStream::connect(address).await?),
+        })
     }
 }
+
+/// What HTTP is spoken over. As a trait object, so that the code for HTTP is there once.
+trait Wire: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
 
 impl fmt::Display for DockerHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

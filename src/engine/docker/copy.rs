@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::engine::json::{cleaned, list, text};
+use crate::engine::json::{cleaned, empty, list, text};
 
 /// What the engine must be asked for, in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -314,16 +314,6 @@ fn without(whole: &Value, part: &Value) -> Vec<Value> {
 /// Equal, where missing, null and empty are the same: engines differ in which of them they write.
 fn same(one: &Value, other: &Value) -> bool {
     one == other || (empty(one) && empty(other))
-}
-
-fn empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 /// The field, or null: indexing a map would panic where it is missing.

@@ -28,6 +28,9 @@ const SAY_AGAIN: Duration = Duration::from_millis(50);
 /// The most containers that are asked when no trace leads to us.
 const MOST_ASKED: usize = 256;
 
+/// What proves which container we are, in words.
+pub const PROOF: &str = "the engine gave back a line that this container alone wrote";
+
 /// The inspect document of our own container.
 ///
 /// # Errors

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use self::api::{Api, ApiError, Stream, part};
 use self::stream::Demux;
+use super::json::{self, list};
 use super::tail::Tail;
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Planned, Standing, Verdict, failures};
 use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
@@ -175,6 +176,36 @@ impl Docker {
         }
     }
 
+    /// What the engine is asked for, to make the user container.
+    fn user_container(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> copy::Creation {
+        let (_, action_name) = self.action_names(action);
+        let labels = Role::User.labels(action_name, handoff);
+        copy::user_container(&action.container, &action.image, image.as_written(), &labels)
+    }
+
+    /// What the engine is asked for, to make the waiter.
+    fn waiter_container(&self, action: &Action, ticket: &Ticket) -> Result<Value, Failure> {
+        let socket = match self.api.host() {
+            DockerHost::Unix(path) => Some(path.as_path()),
+            DockerHost::Tcp(_) => None,
+        };
+        let (_, action_name) = self.action_names(action);
+        let body = copy::waiter(
+            &action.container,
+            &copy::WaiterParts {
+                program: WAITER_PROGRAM,
+                argument: ticket.to_argument().because("cannot write the waiter's ticket")?,
+                labels: &Role::Waiter.labels(action_name, &ticket.handoff),
+                socket,
+                foreign_socket: socket.is_some_and(belongs_to_another),
+                signals_init: ticket.finish_reboot.is_some(),
+            },
+        );
+        body.ok_or_else(|| {
+            Failure::new("no volume of the action leads to the engine's socket").field("volumes").fix(SOCKET_LINES)
+        })
+    }
+
     async fn inspect(&self, container: &str) -> Result<Value, ApiError> {
         self.api.get(&format!("/containers/{}/json", part(container))).await
     }
@@ -282,6 +313,14 @@ impl Engine for Docker {
         Ok(Action { container, image })
     }
 
+    fn described(&self) -> String {
+        format!("Docker Engine at {}, API {}", self.api.host(), self.api.version())
+    }
+
+    fn proof(&self, _: &Action) -> &'static str {
+        identity::PROOF
+    }
+
     fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
         let name = action.container["Name"].as_str().unwrap_or_default();
         (action.container["Id"].as_str().unwrap_or_default(), name.trim_start_matches('/'))
@@ -301,10 +340,8 @@ impl Engine for Docker {
     }
 
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
-        match self.api.get(&format!("/images/{}/json", part(image.as_written()))).await {
-            Ok(_) => return Ok(()),
-            Err(ApiError::Refused { status: 404, .. }) => {}
-            Err(error) => return Err(error).because(format!("cannot inspect the image {image}")),
+        if self.image(image).await?.is_some() {
+            return Ok(());
         }
         tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
         let stumble = RefCell::new(None);
@@ -317,6 +354,41 @@ impl Engine for Docker {
         }
         tracing::info!(image = image.as_written(), "pulled");
         Ok(())
+    }
+
+    async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure> {
+        match self.api.get(&format!("/images/{}/json", part(image.as_written()))).await {
+            Ok(mut found) => Ok(Some(found["Config"].take())),
+            Err(ApiError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error).because(format!("cannot inspect the image {image}")),
+        }
+    }
+
+    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure> {
+        let asked = self.api.get(&format!("/distribution/{}/json", part(image.as_written()))).await;
+        asked.map(drop).map_err(|error| failures::pull_failed(image).cause(error))
+    }
+
+    async fn standing(&self, container: &str, action_name: &str) -> Result<Standing, Failure> {
+        match self.inspect(container).await {
+            Ok(found) if found["Config"]["Labels"][LABEL_ACTION] != action_name => Ok(Standing::Foreign),
+            Ok(found) if found["State"]["Running"] == true => Ok(Standing::Running),
+            Ok(_) => Ok(Standing::Pending),
+            Err(ApiError::Refused { status: 404, .. }) => Ok(Standing::Free),
+            Err(error) => Err(error).because(format!("cannot inspect {container}")),
+        }
+    }
+
+    async fn plan(&self, action: &Action, image: &Reference, ticket: &Ticket) -> Planned {
+        let mut config = self.user_container(action, image, &ticket.handoff).create;
+        let host = config["HostConfig"].take();
+        // An inspect document has the networks elsewhere, with what the engine generated.
+        config["NetworkingConfig"].take();
+        let mut differences = Vec::new();
+        json::differences("Config", &action.container["Config"], &config, &mut differences);
+        json::differences("HostConfig", &action.container["HostConfig"], &host, &mut differences);
+        let problems = self.waiter_container(action, ticket).err().into_iter().collect();
+        Planned { words: list(&config["Cmd"]).to_vec(), differences, problems }
     }
 
     async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
@@ -350,8 +422,7 @@ impl Engine for Docker {
     async fn create_user(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure> {
         let (_, action_name) = self.action_names(action);
         let name = Role::User.container_name(action_name);
-        let labels = Role::User.labels(action_name, handoff);
-        let wanted = copy::user_container(&action.container, &action.image, image.as_written(), &labels);
+        let wanted = self.user_container(action, image, handoff);
         let failed = |error| creation_failed("the user container", &name, error);
         let id = self.create(&name, &wanted.create, handoff).await.map_err(failed)?;
         for (network, endpoint) in wanted.connect {
@@ -365,24 +436,7 @@ impl Engine for Docker {
     async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<String, Failure> {
         let (_, action_name) = self.action_names(action);
         let name = Role::Waiter.container_name(action_name);
-        let socket = match self.api.host() {
-            DockerHost::Unix(path) => Some(path.as_path()),
-            DockerHost::Tcp(_) => None,
-        };
-        let body = copy::waiter(
-            &action.container,
-            &copy::WaiterParts {
-                program: WAITER_PROGRAM,
-                argument: ticket.to_argument().because("cannot write the waiter's ticket")?,
-                labels: &Role::Waiter.labels(action_name, &ticket.handoff),
-                socket,
-                foreign_socket: socket.is_some_and(belongs_to_another),
-                signals_init: ticket.finish_reboot.is_some(),
-            },
-        );
-        let body = body.ok_or_else(|| {
-            Failure::new("no volume of the action leads to the engine's socket").field("volumes").fix(SOCKET_LINES)
-        })?;
+        let body = self.waiter_container(action, ticket)?;
         let created = self.create(&name, &body, &ticket.handoff).await;
         created.map_err(|error| creation_failed("the waiter", &name, error))
     }

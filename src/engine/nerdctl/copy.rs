@@ -24,6 +24,14 @@ pub struct Creation {
     pub input: String,
 }
 
+impl Creation {
+    /// The user's arguments: what follows the only `--` that is ours.
+    pub fn words(&self) -> &[String] {
+        let ours = self.arguments.iter().position(|word| word == "--").map_or(self.arguments.len(), |ours| ours + 1);
+        &self.arguments[ours..]
+    }
+}
+
 /// What the machine on which the action runs must be asked.
 pub trait Host {
     /// The path of a block device by its major and minor number: the spec has no more.

@@ -24,24 +24,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The most containers that are asked when no trace leads to us.
 const MOST_ASKED: usize = 64;
 
-/// The native document of our own container.
+/// The kernel's word, as proof.
+const BY_CGROUP: &str = "its process is in the cgroup that was made for this container";
+/// Our own voice, as proof.
+const BY_VOICE: &str = "a line that this container alone wrote stands in its log";
+
+/// The native document of our own container, and what proves it, in words.
 ///
 /// # Errors
 /// Where no container of this namespace can be proved to be ours.
-pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<Value, Failure> {
+pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<(Value, &'static str), Failure> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let traced = like_us(cli, &host::own_candidates()).await;
     let in_its_cgroup = |container: &&Value| procfs::is_in_cgroup_of(&cgroup, text(&container["ID"]));
     if let Some(own) = traced.iter().find(in_its_cgroup) {
-        return Ok(own.clone());
+        return Ok((own.clone(), BY_CGROUP));
     }
     if let Some(own) = heard(cli, &traced, handoff).await {
-        return Ok(own);
+        return Ok((own, BY_VOICE));
     }
     tracing::debug!("no trace leads to our container; asking all that run");
     let running = cli.list(&[]).await.because("cannot list the running containers")?;
     if let Some(own) = heard(cli, &like_us(cli, running.get(..MOST_ASKED).unwrap_or(&running)).await, handoff).await {
-        return Ok(own);
+        return Ok((own, BY_VOICE));
     }
     Err(Failure::new(format!("none of the containers in containerd's namespace {namespace} is this one"))
         .field("environment.NERDCTL_NAMESPACE")

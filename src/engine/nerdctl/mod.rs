@@ -20,7 +20,8 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use self::cli::{Cli, CliError};
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Verdict, failures};
+use self::copy::Creation;
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Planned, Standing, Verdict, failures, json};
 use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
@@ -77,6 +78,7 @@ pub struct Action {
     container: Value,
     name: String,
     own_image: Value,
+    proof: &'static str,
 }
 
 /// The machine as this process sees it, which is as nerdctl sees it.
@@ -209,6 +211,14 @@ impl Nerdctl {
         }
     }
 
+    /// The call that makes the user container.
+    fn user_container(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<Creation, Failure> {
+        let name = Role::User.container_name(&action.name);
+        let labels = Role::User.labels(&action.name, handoff);
+        copy::user_container(&action.container, &action.own_image, image.as_written(), &name, &labels, &Machine)
+            .map_err(refused)
+    }
+
     /// Where nerdctl writes the log of a container of ours: next to the action's.
     fn log_of(&self, action: &Value, id: &str) -> PathBuf {
         let state = action["Labels"]["nerdctl/state-dir"].as_str().map(PathBuf::from);
@@ -218,13 +228,20 @@ impl Nerdctl {
     }
 }
 
+/// The action has something that cannot be carried over.
+fn refused(refused: copy::Refused) -> Failure {
+    Failure::new("cannot give the user container everything that the action has")
+        .fix("leave it out of the action, or use an OSIE with Docker")
+        .cause(refused)
+}
+
 impl Engine for Nerdctl {
     type Action = Action;
     type Pending = Pending;
     type Output = ();
 
     async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
-        let container = identity::prove(&self.cli, handoff, &self.namespace).await?;
+        let (container, proof) = identity::prove(&self.cli, handoff, &self.namespace).await?;
         let image = container["Image"].as_str().unwrap_or_default();
         let own_image = self.cli.document(&["image", "inspect", "--mode=native", image]).await;
         let own_image = own_image
@@ -232,7 +249,16 @@ impl Engine for Nerdctl {
             .map_err(|failure| failure.fix(LOOK_AT_ENGINE))?;
         let id = container["ID"].as_str().unwrap_or_default();
         let name = container["Labels"]["nerdctl/name"].as_str().unwrap_or(id.get(..12).unwrap_or(id)).to_owned();
-        Ok(Action { name, own_image, container })
+        Ok(Action { name, own_image, container, proof })
+    }
+
+    fn described(&self) -> String {
+        let whose = if self.host { "the host's nerdctl" } else { "nerdctl in the action's namespaces" };
+        format!("containerd by {whose}, namespace {}", self.namespace)
+    }
+
+    fn proof(&self, action: &Action) -> &'static str {
+        action.proof
     }
 
     fn action_names<'a>(&self, action: &'a Action) -> (&'a str, &'a str) {
@@ -254,9 +280,7 @@ impl Engine for Nerdctl {
 
     async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
         let name = image.as_written();
-        // A missing image is an empty answer with rc 0 (nerdctl 2.2.1).
-        let found = self.cli.documents(&["image", "inspect", "--mode=native", name]).await;
-        if found.is_ok_and(|found| !found.is_empty()) {
+        if self.image(image).await?.is_some() {
             return Ok(());
         }
         tracing::info!(image = name, "the image is not on this machine, pulling it");
@@ -286,6 +310,47 @@ impl Engine for Nerdctl {
             Ok(Err(PullFailed(error))) => return Err(failures::pull_failed(image).cause(error)),
         }
         Ok(())
+    }
+
+    async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure> {
+        // A missing image is an empty answer with rc 0 (nerdctl 2.2.1).
+        let found = self.cli.documents(&["image", "inspect", "--mode=native", image.as_written()]).await;
+        let first = found.unwrap_or_default().into_iter().next();
+        Ok(first.map(|mut found| found["ImageConfig"]["config"].take()))
+    }
+
+    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure> {
+        let asked = self.cli.ask(&["manifest", "inspect", image.as_written()]).await;
+        asked.map(drop).map_err(|error| failures::pull_failed(image).cause(error))
+    }
+
+    async fn standing(&self, container: &str, action_name: &str) -> Result<Standing, Failure> {
+        match self.cli.inspect(container).await {
+            Ok(found) if found["Labels"][LABEL_ACTION] != action_name => Ok(Standing::Foreign),
+            Ok(found) if found["Process"]["Status"]["Status"] == "running" => Ok(Standing::Running),
+            Ok(_) => Ok(Standing::Pending),
+            Err(error) if error.is_missing() => Ok(Standing::Free),
+            Err(error) => Err(error).because(format!("cannot inspect {container}")),
+        }
+    }
+
+    async fn plan(&self, action: &Action, image: &Reference, ticket: &Ticket) -> Planned {
+        let mut planned = Planned::default();
+        let arguments = |made: Creation| Value::from(made.arguments);
+        match self.user_container(action, image, &ticket.handoff) {
+            Ok(made) => {
+                planned.words = made.words().iter().map(|word| word.as_str().into()).collect();
+                let own = action.container["Image"].as_str().unwrap_or_default();
+                let same = copy::user_container(&action.container, &Value::Null, own, &action.name, &[], &Machine);
+                let same = same.map(arguments).unwrap_or_default();
+                json::differences("nerdctl create", &same, &arguments(made), &mut planned.differences);
+            }
+            Err(failure) => planned.problems.push(failure),
+        }
+        let restart = &action.container["Labels"]["containerd.io/restart.policy"];
+        json::differences("--restart", restart, &Value::Null, &mut planned.differences);
+        planned.problems.extend(self.ports_are_known(action).await.err());
+        planned
     }
 
     async fn clear_earlier(&self, action: &Action) -> Result<Earlier, Failure> {
@@ -326,16 +391,8 @@ impl Engine for Nerdctl {
 
     async fn create_user(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure> {
         let name = Role::User.container_name(&action.name);
-        let labels = Role::User.labels(&action.name, handoff);
-        let refused = |refused: copy::Refused| {
-            Failure::new("cannot give the user container everything that the action has")
-                .fix("leave it out of the action, or use an OSIE with Docker")
-                .cause(refused)
-        };
         self.ports_are_known(action).await?;
-        let creation =
-            copy::user_container(&action.container, &action.own_image, image.as_written(), &name, &labels, &Machine);
-        let creation = creation.map_err(refused)?;
+        let creation = self.user_container(action, image, handoff)?;
         let mut call = vec!["create"];
         call.extend(creation.arguments.iter().map(String::as_str));
         let failed = |error| creation_failed("the user container", &name, error);

@@ -1,0 +1,106 @@
+//! The released image: an OCI archive (image-spec 1.1) whose one index names an image for each architecture. The same
+//! input gives the same bytes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use tar::Builder;
+
+use crate::image::{add, entries_of, hex, layer};
+
+/// What is said of a release in its annotations.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The version, such as `1.2.3`.
+    pub version: String,
+    /// The commit that it was built from.
+    pub revision: String,
+    /// When that was made: RFC 3339, from SOURCE_DATE_EPOCH.
+    pub created: String,
+}
+
+impl Release {
+    /// The pre-defined annotation keys of the image-spec.
+    fn annotations(&self) -> Value {
+        json!({
+            "org.opencontainers.image.created": self.created,
+            "org.opencontainers.image.description": "Runs the last action of a Tinkerbell Workflow after SUCCESS",
+            "org.opencontainers.image.licenses": "Apache-2.0",
+            "org.opencontainers.image.revision": self.revision,
+            "org.opencontainers.image.source": "https://github.com/waitdaemon/waitdaemon",
+            "org.opencontainers.image.title": "waitdaemon",
+            "org.opencontainers.image.version": self.version,
+        })
+    }
+}
+
+/// Writes the archive with an image for each architecture (`amd64`, `arm64`) and its program; returns the digest of
+/// the index.
+///
+/// # Errors
+/// Where a program cannot be read, or the archive not be written.
+pub fn write(path: &Path, release: &Release, programs: &[(String, PathBuf)]) -> Result<String> {
+    let mut archive = Builder::new(Vec::new());
+    let mut images = Vec::new();
+    for (architecture, program) in programs {
+        let mut manifest = image(&mut archive, release, architecture, program)?;
+        manifest["platform"] = json!({"architecture": architecture, "os": "linux"});
+        images.push(manifest);
+    }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": images,
+        "annotations": release.annotations(),
+    });
+    let index = blob(&mut archive, "application/vnd.oci.image.index.v1+json", &serde_json::to_vec(&index)?)?;
+    let digest = index["digest"].as_str().unwrap_or_default().to_owned();
+    let mut named = index;
+    named["annotations"] = json!({"org.opencontainers.image.ref.name": release.version});
+    let top = json!({"schemaVersion": 2, "manifests": [named]});
+    add(&mut archive, "index.json", 0o644, &serde_json::to_vec(&top)?)?;
+    add(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, archive.into_inner()?).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(digest)
+}
+
+/// Adds the image of one architecture; returns its manifest's descriptor.
+fn image(archive: &mut Builder<Vec<u8>>, release: &Release, architecture: &str, program: &Path) -> Result<Value> {
+    let layer = layer(&entries_of(program))?;
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(&layer)?;
+    let configuration = json!({
+        "architecture": architecture,
+        "os": "linux",
+        "created": release.created,
+        "config": {"Entrypoint": ["/waitdaemon"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
+        "history": [{"created": release.created, "created_by": "make release-image"}],
+    });
+    let layer = blob(archive, "application/vnd.oci.image.layer.v1.tar+gzip", &packed.finish()?)?;
+    let configuration =
+        blob(archive, "application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&configuration)?)?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": configuration,
+        "layers": [layer],
+        "annotations": release.annotations(),
+    });
+    blob(archive, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)
+}
+
+/// Adds a blob; returns its descriptor.
+fn blob(archive: &mut Builder<Vec<u8>>, media_type: &str, content: &[u8]) -> Result<Value> {
+    let digest = hex(content);
+    add(archive, &format!("blobs/sha256/{digest}"), 0o644, content)?;
+    Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len()}))
+}
