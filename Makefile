@@ -16,7 +16,7 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image
+.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -94,6 +94,11 @@ FUZZ_SECONDS ?= 60
 fuzz: ## fuzz each parser (FUZZ_SECONDS=60)
 	@scripts/setup test
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+bench: ## measure size, memory and time against the floor; writes bench/results.json and docs/timeline.svg (PEER_IMAGE=...)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory -s cache image
+	@cargo run -q -p lab --bin bench
 
 recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
 	@cargo build -q -p lab --bins && scripts/record

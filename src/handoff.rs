@@ -20,8 +20,8 @@ use crate::ticket::Ticket;
 /// How long cleaning up may take after a signal. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the
 /// agent gives a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
-/// How long it may take when nobody presses: nerdctl needs 3 s for a container with a health check.
-const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take when nobody presses: a removal that gets no answer takes 30 s and is then asked for again.
+const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(90);
 /// How long creating containers may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
 

@@ -36,8 +36,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long the agent may take to delete the container of an action that succeeded; it needs
 /// milliseconds for it (Tink Agent v0.25.0). One that failed it keeps.
 const DELETION_LIMIT: Duration = Duration::from_secs(30);
-/// How long a nerdctl that does not answer at first is asked again.
-const REACH_LIMIT: Duration = Duration::from_secs(10);
+/// How long a nerdctl that does not answer at first is asked again: longer than one question may take.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
 /// How long the handoff asks again where nerdctl or containerd stumble.
 const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the waiter does, which has more time.

@@ -113,11 +113,13 @@ pub fn engine_is_killed() -> Result<()> {
         |bench, call, when| {
             let agent = bench.served((call.pattern, call.nth, when))?;
             bench.held()?;
-            // `stop` waits for the end.
-            for words in [&["kill", "--kill-whom=main", "--signal=KILL"][..], &["stop"], &["start"]] {
-                let done = bench.captain.command("systemctl").args(words).arg("containerd").status()?;
-                ensure!(done.success(), "systemctl {words:?}: {done}");
-            }
+            bench.systemctl(&["kill", "--kill-whom=main", "--signal=KILL"])?;
+            // A start that comes before systemd has seen the end fails with that end.
+            until("containerd's end", LIMIT, || {
+                let state = bench.systemctl(&["show", "--property=ActiveState"])?;
+                Ok((state.trim() == "ActiveState=failed").then_some(()))
+            })?;
+            bench.systemctl(&["start"])?;
             bench.go()?;
             bench.either(&agent)
         },
@@ -167,6 +169,13 @@ impl Bench {
         ensure!(captain.command("sh").args(["-c", script, "sh"]).arg(stand_in).status()?.success(), "cannot install");
         let folder = PathBuf::from(format!("/proc/{}/root/run/fault-nerdctl", captain.init()));
         Ok(Self { captain, folder })
+    }
+
+    /// Asks systemd about containerd, or for something.
+    fn systemctl(&self, words: &[&str]) -> Result<String> {
+        let done = output(self.captain.command("systemctl").args(words).arg("containerd"))?;
+        ensure!(done.status.success(), "systemctl {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8(done.stdout)?)
     }
 
     fn at_call(&self, call: &Call, fault: &Fault) -> Result<()> {

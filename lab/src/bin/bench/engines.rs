@@ -124,7 +124,7 @@ impl Bench {
 
     /// The flags of the action, and those of the floor: all that the Tink Agent gives for the reboot of the README.
     pub fn flags(&self) -> Vec<&'static str> {
-        let mut flags = vec!["--pid=host", "-e", "IMAGE=alpine", "-e", "WAIT_SECONDS=3600"];
+        let mut flags = vec!["--privileged", "--pid=host", "-e", "IMAGE=alpine", "-e", "WAIT_SECONDS=3600"];
         if self.machine().is_some() {
             flags.extend(["-v", "/var/run/docker.sock:/var/run/docker.sock"]);
         }

@@ -69,7 +69,7 @@ pub fn handoff(bench: &Bench, bar: f64) -> Result<Vec<Row>> {
 /// The waiter's memory and threads while it waits.
 pub fn memory(bench: &Bench) -> Result<Vec<Row>> {
     let of = |image: &str| -> Result<[f64; 3]> {
-        act(bench, image, &[])?;
+        act(bench, image, ACTION, &[])?;
         let mut sum = [0.0; 3];
         for process in bench.processes()? {
             let read = |file: &str| -> Result<String> {
@@ -105,38 +105,41 @@ pub fn memory(bench: &Bench) -> Result<Vec<Row>> {
 /// The processor time of the processes in the containers of the handoff and of 10 s of waiting, less that of the two
 /// containers of the floor, which is what the runtime takes before it runs them.
 pub fn processor(bench: &Bench) -> Result<Vec<Row>> {
-    let ours_of = |image: &str, run: usize| -> Result<f64> {
-        let cgroup = format!("bench-{run}");
-        act(bench, image, &["--cgroup-parent", &format!("/{cgroup}")])?;
-        let end = Instant::now() + WAIT;
-        until("the end of the wait", LIMIT, || Ok((Instant::now() >= end).then_some(())))?;
-        let used = bench.processor_time(&cgroup)?;
-        bench.clear()?;
-        Ok(used)
-    };
     let floor_of = |run: usize| -> Result<f64> {
         let cgroup = format!("floor-{run}");
-        let parent = format!("--cgroup-parent=/{cgroup}");
-        let flags = bench.flags();
+        let (parent, flags) = (format!("--cgroup-parent=/{}/{cgroup}", bench.nest().cgroup()), bench.flags());
         bench.run(&[&["run", "--rm", &parent], &flags[..], &[IMAGE, "true"]].concat())?;
         bench.run(&[&["run", "-d", &parent], &flags[..], &[IMAGE, "sleep", "3600"]].concat())?;
-        let used = bench.processor_time(&cgroup)?;
-        bench.clear()?;
-        Ok(used)
+        bench.processor_time(&cgroup)
     };
-    let (mut ours, mut peers, mut floors) = (Vec::new(), Vec::new(), Vec::new());
-    for run in 0..RUNS {
-        floors.push(floor_of(run)?);
-        ours.push(ours_of(OURS, run)?);
-        if let Some(peer) = &bench.peer {
-            peers.push(ours_of(peer, run + RUNS)?);
+    let start = |image: &str, cgroup: &str| -> Result<Instant> {
+        let parent = format!("--cgroup-parent=/{}/{cgroup}", bench.nest().cgroup());
+        act(bench, image, &format!("tinkerbell_{cgroup}"), &[&parent])?;
+        Ok(Instant::now())
+    };
+    let images: Vec<&str> = std::iter::once(OURS).chain(bench.peer.as_deref()).collect();
+    let (mut floors, mut times) = (Vec::new(), vec![Vec::new(); images.len()]);
+    for turn in 0..RUNS / TURN {
+        let mut waiting = Vec::new();
+        for run in turn * TURN..(turn + 1) * TURN {
+            floors.push(floor_of(run)?);
+            for (which, image) in images.iter().enumerate() {
+                let cgroup = format!("bench-{which}-{run}");
+                waiting.push((which, start(image, &cgroup)?, cgroup));
+            }
         }
+        for (which, begin, cgroup) in waiting {
+            let over = || Ok((begin.elapsed() >= WAIT).then_some(()));
+            until("10 s of waiting", LIMIT, over)?;
+            times[which].push(bench.processor_time(&cgroup)?);
+        }
+        bench.clear()?;
     }
-    let floor = median(&floors);
-    let peer = bench.peer.as_ref().map(|_| median(&peers));
+    let (floor, ours) = (median(&floors), median(&times[0]));
+    let peer = times.get(1).map(|times| median(times));
     let what = format!("processor time, handoff + 10 s wait, less the floor's, {}", bench.name);
-    let mut row = Row::of(what, "ms", median(&ours), peer, 15.0);
-    (row.floor, row.result, row.peer_result) = (Some(floor), row.ours - floor, peer.map(|peer| peer - floor));
+    let mut row = Row::of(what, "ms", ours, peer, 15.0);
+    (row.floor, row.result, row.peer_result) = (Some(floor), ours - floor, peer.map(|peer| peer - floor));
     Ok(vec![row])
 }
 
@@ -177,8 +180,8 @@ pub fn start(bench: &Bench) -> Result<Row> {
 }
 
 /// One handoff of `image`; returns when its waiter waits and the action container is gone.
-fn act(bench: &Bench, image: &str, more: &[&str]) -> Result<()> {
-    bench.run(&[&["run", "--rm", "--name", ACTION], more, &bench.flags(), &[image, "true"]].concat()).map(drop)
+fn act(bench: &Bench, image: &str, name: &str, more: &[&str]) -> Result<()> {
+    bench.run(&[&["run", "--rm", "--name", name], more, &bench.flags(), &[image, "true"]].concat()).map(drop)
 }
 
 fn median(values: &[f64]) -> f64 {
