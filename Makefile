@@ -5,6 +5,7 @@ PUSH_TO ?= ghcr.io/waitdaemon/waitdaemon
 TAG    ?= dev
 TARGET := x86_64-unknown-linux-musl
 CACHE  := .cache
+NERDCTL = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X github.com/containerd/nerdctl/v2/pkg/version.Version=2.2.1'
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
 VERSION ?= $(shell git describe --tags --always 2> /dev/null | sed 's/^v//')
@@ -16,7 +17,7 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image bench
+.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,7 +29,7 @@ demo: ## watch one reboot action from start to reboot, in a throw-away machine (
 
 test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent
 	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache image
+	@$(MAKE) --no-print-directory -s cache image program-arm64
 	@scripts/test
 
 image: dist/waitdaemon.tar dist/waitdaemon-nerdctl.tar ## write dist/*.tar (waitdaemon:dev, waitdaemon:dev-nerdctl), for docker load and nerdctl load
@@ -48,13 +49,21 @@ program: ## build the static program
 	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."
 	@$(call build,$(TARGET))
 
-release-image: ## write dist/waitdaemon-oci.tar, the images for amd64 and arm64 in one OCI archive, and print its digest
-	@scripts/setup demo
-	@$(call build,x86_64-unknown-linux-musl)
-	@$(call build,aarch64-unknown-linux-musl)
-	@cargo run -q -p lab --bin release -- dist/waitdaemon-oci.tar $(VERSION) $$(git rev-parse HEAD) \
-	  $$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
-	  amd64=target/x86_64-unknown-linux-musl/release/waitdaemon arm64=target/aarch64-unknown-linux-musl/release/waitdaemon
+ARM := aarch64-unknown-linux-musl
+program-arm64:
+	@[ -e target/$(ARM)/release/waitdaemon ] || echo "building the program for arm64 (cold about a minute) ..."
+	@$(call build,$(ARM))
+
+release-image: ## write dist/*-oci.tar, each with the images for amd64 and arm64, and print their digests
+	@scripts/setup release
+	@$(MAKE) --no-print-directory -s program program-arm64 $(CACHE)/nerdctl/nerdctl $(CACHE)/nerdctl/nerdctl-arm64
+	@$(call release,dist/waitdaemon-oci.tar,$(VERSION),,)
+	@$(call release,dist/waitdaemon-nerdctl-oci.tar,$(VERSION)-nerdctl,:$(CACHE)/nerdctl/nerdctl,:$(CACHE)/nerdctl/nerdctl-arm64)
+
+# Writes an archive: its path, its version, what is added to the image for amd64, and to the one for arm64.
+release = cargo run -q -p lab --bin release -- $(1) $(PUSH_TO) $(2) $$(git rev-parse HEAD) \
+  $$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
+  amd64=target/$(TARGET)/release/waitdaemon$(3) arm64=target/$(ARM)/release/waitdaemon$(4)
 
 cache: $(CACHE)/tink/agent $(CACHE)/moby/dockerd $(CACHE)/nerdctl/nerdctl $(CACHE)/captain/rootfs ## build agent, engines and CaptainOS's root for the tests
 
@@ -70,8 +79,12 @@ $(CACHE)/moby/dockerd: lab/moby/go.mod lab/moby/go.sum
 
 $(CACHE)/nerdctl/nerdctl: lab/nerdctl/go.mod lab/nerdctl/go.sum
 	@echo "building nerdctl 2.2.1 (cold about 2 minutes) ..."
-	@cd lab/nerdctl && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w -X github.com/containerd/nerdctl/v2/pkg/version.Version=2.2.1' -o ../../$(CACHE)/nerdctl/ tool 2> >(grep -v '^go: downloading' >&2)
+	@cd lab/nerdctl && $(NERDCTL) -o ../../$(CACHE)/nerdctl/ tool 2> >(grep -v '^go: downloading' >&2)
 	@touch $@
+
+$(CACHE)/nerdctl/nerdctl-arm64: lab/nerdctl/go.mod lab/nerdctl/go.sum
+	@echo "building nerdctl 2.2.1 for arm64 (cold about 2 minutes) ..."
+	@cd lab/nerdctl && GOARCH=arm64 $(NERDCTL) -o ../../$@ github.com/containerd/nerdctl/v2/cmd/nerdctl 2> >(grep -v '^go: downloading' >&2)
 
 $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/moby/dockerd
 	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."

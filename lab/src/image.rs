@@ -75,18 +75,18 @@ pub fn waitdaemon_with(
     nerdctl: Option<&Path>,
     config: &Value,
 ) -> Result<()> {
-    let mut entries = entries_of(program);
-    entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
-    write(path, reference, config, &entries)
+    write(path, reference, config, &entries_of(program, nerdctl))
 }
 
 /// What is in waitdaemon's image.
-pub(crate) fn entries_of(program: &Path) -> Vec<Entry> {
-    vec![
+pub(crate) fn entries_of(program: &Path, nerdctl: Option<&Path>) -> Vec<Entry> {
+    let mut entries = vec![
         Entry::File("waitdaemon", 0o755, program.into()),
         Entry::Link("waiter".into(), "waitdaemon"),
         Entry::Folder("tmp", 0o1777),
-    ]
+    ];
+    entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));
+    entries
 }
 
 /// BusyBox as Alpine has it: every applet in /bin. It stands in for images that cannot be pulled in

@@ -16,12 +16,25 @@ use crate::image::{add, entries_of, hex, layer};
 /// What is said of a release in its annotations.
 #[derive(Debug, Clone)]
 pub struct Release {
+    /// Where it is going to be, without the version: the name under which an archive is loaded.
+    pub repository: String,
     /// The version, such as `1.2.3`.
     pub version: String,
     /// The commit that it was built from.
     pub revision: String,
     /// When that was made: RFC 3339, from SOURCE_DATE_EPOCH.
     pub created: String,
+}
+
+/// The image of one architecture.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// As Go and OCI name it: `amd64`, `arm64`.
+    pub architecture: String,
+    /// waitdaemon for it.
+    pub program: PathBuf,
+    /// nerdctl for it, in the variant that bundles it.
+    pub nerdctl: Option<PathBuf>,
 }
 
 impl Release {
@@ -39,17 +52,16 @@ impl Release {
     }
 }
 
-/// Writes the archive with an image for each architecture (`amd64`, `arm64`) and its program; returns the digest of
-/// the index.
+/// Writes the archive with these images; returns the digest of the index.
 ///
 /// # Errors
 /// Where a program cannot be read, or the archive not be written.
-pub fn write(path: &Path, release: &Release, programs: &[(String, PathBuf)]) -> Result<String> {
+pub fn write(path: &Path, release: &Release, parts: &[Part]) -> Result<String> {
     let mut archive = Builder::new(Vec::new());
     let mut images = Vec::new();
-    for (architecture, program) in programs {
-        let mut manifest = image(&mut archive, release, architecture, program)?;
-        manifest["platform"] = json!({"architecture": architecture, "os": "linux"});
+    for part in parts {
+        let mut manifest = image(&mut archive, release, part)?;
+        manifest["platform"] = json!({"architecture": part.architecture, "os": "linux"});
         images.push(manifest);
     }
     let index = json!({
@@ -61,7 +73,11 @@ pub fn write(path: &Path, release: &Release, programs: &[(String, PathBuf)]) -> 
     let index = blob(&mut archive, "application/vnd.oci.image.index.v1+json", &serde_json::to_vec(&index)?)?;
     let digest = index["digest"].as_str().unwrap_or_default().to_owned();
     let mut named = index;
-    named["annotations"] = json!({"org.opencontainers.image.ref.name": release.version});
+    named["annotations"] = json!({
+        // What containerd calls it when it loads it, and Docker since it keeps images as containerd does.
+        "io.containerd.image.name": format!("{}:{}", release.repository, release.version),
+        "org.opencontainers.image.ref.name": release.version,
+    });
     let top = json!({"schemaVersion": 2, "manifests": [named]});
     add(&mut archive, "index.json", 0o644, &serde_json::to_vec(&top)?)?;
     add(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -73,12 +89,12 @@ pub fn write(path: &Path, release: &Release, programs: &[(String, PathBuf)]) -> 
 }
 
 /// Adds the image of one architecture; returns its manifest's descriptor.
-fn image(archive: &mut Builder<Vec<u8>>, release: &Release, architecture: &str, program: &Path) -> Result<Value> {
-    let layer = layer(&entries_of(program))?;
+fn image(archive: &mut Builder<Vec<u8>>, release: &Release, part: &Part) -> Result<Value> {
+    let layer = layer(&entries_of(&part.program, part.nerdctl.as_deref()))?;
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     packed.write_all(&layer)?;
     let configuration = json!({
-        "architecture": architecture,
+        "architecture": part.architecture,
         "os": "linux",
         "created": release.created,
         "config": {"Entrypoint": ["/waitdaemon"]},

@@ -16,6 +16,7 @@ mod fidelity;
 mod identity;
 mod pull;
 mod readme;
+mod release;
 mod verdict;
 mod watch;
 mod world;
@@ -58,6 +59,7 @@ fn main() -> std::process::ExitCode {
         .chain(captain_watch::cases())
         .chain(pull::captain_cases())
         .chain(dry_run::captain_cases())
+        .chain(release::captain_cases())
         .map(|(name, case)| trial(name.to_owned(), case))
         .collect();
     for (name, case) in
@@ -75,6 +77,7 @@ fn main() -> std::process::ExitCode {
             fidelity::cases(),
             identity::cases(),
             pull::cases(),
+            release::cases(),
             verdict::cases(),
             watch::cases(),
         ];
