@@ -19,6 +19,8 @@ pub fn cases() -> Vec<crate::Case> {
         example_kexec,
         example_docker_only,
         example_wait,
+        example_capt,
+        example_dry_run,
         reboot_at_once,
         benign_command_runs_once,
         no_command_is_the_images_cmd,
@@ -71,6 +73,31 @@ fn example_docker_only(engine: Engine) -> Result<()> {
 
 fn example_wait(engine: Engine) -> Result<()> {
     reboots(engine, &paths::root().join("examples/wait.yaml"), 30.0)
+}
+
+/// The last action of the Template in the object for CAPT, with a shorter wait.
+fn example_capt(engine: Engine) -> Result<()> {
+    let text = fs::read_to_string(paths::root().join("examples/capt.yaml"))?;
+    let start = text.find("              - name: \"reboot\"").context("the example has changed")?;
+    let action: Vec<_> = text[start..].lines().map(|line| line.get(14..).unwrap_or_default()).collect();
+    let action = action.join("\n").replace("WAIT_SECONDS: 30", "WAIT_SECONDS: 2");
+    ensure!(action.starts_with("- name") && action.contains("WAIT_SECONDS: 2"), "the example has changed: {action}");
+    let place = paths::root().join("target").join(format!("capt-{}.yaml", engine.name()));
+    fs::write(&place, action)?;
+    let result = reboots(engine, &place, 2.0);
+    fs::remove_file(place)?;
+    result
+}
+
+/// The action succeeds, and nothing comes of it.
+fn example_dry_run(engine: Engine) -> Result<()> {
+    let mut machine = machine(engine)?;
+    let agent = Agent::start(&machine, Runtime::Docker, &paths::root().join("examples/dry-run.yaml"))?;
+    succeed(&machine, &agent)?;
+    until("no container", LIMIT, || Ok(machine.ids()?.is_empty().then_some(())))?;
+    let created = machine.events()?.iter().filter(|event| event.action == "create").count();
+    ensure!(created == 1 && machine.ended()?.is_none(), "{created} containers were created");
+    Ok(())
 }
 
 fn example_kexec(engine: Engine) -> Result<()> {

@@ -10,12 +10,12 @@ mod captain;
 mod captain_identity;
 mod captain_watch;
 mod demo;
+mod docs;
 mod dry_run;
 mod faults;
 mod fidelity;
 mod identity;
 mod pull;
-mod readme;
 mod release;
 mod verdict;
 mod watch;
@@ -44,10 +44,11 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let on_no_engine: [(&str, Plain); 7] = [
+    let on_no_engine: [(&str, Plain); 8] = [
         ("fidelity::page_is_the_rows", fidelity::page_is_the_rows),
         ("faults::page_is_the_cases", faults::page::page_is_the_cases),
-        ("readme::examples_are_the_files", readme::examples_are_the_files),
+        ("docs::yaml_is_the_examples", docs::yaml_is_the_examples),
+        ("docs::links_lead_somewhere", docs::links_lead_somewhere),
         ("demo::reboots_a_machine", demo::reboots_a_machine),
         ("demo::reboots_a_captain", demo::reboots_a_captain),
         ("demo::prints_without_root", demo::prints_without_root),

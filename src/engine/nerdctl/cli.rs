@@ -1,7 +1,7 @@
 //! nerdctl's command line: one function that runs it, with nothing of the action's environment.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -190,6 +190,7 @@ impl Cli {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.args(["--namespace", &self.namespace]).args(arguments);
         let late = CliError::Late { call: call.clone(), seconds: limit.as_secs() };
+        let begin = Instant::now();
         let run = async {
             let mut child = command.spawn()?;
             let stdin = child.stdin.take();
@@ -203,7 +204,8 @@ impl Cli {
             output
         };
         let output = timeout(limit, run).await.map_err(|_| late)?.map_err(CliError::Run)?;
-        tracing::debug!(call, success = output.status.success(), "asked nerdctl");
+        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(call, success = output.status.success(), milliseconds, "asked nerdctl");
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
