@@ -17,7 +17,7 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench
+.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench check-release
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -29,7 +29,7 @@ demo: ## watch one reboot action from start to reboot, in a throw-away machine (
 
 test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent
 	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache image program-arm64
+	@$(MAKE) --no-print-directory -s cache $(CACHE)/lint/cargo-deny image program-arm64
 	@scripts/test
 
 image: dist/waitdaemon.tar dist/waitdaemon-nerdctl.tar ## write dist/*.tar (waitdaemon:dev, waitdaemon:dev-nerdctl), for docker load and nerdctl load
@@ -90,6 +90,15 @@ $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/mo
 	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."
 	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
 	@touch $@
+
+$(CACHE)/lint/cargo-deny: lab/lint/go.mod lab/lint/go.sum
+	@echo "building cargo-deny 0.20.2 and actionlint 1.7.12 (cold about 3 minutes) ..."
+	@cd lab/lint && $(GO) -o ../../$(CACHE)/lint/ tool 2> >(grep -v '^go: downloading' >&2)
+	@cargo install -q --locked --version 0.20.2 --root $(CACHE)/lint/cargo cargo-deny
+	@ln -sf cargo/bin/cargo-deny $@
+
+check-release: ## build the released images twice, in different folders; the digests must be the same
+	@scripts/check-release
 
 setup: ## install what building and testing need (apt packages, Rust's musl target)
 	@scripts/setup test

@@ -44,6 +44,16 @@ pub fn pids_are_the_hosts() -> bool {
     namespace("1") != namespace("self")
 }
 
+/// True where a process, of those that we see, was given this word as an argument, alone or as `--flag=word`
+/// (proc_pid_cmdline(5)).
+pub fn is_an_argument(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok()).any(|arguments| {
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        arguments.any(|argument| argument.rsplit(|byte| *byte == b'=').next() == Some(word.as_bytes()))
+    })
+}
+
 /// Moves this process, which has one thread, into the host's mount, uts, ipc, net and cgroup
 /// namespaces: those of PID 1. Programs that it runs from then on are the host's.
 ///

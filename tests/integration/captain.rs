@@ -45,6 +45,7 @@ pub fn cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::hostile_values_are_only_data", hostile_values_are_only_data),
         ("captain::the_same_action_again", the_same_action_again),
         ("captain::the_same_action_twice_at_once", the_same_action_twice_at_once),
+        ("captain::a_name_that_a_killed_nerdctl_kept", a_name_that_a_killed_nerdctl_kept),
         ("captain::all_capabilities_are_not_privileged", all_capabilities_are_not_privileged),
         ("captain::containerd_restarts_during_the_wait", containerd_restarts_during_the_wait),
         ("captain::containerd_is_stopped", containerd_is_stopped),
@@ -129,6 +130,33 @@ fn benign_command_runs_once(network: &str) -> Result<()> {
     for entry in ["IMAGE=alpine", "WAIT_SECONDS=2", "A=", "B=x=y", "LINES=a\nb ", "UTF=ä\"'"] {
         ensure!(environment.split('\0').any(|own| own == entry), "{entry:?} is missing: {environment:?}");
     }
+    Ok(())
+}
+
+/// A nerdctl that is killed while it creates a container keeps the name for it; but another one that runs has it for a
+/// reason.
+fn a_name_that_a_killed_nerdctl_kept() -> Result<()> {
+    let captain = captain()?;
+    let keep = |name: &str| -> Result<()> {
+        // Any container makes the store.
+        captain.nerdctl(&["create", "--name", "other", "alpine"])?;
+        let stores = fs::read_dir(captain.folder().join("data/nerdctl"))?.flatten();
+        let names = stores.map(|store| store.path().join("names/tinkerbell")).find(|names| names.is_dir());
+        fs::write(names.context("no store of names")?.join(name), "ab".repeat(32))?;
+        captain.nerdctl(&["rm", "other"]).map(drop)
+    };
+    let action = || json!({"command": ["touch", "/out/ran"], "environment": {"IMAGE": "alpine", "WAIT_SECONDS": "0"}});
+    keep(WAITER)?;
+    keep(USER)?;
+    drop(reported(&captain, action(), "SUCCESS")?);
+    nothing_left(&captain)?;
+    ensure!(captain.out().join("ran").exists(), "it did not run");
+
+    keep(WAITER)?;
+    let named = format!("--name={WAITER}");
+    let _nerdctl = captain.start("sh", &["-c", "sleep 1000; :", "nerdctl", &named], &captain.out().join("log"))?;
+    let agent = reported(&captain, action(), "FAILED")?;
+    ensure!(agent.log().contains("is already used by ID"), "{}", agent.log());
     Ok(())
 }
 

@@ -166,14 +166,25 @@ impl Nerdctl {
 
     /// Creates a container exactly once. Where the answer is lost, nerdctl may have made it: then one with
     /// this handoff's label and this role is there.
-    async fn create(&self, call: &[&str], input: &str, role: Role, handoff: &HandoffId) -> Result<String, CliError> {
+    async fn create(
+        &self,
+        action: &Action,
+        call: &[&str],
+        input: &str,
+        (role, handoff): (Role, &HandoffId),
+    ) -> Result<String, CliError> {
         let mut tries = Tries::within(HANDOFF_PATIENCE);
+        let mut freed = false;
         loop {
             let error = match self.cli.run_with_input(call, input).await {
                 Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
                 Ok(_) => CliError::Empty { call: "create".into() },
                 Err(error) => error,
             };
+            if !freed && self.free_name(action, &role.container_name(&action.name), &error).await {
+                freed = true;
+                continue;
+            }
             // Of a second try nerdctl may say that the name is taken: by the first one's.
             let taken = tries.failed() > 0 && error.to_string().contains("already used");
             if error.worth() == Worth::Nothing && !taken {
@@ -191,6 +202,32 @@ impl Nerdctl {
                 return Err(error);
             }
         }
+    }
+
+    /// Frees a name of ours that a nerdctl kept which was killed half-way, with the action that it worked for: no
+    /// container has it, and no process that runs is about it. True where it is free now.
+    async fn free_name(&self, action: &Action, name: &str, error: &CliError) -> bool {
+        let error = error.to_string();
+        let holder = error.split_once("is already used by ID \"").and_then(|(_, rest)| rest.split_once('"'));
+        let Some((holder, _)) = holder else { return false };
+        // Another run of this action, at this very moment, has the name before it has the container.
+        let all_are_seen = self.host || host::pids_are_the_hosts();
+        if !all_are_seen || host::is_an_argument(name) {
+            return false;
+        }
+        if !self.cli.inspect(holder).await.is_err_and(|error| error.is_missing()) {
+            return false;
+        }
+        // nerdctl's store of names has a file for each, which holds the container's ID (pkg/namestore).
+        let state = Path::new(action.container["Labels"]["nerdctl/state-dir"].as_str().unwrap_or_default());
+        let Some(store) = state.ancestors().nth(3) else { return false };
+        let file = store.join("names").join(&self.namespace).join(name);
+        let kept = std::fs::read_to_string(&file).is_ok_and(|id| id == holder);
+        let freed = kept && std::fs::remove_file(&file).is_ok();
+        if freed {
+            tracing::warn!(container = holder, "freed the name {name}, which a nerdctl that was killed had kept");
+        }
+        freed
     }
 
     /// Starts a container exactly once. Where the answer is lost, it may have been started: only one that
@@ -396,7 +433,7 @@ impl Engine for Nerdctl {
         let mut call = vec!["create"];
         call.extend(creation.arguments.iter().map(String::as_str));
         let failed = |error| creation_failed("the user container", &name, error);
-        let id = self.create(&call, &creation.input, Role::User, handoff).await.map_err(failed)?;
+        let id = self.create(action, &call, &creation.input, (Role::User, handoff)).await.map_err(failed)?;
         let made = self.cli.inspect(&id).await.because(format!("cannot inspect {name}"))?;
         // nerdctl would say so at start only (observed).
         if made["Spec"]["process"]["args"].as_array().is_none_or(Vec::is_empty) {
@@ -460,7 +497,7 @@ impl Engine for Nerdctl {
             call.extend(["--volume", volume]);
         }
         call.extend([image, "--", &argument]);
-        let created = self.create(&call, "", Role::Waiter, &ticket.handoff).await;
+        let created = self.create(action, &call, "", (Role::Waiter, &ticket.handoff)).await;
         created.map_err(|error| creation_failed("the waiter", &name, error))
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::agent::{Agent, Runtime};
 use lab::captain::Captain;
 use lab::nest::output;
@@ -119,6 +119,8 @@ pub fn engine_is_killed() -> Result<()> {
                 let state = bench.systemctl(&["show", "--property=ActiveState"])?;
                 Ok((state.trim() == "ActiveState=failed").then_some(()))
             })?;
+            // It starts a unit five times in 10 s at most, unless told to forget.
+            bench.systemctl(&["reset-failed"])?;
             bench.systemctl(&["start"])?;
             bench.go()?;
             bench.either(&agent)
@@ -174,7 +176,11 @@ impl Bench {
     /// Asks systemd about containerd, or for something.
     fn systemctl(&self, words: &[&str]) -> Result<String> {
         let done = output(self.captain.command("systemctl").args(words).arg("containerd"))?;
-        ensure!(done.status.success(), "systemctl {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+        if !done.status.success() {
+            let status = output(self.captain.command("systemctl").args(["status", "--lines=30", "containerd"]))?;
+            let said = [done.stderr, status.stdout].concat();
+            bail!("systemctl {words:?}: {}", String::from_utf8_lossy(&said));
+        }
         Ok(String::from_utf8(done.stdout)?)
     }
 
