@@ -70,7 +70,7 @@ pub fn worth_of_pull(said: &str) -> Worth {
 /// True where the words tell of HTTP status 429 or 5xx: a word of its own, so that no port, tag or digest counts.
 fn tells_of_a_busy_server(said: &str) -> bool {
     let about_http = said.contains("HTTP") || said.contains("status");
-    let mut words = said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+    let mut words = said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
     about_http && words.any(|word| word.len() == 3 && word.parse().is_ok_and(|code| matches!(code, 429 | 500..=599)))
 }
 

@@ -328,7 +328,7 @@ impl Flags {
             self.say("tty", "true");
         }
         for limit in list(&process["rlimits"]) {
-            let name = text(&limit["type"]).trim_start_matches("RLIMIT_").to_lowercase();
+            let name = text(&limit["type"]).trim_start_matches("RLIMIT_").to_ascii_lowercase();
             let value = |value: &Value| if value.as_u64() == Some(u64::MAX) { "-1".into() } else { value.to_string() };
             self.say("ulimit", format!("{name}={}:{}", value(&limit["soft"]), value(&limit["hard"])));
         }
