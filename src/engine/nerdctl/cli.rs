@@ -238,6 +238,21 @@ impl Cli {
         patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
     }
 
+    /// ID, labels and process of two containers, which is little of their native documents.
+    ///
+    /// # Errors
+    /// Every [`CliError`]; see [`CliError::is_missing`].
+    pub async fn states(&self, containers: [&str; 2]) -> Result<[Value; 2], CliError> {
+        let little = r#"{"ID":{{json .ID}},"Labels":{{json .Labels}},"Process":{{json .Process}}}"#;
+        let [one, other] = containers;
+        let arguments = ["container", "inspect", "--mode=native", "--format", little, one, other];
+        let ask = || async {
+            let found = self.documents_once(&arguments).await.map_err(Asked)?;
+            found.try_into().map_err(|_| Asked(CliError::Empty { call: subcommand(&arguments) }))
+        };
+        patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
+    }
+
     async fn documents_once(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
         let text = self.call(QUESTION_LIMIT, arguments, "").await?;
         let documents: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();

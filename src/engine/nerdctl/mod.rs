@@ -546,16 +546,15 @@ impl Engine for Nerdctl {
         let EngineTicket::Nerdctl { action_pid, .. } = ticket.engine else {
             return Err(Failure::new("the ticket is another engine's"));
         };
-        let own = async |role: Role| {
-            let name = role.container_name(&ticket.action_name);
-            let document = self.cli.inspect(&name).await.because(format!("cannot inspect {name}"))?;
+        let names = [Role::Waiter, Role::User].map(|role| role.container_name(&ticket.action_name));
+        let process = process_of(action_pid, &ticket.action_id);
+        let found = self.cli.states([&names[0], &names[1]]).await;
+        let [waiter, user] = found.because(format!("cannot inspect {} and {}", names[0], names[1]))?;
+        for (document, name) in [&waiter, &user].into_iter().zip(&names) {
             if document["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {
                 return Err(Failure::new(format!("the container {name} is not this handoff's")));
             }
-            Ok(document)
-        };
-        let process = process_of(action_pid, &ticket.action_id);
-        let (waiter, user) = tokio::try_join!(own(Role::Waiter), own(Role::User))?;
+        }
         let id = |document: &Value| document["ID"].as_str().unwrap_or_default().to_owned();
         // In an earlier life, which was killed, this waiter was armed: then the action was there.
         let said = || logged(&self.log_of(&waiter, &id(&waiter)));
