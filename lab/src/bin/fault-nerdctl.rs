@@ -4,7 +4,8 @@
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
 //! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists). After it was
-//! made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`.
+//! made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program
+//! in Go writes it: it ends where nobody can read it; `warned` in the log where somebody could).
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -35,7 +36,7 @@ fn main() -> Result<ExitCode> {
         return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
     }
     note(&log, "fault")?;
-    if matches!(fault, "lost" | "mute-after" | "stall-after") {
+    if matches!(fault, "lost" | "mute-after" | "stall-after" | "warn-after") {
         Command::new(REAL).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     }
     if fault == "hold-after" {
@@ -57,6 +58,11 @@ fn main() -> Result<ExitCode> {
         "empty" => Ok(ExitCode::SUCCESS),
         "not-json" => {
             println!("<html>");
+            Ok(ExitCode::SUCCESS)
+        }
+        "warn-after" => {
+            std::io::stderr().write_all(b"time=\"2026-01-01T00:00:00Z\" level=warning msg=\"a warning\"\n")?;
+            note(&log, "warned")?;
             Ok(ExitCode::SUCCESS)
         }
         "stall" | "stall-after" => loop {

@@ -164,6 +164,22 @@ impl Cli {
         self.call(CHANGE_LIMIT, arguments, input).await
     }
 
+    /// Runs a subcommand once that may end this very process and goes on without it: nobody needs to read what it
+    /// says. A program written in Go ends when it writes to a pipe that nobody reads (os/signal, "SIGPIPE"), and a
+    /// removal that ends half-way keeps the container's name.
+    ///
+    /// # Errors
+    /// [`CliError::Run`], [`CliError::Mute`], [`CliError::Late`].
+    pub async fn run_alone(&self, arguments: &[&str]) -> Result<(), CliError> {
+        let call = subcommand(arguments);
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let late = CliError::Late { call: call.clone(), seconds: CHANGE_LIMIT.as_secs() };
+        let ended = timeout(CHANGE_LIMIT, command.status()).await.map_err(|_| late)?;
+        let status = ended.map_err(CliError::Run)?;
+        if status.success() { Ok(()) } else { Err(CliError::Mute { call, status }) }
+    }
+
     /// The IDs of the containers that these flags of `ps` select.
     ///
     /// # Errors
@@ -180,15 +196,21 @@ impl Cli {
         }
     }
 
+    /// The program with these arguments. Whatever nerdctl has in its environment is stored in the container's hooks,
+    /// and some of it changes what it does (observed): it gets PATH alone.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program);
+        command.env_clear().env("PATH", PATH);
+        command.args(["--namespace", &self.namespace]).args(arguments);
+        command
+    }
+
     async fn call(&self, limit: Duration, arguments: &[&str], input: &str) -> Result<String, CliError> {
         let call = subcommand(arguments);
-        let mut command = Command::new(self.program);
-        // Whatever nerdctl has in its environment is stored in the container's hooks, and some of it
-        // changes what it does (observed): it gets PATH alone.
-        command.env_clear().env("PATH", PATH).kill_on_drop(true);
+        let mut command = self.command(arguments);
+        command.kill_on_drop(true);
         command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.args(["--namespace", &self.namespace]).args(arguments);
         let late = CliError::Late { call: call.clone(), seconds: limit.as_secs() };
         let begin = Instant::now();
         let run = async {

@@ -539,7 +539,10 @@ impl Engine for Nerdctl {
         }
         // The waiter may be the caller: nerdctl must outlive it.
         let _ = host::leave_cgroup();
-        self.cli.ask(&call).await.map(drop).because(failed)
+        match self.cli.run_alone(&call).await {
+            Ok(()) => Ok(()),
+            Err(_) => self.cli.ask(&call).await.map(drop).because(failed),
+        }
     }
 
     async fn arm(&self, ticket: &Ticket) -> Result<Armed<Pending>, Failure> {
@@ -656,7 +659,11 @@ impl Engine for Nerdctl {
         let failed = "cannot remove the waiter's own container";
         // Ending our container ends all that is in its cgroup: nerdctl must not be.
         host::leave_cgroup().because(failed)?;
-        self.remove(waiter).await.because(failed)
+        match self.cli.run_alone(&["rm", "--force", "--volumes", waiter]).await {
+            Ok(()) => Ok(()),
+            // We are still here to read why.
+            Err(_) => self.remove(waiter).await.because(failed),
+        }
     }
 }
 

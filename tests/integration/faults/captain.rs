@@ -89,6 +89,15 @@ pub fn agent_is_killed() -> Result<()> {
     Ok(())
 }
 
+/// nerdctl warns of something when it has ended the waiter, whose container it removes at the waiter's own word: it
+/// must come to its end all the same.
+pub fn nerdctl_warns_after_the_waiters_end() -> Result<()> {
+    let bench = Bench::new()?;
+    let agent = bench.served((" rm ", 2, "warn-after"))?;
+    bench.either(&agent)?;
+    until("nerdctl's end", LIMIT, || Ok(bench.log().lines().any(|line| line == "warned").then_some(())))
+}
+
 /// Kills the waiter before and after each of its calls: containerd starts it again, and the user container runs
 /// once.
 pub fn waiter_is_killed() -> Result<()> {
@@ -267,7 +276,10 @@ impl Bench {
             let named = [WAITER, USER].iter().any(|name| self.captain.id_of(name).is_some());
             Ok((!named && self.ours()?.is_empty()).then_some(()))
         });
-        gone.with_context(|| format!("{}\n{}", self.captain.container_logs(), self.log()))
+        gone.with_context(|| {
+            let named = [WAITER, USER].map(|name| self.captain.id_of(name));
+            format!("{named:?} {:?}\n{}\n{}", self.ours(), self.captain.container_logs(), self.log())
+        })
     }
 
     /// The waiter and the user container, where they are there.

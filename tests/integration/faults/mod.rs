@@ -46,6 +46,10 @@ pub fn captain_cases() -> Vec<PlainCase> {
         Box::new(captain::action_is_killed_after_the_waiter_is_armed),
     ));
     cases.push(("captain::faults::agent_is_killed".into(), Box::new(captain::agent_is_killed)));
+    cases.push((
+        "captain::faults::nerdctl_warns_after_the_waiters_end".into(),
+        Box::new(captain::nerdctl_warns_after_the_waiters_end),
+    ));
     if all {
         cases.push(("captain::faults::waiter_is_killed".into(), Box::new(captain::waiter_is_killed)));
         cases.push(("captain::faults::engine_is_killed".into(), Box::new(captain::engine_is_killed)));
