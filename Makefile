@@ -106,7 +106,7 @@ setup: ## install what building and testing need (apt packages, Rust's musl targ
 docs: ## write docs/fidelity.md and docs/reliability.md from the cases that the tests run
 	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
 
-soak: ## every fault at every step, on real engines (about 30 minutes)
+soak: ## every fault at every step, on real engines (about 20 minutes)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory -s cache image
 	@cargo build -q -p lab --bins
