@@ -253,9 +253,16 @@ impl Cli {
     /// # Errors
     /// Every [`CliError`].
     pub async fn document(&self, arguments: &[&str]) -> Result<Value, CliError> {
+        let [document] = self.first(arguments).await?;
+        Ok(document)
+    }
+
+    /// The first documents, of which that many must be there.
+    async fn first<const COUNT: usize>(&self, arguments: &[&str]) -> Result<[Value; COUNT], CliError> {
         let ask = || async {
-            let first = self.documents_once(arguments).await.map_err(Asked)?.into_iter().next();
-            first.ok_or_else(|| Asked(CliError::Empty { call: subcommand(arguments) }))
+            let found = self.documents_once(arguments).await.map_err(Asked)?;
+            let first: Vec<Value> = found.into_iter().take(COUNT).collect();
+            first.try_into().map_err(|_| Asked(CliError::Empty { call: subcommand(arguments) }))
         };
         patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
     }
@@ -267,12 +274,7 @@ impl Cli {
     pub async fn states(&self, containers: [&str; 2]) -> Result<[Value; 2], CliError> {
         let little = r#"{"ID":{{json .ID}},"Labels":{{json .Labels}},"Process":{{json .Process}}}"#;
         let [one, other] = containers;
-        let arguments = ["container", "inspect", "--mode=native", "--format", little, one, other];
-        let ask = || async {
-            let found = self.documents_once(&arguments).await.map_err(Asked)?;
-            found.try_into().map_err(|_| Asked(CliError::Empty { call: subcommand(&arguments) }))
-        };
-        patiently(self.patience, "a question to nerdctl", ask).await.map_err(|Asked(error)| error)
+        self.first(&["container", "inspect", "--mode=native", "--format", little, one, other]).await
     }
 
     async fn documents_once(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
