@@ -1,7 +1,7 @@
 //! The action container's journey: from the settings to an armed waiter.
 //!
-//! settings -> engine -> who am I (proof) -> clear earlier attempts -> image -> { create user container, create waiter } ->
-//! armed. Whatever fails on the way leaves nothing behind.
+//! settings -> engine -> { who am I (proof), image } -> clear earlier attempts -> pull -> { create user container, create
+//! waiter } -> armed. Whatever fails on the way leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ async fn hand_over<E: Engine>(
     handoff: &HandoffId,
 ) -> Result<(), Failure> {
     let begin = Instant::now();
-    let action = unless(stop, engine.identify(handoff)).await?;
+    let asked = async { tokio::try_join!(engine.identify(handoff), engine.image(&settings.image)) };
+    let (action, image) = unless(stop, asked).await?;
     let (action_id, action_name) = engine.action_names(&action);
     logging::set_action(action_name);
     tracing::info!(
@@ -73,7 +74,11 @@ async fn hand_over<E: Engine>(
         tracing::warn!(container = user, "the user container of this very action runs already; it is left alone");
         return Ok(());
     }
-    unless(stop, engine.ensure_image(&settings.image, settings.pull_timeout)).await?;
+    if image.is_none() {
+        tracing::info!(image = settings.image.as_written(), "the image is not on this machine, pulling it");
+        unless(stop, engine.pull(&settings.image, settings.pull_timeout)).await?;
+        tracing::info!(image = settings.image.as_written(), "pulled");
+    }
 
     let ticket = ticket(engine, &action, settings, handoff);
     // Both run to their end even if one fails or a signal comes: a request that is cut off could

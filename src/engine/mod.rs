@@ -121,8 +121,8 @@ pub trait Engine {
     /// How the waiter will reach this engine.
     fn ticket(&self, action: &Self::Action) -> EngineTicket;
 
-    /// Makes sure that the image is present, pulling it within `limit` if it is not.
-    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
+    /// Pulls the image within `limit`.
+    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
 
     /// The image's OCI configuration (`Entrypoint`, `Cmd`), or `None` where it is not on this machine.
     async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure>;
@@ -142,11 +142,11 @@ pub trait Engine {
     /// Creates the user container with everything that the action was given.
     async fn create_user(&self, action: &Self::Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure>;
 
-    /// Creates the waiter; returns its ID.
-    async fn create_waiter(&self, action: &Self::Action, ticket: &Ticket) -> Result<String, Failure>;
+    /// Creates the waiter, and starts it where the engine does both at once.
+    async fn create_waiter(&self, action: &Self::Action, ticket: &Ticket) -> Result<Made, Failure>;
 
-    /// Starts the waiter and returns when it says that it is armed.
-    async fn start_waiter(&self, action: &Self::Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure>;
+    /// Starts the waiter if it was not, and returns when it says that it is armed.
+    async fn start_waiter(&self, action: &Self::Action, waiter: &Made, handoff: &HandoffId) -> Result<(), Failure>;
 
     /// Removes every container that the handoff made; the waiter last, for it may be the caller.
     async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure>;
@@ -177,6 +177,15 @@ pub trait Engine {
 
     /// Removes the container in which we run; this process ends with it.
     async fn remove_self(&self, waiter: &str) -> Result<(), Failure>;
+}
+
+/// A container that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its ID.
+    pub id: String,
+    /// True where it is known to be started, too.
+    pub started: bool,
 }
 
 /// What the waiter knows when it is armed.

@@ -19,7 +19,7 @@ use self::api::{Api, ApiError, Stream, part};
 use self::stream::Demux;
 use super::json::{self, list};
 use super::tail::Tail;
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Planned, Standing, Verdict, failures};
+use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Made, Outcome, Planned, Standing, Verdict, failures};
 use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
@@ -92,7 +92,7 @@ impl Docker {
     }
 
     /// Pulls once.
-    async fn pull(&self, image: &Reference) -> Result<(), PullFailed> {
+    async fn pull_once(&self, image: &Reference) -> Result<(), PullFailed> {
         let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
         let mut stream = self.api.post_stream(&path).await?;
         let mut progress = pull::Progress::default();
@@ -339,21 +339,15 @@ impl Engine for Docker {
         EngineTicket::Docker { host, later, version: self.api.version().to_owned() }
     }
 
-    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
-        if self.image(image).await?.is_some() {
-            return Ok(());
-        }
-        tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
+    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
         let stumble = RefCell::new(None);
         let pull = patiently(limit, "pulling the image", || async {
-            self.pull(image).await.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
+            self.pull_once(image).await.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
         });
         match timeout(limit, pull).await {
-            Ok(pulled) => pulled.map_err(|error| failures::pull_failed(image).cause(error))?,
-            Err(_) => return Err(failures::pull_too_long(image, limit, stumble.take())),
+            Ok(pulled) => pulled.map_err(|error| failures::pull_failed(image).cause(error)),
+            Err(_) => Err(failures::pull_too_long(image, limit, stumble.take())),
         }
-        tracing::info!(image = image.as_written(), "pulled");
-        Ok(())
     }
 
     async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure> {
@@ -433,15 +427,17 @@ impl Engine for Docker {
         Ok(())
     }
 
-    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<String, Failure> {
+    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<Made, Failure> {
         let (_, action_name) = self.action_names(action);
         let name = Role::Waiter.container_name(action_name);
         let body = self.waiter_container(action, ticket)?;
-        let created = self.create(&name, &body, &ticket.handoff).await;
-        created.map_err(|error| creation_failed("the waiter", &name, error))
+        let id = self.create(&name, &body, &ticket.handoff).await;
+        let id = id.map_err(|error| creation_failed("the waiter", &name, error))?;
+        Ok(Made { id, started: false })
     }
 
-    async fn start_waiter(&self, _: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
+    async fn start_waiter(&self, _: &Action, waiter: &Made, handoff: &HandoffId) -> Result<(), Failure> {
+        let waiter = waiter.id.as_str();
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: ApiError| Failure::new(what).fix(LOOK_AT_ENGINE).cause(error)

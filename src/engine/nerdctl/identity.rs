@@ -29,18 +29,28 @@ const BY_CGROUP: &str = "its process is in the cgroup that was made for this con
 /// Our own voice, as proof.
 const BY_VOICE: &str = "a line that this container alone wrote stands in its log";
 
-/// The native document of our own container, and what proves it, in words.
+/// The native documents of the containers to which our traces lead and which run our command line.
+pub async fn traced(cli: &Cli) -> Vec<Value> {
+    like_us(cli, &host::own_candidates()).await
+}
+
+/// The native document of our own container, and what proves it, in words. Asked are the `traced` ones first, then
+/// all that run.
 ///
 /// # Errors
 /// Where no container of this namespace can be proved to be ours.
-pub async fn prove(cli: &Cli, handoff: &HandoffId, namespace: &str) -> Result<(Value, &'static str), Failure> {
+pub async fn prove(
+    cli: &Cli,
+    traced: &[Value],
+    handoff: &HandoffId,
+    namespace: &str,
+) -> Result<(Value, &'static str), Failure> {
     let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let traced = like_us(cli, &host::own_candidates()).await;
     let in_its_cgroup = |container: &&Value| procfs::is_in_cgroup_of(&cgroup, text(&container["ID"]));
     if let Some(own) = traced.iter().find(in_its_cgroup) {
         return Ok((own.clone(), BY_CGROUP));
     }
-    if let Some(own) = heard(cli, &traced, handoff).await {
+    if let Some(own) = heard(cli, traced, handoff).await {
         return Ok((own, BY_VOICE));
     }
     tracing::debug!("no trace leads to our container; asking all that run");

@@ -21,7 +21,9 @@ use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use self::cli::{Cli, CliError};
 use self::copy::Creation;
-use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Outcome, Planned, Standing, Verdict, failures, json};
+use super::{
+    ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Made, Outcome, Planned, Standing, Verdict, failures, json,
+};
 use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
@@ -71,6 +73,8 @@ pub struct Nerdctl {
     namespace: String,
     /// No container of ours was there when nerdctl was reached, so no earlier attempt left one.
     none_of_ours: bool,
+    /// The containers to which our own traces lead, as they were then.
+    traced: Vec<Value>,
 }
 
 /// The action container and our own image, as inspected.
@@ -108,11 +112,13 @@ impl Nerdctl {
     pub async fn reach(host: bool, namespace: &str) -> Result<Self, Failure> {
         let Self { cli, .. } = Self::known(host, namespace)?;
         let cli = cli.with_patience(REACH_LIMIT);
-        let nerdctl = Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false };
-        match nerdctl.ids_labelled(LABEL_ACTION).await {
+        let nerdctl = Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false, traced: Vec::new() };
+        // Each costs a process, and there are two processors at least.
+        let (ours, traced) = tokio::join!(nerdctl.ids_labelled(LABEL_ACTION), identity::traced(&nerdctl.cli));
+        match ours {
             Ok(ours) => {
                 let cli = nerdctl.cli.with_patience(HANDOFF_PATIENCE);
-                Ok(Self { cli, none_of_ours: ours.is_empty(), ..nerdctl })
+                Ok(Self { cli, none_of_ours: ours.is_empty(), traced, ..nerdctl })
             }
             Err(CliError::Run(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 let missing = Failure::new("the host has no nerdctl in /usr/local/bin or another usual place");
@@ -135,7 +141,7 @@ impl Nerdctl {
             own_program()?
         };
         let cli = Cli::new(program, namespace, WAITER_PATIENCE);
-        Ok(Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false })
+        Ok(Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false, traced: Vec::new() })
     }
 
     /// The containers, running or not, with this label: a key, or a key and its value.
@@ -172,12 +178,14 @@ impl Nerdctl {
         call: &[&str],
         input: &str,
         (role, handoff): (Role, &HandoffId),
-    ) -> Result<String, CliError> {
+    ) -> Result<Made, CliError> {
         let mut tries = Tries::within(HANDOFF_PATIENCE);
         let mut freed = false;
         loop {
             let error = match self.cli.run_with_input(call, input).await {
-                Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+                Ok(id) if !id.trim().is_empty() => {
+                    return Ok(Made { id: id.trim().to_owned(), started: call.starts_with(&["run"]) });
+                }
                 Ok(_) => CliError::Empty { call: "create".into() },
                 Err(error) => error,
             };
@@ -196,7 +204,7 @@ impl Nerdctl {
             );
             let made = self.cli.list(&["--all", "--filter", &of_handoff, "--filter", &of_role]).await?;
             if let Some(id) = made.into_iter().next() {
-                return Ok(id);
+                return Ok(Made { id, started: false });
             }
             if !tries.again("creating a container", &error).await {
                 return Err(error);
@@ -278,7 +286,7 @@ impl Engine for Nerdctl {
     type Output = ();
 
     async fn identify(&self, handoff: &HandoffId) -> Result<Action, Failure> {
-        let (container, proof) = identity::prove(&self.cli, handoff, &self.namespace).await?;
+        let (container, proof) = identity::prove(&self.cli, &self.traced, handoff, &self.namespace).await?;
         let image = container["Image"].as_str().unwrap_or_default();
         let own_image = self.cli.document(&["image", "inspect", "--mode=native", image]).await;
         let own_image = own_image
@@ -315,12 +323,8 @@ impl Engine for Nerdctl {
         }
     }
 
-    async fn ensure_image(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
+    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
         let name = image.as_written();
-        if self.image(image).await?.is_some() {
-            return Ok(());
-        }
-        tracing::info!(image = name, "the image is not on this machine, pulling it");
         let arguments = ["pull", "--quiet", name];
         let stumble = RefCell::new(None);
         let pull = patiently(limit, "pulling the image", || async {
@@ -341,12 +345,11 @@ impl Engine for Nerdctl {
             }
         };
         match pulled {
-            Ok(Ok(())) => tracing::info!(image = name, "pulled"),
-            Err(_) => return Err(failures::pull_too_long(image, limit, stumble.take())),
-            Ok(Err(PullFailed(CliError::Late { .. }))) => return Err(failures::pull_too_long(image, limit, None)),
-            Ok(Err(PullFailed(error))) => return Err(failures::pull_failed(image).cause(error)),
+            Ok(Ok(())) => Ok(()),
+            Err(_) => Err(failures::pull_too_long(image, limit, stumble.take())),
+            Ok(Err(PullFailed(CliError::Late { .. }))) => Err(failures::pull_too_long(image, limit, None)),
+            Ok(Err(PullFailed(error))) => Err(failures::pull_failed(image).cause(error)),
         }
-        Ok(())
     }
 
     async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure> {
@@ -433,8 +436,8 @@ impl Engine for Nerdctl {
         let mut call = vec!["create"];
         call.extend(creation.arguments.iter().map(String::as_str));
         let failed = |error| creation_failed("the user container", &name, error);
-        let id = self.create(action, &call, &creation.input, (Role::User, handoff)).await.map_err(failed)?;
-        let made = self.cli.inspect(&id).await.because(format!("cannot inspect {name}"))?;
+        let made = self.create(action, &call, &creation.input, (Role::User, handoff)).await.map_err(failed)?;
+        let made = self.cli.inspect(&made.id).await.because(format!("cannot inspect {name}"))?;
         // nerdctl would say so at start only (observed).
         if made["Spec"]["process"]["args"].as_array().is_none_or(Vec::is_empty) {
             return Err(failures::no_command());
@@ -444,14 +447,16 @@ impl Engine for Nerdctl {
         Ok(())
     }
 
-    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<String, Failure> {
+    async fn create_waiter(&self, action: &Action, ticket: &Ticket) -> Result<Made, Failure> {
         let name = Role::Waiter.container_name(&action.name);
         let labels = Role::Waiter.labels(&action.name, &ticket.handoff).map(|(key, value)| format!("{key}={value}"));
         let argument = ticket.to_argument().because("cannot write the waiter's ticket")?;
         let image = action.container["Image"].as_str().unwrap_or_default();
         let [role, of_action, of_handoff] = &labels;
+        // It awaits the user container, so it can be started at once, which costs a process less.
         let mut call = vec![
-            "create",
+            "run",
+            "--detach",
             "--name",
             &name,
             "--label",
@@ -501,10 +506,12 @@ impl Engine for Nerdctl {
         created.map_err(|error| creation_failed("the waiter", &name, error))
     }
 
-    async fn start_waiter(&self, action: &Action, waiter: &str, handoff: &HandoffId) -> Result<(), Failure> {
-        self.start_once(waiter, HANDOFF_PATIENCE)
-            .await
-            .map_err(|error| Failure::new("cannot start the waiter").fix(LOOK_AT_ENGINE).cause(error))?;
+    async fn start_waiter(&self, action: &Action, waiter: &Made, handoff: &HandoffId) -> Result<(), Failure> {
+        let Made { id: waiter, started } = waiter;
+        if !started {
+            let started = self.start_once(waiter, HANDOFF_PATIENCE).await;
+            started.map_err(|error| Failure::new("cannot start the waiter").fix(LOOK_AT_ENGINE).cause(error))?;
+        }
         let log = self.log_of(&action.container, waiter);
         let armed = async {
             let mut ask_at = Instant::now() + Duration::from_secs(1);
@@ -551,7 +558,18 @@ impl Engine for Nerdctl {
         };
         let names = [Role::Waiter, Role::User].map(|role| role.container_name(&ticket.action_name));
         let process = process_of(action_pid, &ticket.action_id);
-        let found = self.cli.states([&names[0], &names[1]]).await;
+        let found = loop {
+            let found = self.cli.states([&names[0], &names[1]]).await;
+            match (&found, &process) {
+                // The action creates the user container meanwhile; once it has ended nobody does.
+                (Err(error), Ok(action)) if error.is_missing() => {
+                    if timeout(PAUSE, action.readable()).await.is_ok() {
+                        break found;
+                    }
+                }
+                _ => break found,
+            }
+        };
         let [waiter, user] = found.because(format!("cannot inspect {} and {}", names[0], names[1]))?;
         for (document, name) in [&waiter, &user].into_iter().zip(&names) {
             if document["Labels"][LABEL_HANDOFF] != ticket.handoff.as_str() {

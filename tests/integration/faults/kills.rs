@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::machine::{Engine, Machine, Variant};
 use lab::until::until;
 
@@ -17,6 +17,18 @@ pub enum Left {
     Nothing,
     /// Containers that were created and that nothing will start. The same action again removes them.
     Created,
+    /// Nothing, or such containers: another call was under way.
+    Perhaps,
+}
+
+impl Left {
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Created => "created containers",
+            Self::Perhaps => "nothing, or created containers",
+        }
+    }
 }
 
 /// What must be left where the action is killed while the engine has just done this step's request.
@@ -57,6 +69,7 @@ fn at_step(machine: &Machine, step: &Step) -> Result<()> {
             ensure!(!containers.is_empty(), "nothing is left, so the documentation is wrong");
             ensure!(containers.iter().all(|one| one["State"]["Status"] == "created"), "one runs: {containers:?}");
         }
+        Left::Perhaps => bail!("on Docker nothing is left to chance"),
     }
     ensure!(count(machine, "start", USER)? == started, "the user container ran although the action was killed");
     let again = Action::new(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]);

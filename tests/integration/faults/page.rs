@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::paths;
 
 use super::captain;
-use super::kills::{self, Left};
+use super::kills;
 use super::steps::{CALL_FAULTS, CALLS, CLEAN_UP, Expect, FAULTS, Fault, STEPS};
 
 /// Fails where docs/reliability.md is not what the cases say; with `WRITE_DOCS` set, writes it.
@@ -59,13 +59,11 @@ fn page() -> String {
     );
     text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request, or nerdctl the call. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
     for step in kills::steps() {
-        let left = if kills::left(step) == Left::Nothing { "nothing" } else { "created containers" };
-        let _ = writeln!(text, "| {} | {left} |", step.name);
+        let _ = writeln!(text, "| {} | {} |", step.name, kills::left(step).in_words());
     }
     text += "\nOn containerd:\n\n| call | left |\n| --- | --- |\n";
     for call in CALLS.iter().filter(|call| call.name.starts_with("handoff")) {
-        let left = if captain::left(call) == Left::Nothing { "nothing" } else { "created containers" };
-        let _ = writeln!(text, "| {} | {left} |", call.name);
+        let _ = writeln!(text, "| {} | {} |", call.name, captain::left(call).in_words());
     }
     text += "\n## The engine is killed with SIGKILL and started again\n\nOn Docker with live-restore, before it got each request of the handoff and the waiter: **ran**, or **failed**. A user container that ends while no engine is there has exit code 255 afterwards; the waiter says that and keeps it. Without live-restore the engine ends all containers when it stops: the user container then never runs, and the waiter, which gets SIGTERM, removes it. On containerd, before nerdctl made each call of the handoff and the waiter: **ran**, or **failed**.\n\nWhat the agent reports is seen on containerd, where it deletes the container of an action that it reported as SUCCESS and keeps any other; so an action whose agent died or lost containerd is no success. On Docker the waiter knows the exit code alone: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same. A container that somebody removes by force at that moment looks like success on containerd.\n";
     text += "\n## The waiter is killed with SIGKILL\n\nOn Docker before and after the engine did each of the waiter's steps: **ran**, every time. The engine starts it again, up to three times, and it takes up where it was: it asks how the action ended, counts WAIT_SECONDS anew, and does not start what was started. On containerd before and after nerdctl made each of the waiter's calls, and while it waited: **ran**; containerd's restart monitor looks every 10 s.\n";

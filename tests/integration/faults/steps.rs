@@ -120,17 +120,16 @@ const fn change(name: &'static str, pattern: &'static str, nth: usize) -> Call {
 }
 
 /// In the order in which they are made.
-pub const CALLS: [Call; 11] = [
+pub const CALLS: [Call; 10] = [
     question("handoff: list earlier attempts", "--filter label=waitdaemon.action", 1),
     question("handoff: inspect the candidate", "container inspect", 1),
-    question("handoff: inspect our own image", "image inspect", 1),
-    question("handoff: inspect IMAGE", "image inspect", 2),
+    question("handoff: inspect IMAGE", "image inspect --mode=native alpine", 1),
+    question("handoff: inspect our own image", "--mode=native docker.io/library/waitdaemon:dev", 1),
     change("handoff: create the user container", "create --name=", 1),
     question("handoff: inspect the user container", "container inspect", 2),
-    change("handoff: create the waiter", "create --name tinkerbell_last_a0-waiter", 1),
-    change("handoff: start the waiter", " start ", 1),
+    change("handoff: create and start the waiter", "run --detach --name tinkerbell_last_a0-waiter", 1),
     question("waiter: inspect itself and the user container", "tinkerbell_last_a0-waiter tinkerbell_last_a0-user", 1),
-    change("waiter: start the user container", " start ", 2),
+    change("waiter: start the user container", " start ", 1),
     change("waiter: remove the user container", " rm ", 1),
 ];
 
