@@ -13,6 +13,7 @@ use crate::error::{Failure, exit};
 use crate::handoff;
 use crate::logging;
 use crate::names::{HandoffId, Role};
+use crate::safe_moment;
 use crate::settings::{Problem, Settings};
 
 /// What was found, as it is printed: on a terminal for a reader, else as lines of the log.
@@ -99,7 +100,12 @@ impl Plan {
             self.failed(&failure);
         }
 
-        let ticket = handoff::ticket(engine, &action, settings, &handoff);
+        let signal = safe_moment::prepare(settings).await;
+        let signal = signal.unwrap_or_else(|failure| {
+            self.failed(&failure);
+            None
+        });
+        let ticket = handoff::ticket(engine, &action, settings, &handoff, signal);
         let planned = engine.plan(&action, &settings.image, &ticket).await;
         planned.problems.iter().for_each(|failure| self.failed(failure));
         let config = image.unwrap_or_default();
@@ -117,6 +123,7 @@ impl Plan {
         );
         self.say("waiter", json!({"name": Role::Waiter.container_name(name)}));
         self.say("wait_seconds", ticket.wait_seconds);
+        self.say("waits_for", ticket.signal.as_ref().map(|signal| signal.name.as_str()));
         self.say("watch_seconds", ticket.watch_seconds);
         self.say("asks_systemd_for", ticket.finish_reboot.map(|request| request.name()));
         Ok(())

@@ -1,6 +1,6 @@
 //! The action container's journey: from the settings to an armed waiter.
 //!
-//! settings -> engine -> { who am I (proof), image } -> clear earlier attempts -> pull -> { create user container, create
+//! settings -> engine -> { who am I (proof), image } -> clear earlier attempts -> signal, if any -> pull -> { create user container, create
 //! waiter } -> armed. Whatever fails on the way leaves nothing behind.
 
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use crate::host;
 use crate::logging;
 use crate::names::HandoffId;
 use crate::reboot::{self, Request};
+use crate::safe_moment::{self, Signal};
 use crate::settings::Settings;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
@@ -24,6 +25,9 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
 const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(90);
 /// How long creating containers may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// WAIT_SECONDS where it is not set and nothing else tells the moment.
+const USUAL_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a command that asks for a reboot is watched at least; BusyBox's takes no second.
 const LEAST_WATCH: Duration = Duration::from_secs(10);
@@ -74,13 +78,14 @@ async fn hand_over<E: Engine>(
         tracing::warn!(container = user, "the user container of this very action runs already; it is left alone");
         return Ok(());
     }
+    let signal = unless(stop, safe_moment::prepare(settings)).await?;
     if image.is_none() {
         tracing::info!(image = settings.image.as_written(), "the image is not on this machine, pulling it");
         unless(stop, engine.pull(&settings.image, settings.pull_timeout)).await?;
         tracing::info!(image = settings.image.as_written(), "pulled");
     }
 
-    let ticket = ticket(engine, &action, settings, handoff);
+    let ticket = ticket(engine, &action, settings, handoff, signal);
     // Both run to their end even if one fails or a signal comes: a request that is cut off could
     // still make a container, after the clean-up.
     let created = async {
@@ -105,7 +110,13 @@ async fn hand_over<E: Engine>(
 }
 
 /// What the waiter is told.
-pub fn ticket<E: Engine>(engine: &E, action: &E::Action, settings: &Settings, handoff: &HandoffId) -> Ticket {
+pub fn ticket<E: Engine>(
+    engine: &E,
+    action: &E::Action,
+    settings: &Settings,
+    handoff: &HandoffId,
+    signal: Option<Signal>,
+) -> Ticket {
     let (action_id, action_name) = engine.action_names(action);
     let finish_reboot = if settings.finish_reboot && reboot::systemd_is_init() {
         Request::of(host::own_command().get(1..).unwrap_or_default())
@@ -120,7 +131,9 @@ pub fn ticket<E: Engine>(engine: &E, action: &E::Action, settings: &Settings, ha
         action_id: action_id.to_owned(),
         action_name: action_name.to_owned(),
         tty: engine.has_terminal(action),
-        wait_seconds: settings.wait.as_secs(),
+        // A signal tells the safe moment; without one only time can.
+        wait_seconds: settings.wait.unwrap_or(if signal.is_some() { Duration::ZERO } else { USUAL_WAIT }).as_secs(),
+        signal,
         watch_seconds: settings.watch.max(least_watch).as_secs(),
         finish_reboot,
         log: settings.log,

@@ -1,12 +1,15 @@
 //! What our own process can be asked, and entering the host's namespaces.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::error::Failure;
 use crate::procfs;
+
+/// As many links as the kernel follows in one path (path_resolution(7)).
+const MOST_LINKS: u32 = 40;
 
 /// The IDs that our own traces name; see [`procfs::candidates`]. A trace that cannot be read names
 /// nothing.
@@ -42,6 +45,41 @@ pub fn propagates(path: &str) -> bool {
 pub fn pids_are_the_hosts() -> bool {
     let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     namespace("1") != namespace("self")
+}
+
+/// A path of the host that exists, as this process reaches it through PID 1's root: links on the way are the host's,
+/// which the kernel would follow from our own root. `None` where there is none, or PID 1 is not the host's.
+pub fn path_through_init(path: &Path) -> Option<PathBuf> {
+    if !pids_are_the_hosts() {
+        return None;
+    }
+    in_root(Path::new("/proc/1/root"), path)
+}
+
+/// The same in any root.
+fn in_root(root: &Path, path: &Path) -> Option<PathBuf> {
+    let names = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
+    let (mut todo, mut found, mut links) = (names(path), root.to_owned(), 0);
+    while let Some(name) = todo.pop() {
+        match Path::new(&name).components().next()? {
+            Component::RootDir => found = root.to_owned(),
+            Component::ParentDir if found == root => {}
+            Component::ParentDir => drop(found.pop()),
+            Component::Normal(name) => {
+                let next = found.join(name);
+                match std::fs::read_link(&next) {
+                    Ok(target) if links < MOST_LINKS => {
+                        links += 1;
+                        todo.extend(names(&target));
+                    }
+                    Ok(_) => return None,
+                    Err(_) => found = next,
+                }
+            }
+            _ => {}
+        }
+    }
+    found.exists().then_some(found)
 }
 
 /// True where a process, of those that we see, was given this word as an argument, alone or as `--flag=word`
@@ -101,4 +139,32 @@ pub fn leave_cgroup() -> std::io::Result<()> {
         result = if result.is_ok() { result } else { joined };
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_lead_to_places_of_the_same_root() {
+        let root = std::env::temp_dir().join(format!("waitdaemon-links-{}", std::process::id()));
+        fs::create_dir_all(root.join("run/docker")).unwrap();
+        fs::create_dir_all(root.join("var")).unwrap();
+        fs::write(root.join("run/docker/docker.sock"), "").unwrap();
+        for (target, link) in
+            [("/run", "var/run"), ("../run", "var/up"), ("/loop", "loop"), ("../../../run", "var/out")]
+        {
+            symlink(target, root.join(link)).unwrap();
+        }
+        let there = Some(root.join("run/docker/docker.sock"));
+        for path in ["/run", "/var/run", "/var/up", "/var/out", "/../run", "/var/../run/./"] {
+            assert_eq!(in_root(&root, &Path::new(path).join("docker/docker.sock")), there, "{path}");
+        }
+        assert_eq!(in_root(&root, Path::new("/loop/x")), None);
+        assert_eq!(in_root(&root, Path::new("/run/docker.sock")), None);
+        fs::remove_dir_all(root).unwrap();
+    }
 }

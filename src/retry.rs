@@ -55,7 +55,7 @@ impl Tries {
     /// As [`Tries::again`], where the caller knows better what trying again is worth.
     pub async fn again_worth(&mut self, worth: Worth, what: &str, error: &impl Display) -> bool {
         self.made += 1;
-        let pause = pause(self.made, random());
+        let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.made);
         let enough = match worth {
             Worth::Nothing => true,
             Worth::Few => self.made >= FEW,
@@ -89,11 +89,15 @@ pub async fn patiently<T, E: Stumble, F: Future<Output = Result<T, E>>>(
     }
 }
 
-/// The pause after so many tries: doubled each time, less up to a half by chance, so that many machines
-/// do not ask in step. Pure.
-fn pause(made: u32, random: u8) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << made.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
-    doubled - doubled / 2 * u32::from(random) / 255
+/// The pause after so many tries: doubled each time up to the longest, less up to a half by chance, so that many
+/// machines do not ask in step.
+pub fn pause(first: Duration, longest: Duration, made: u32) -> Duration {
+    less(first.saturating_mul(1 << made.saturating_sub(1).min(10)).min(longest), random())
+}
+
+/// Less up to a half. Pure.
+fn less(whole: Duration, random: u8) -> Duration {
+    whole - whole / 2 * u32::from(random) / 255
 }
 
 fn random() -> u8 {
@@ -111,8 +115,9 @@ mod tests {
     fn pauses_grow_to_a_limit_and_differ_by_chance() {
         for (made, whole) in [(1, 100), (2, 200), (4, 800), (7, 5000), (100, 5000)] {
             let whole = Duration::from_millis(whole);
-            assert_eq!(pause(made, 0), whole);
-            assert_eq!(pause(made, 255), whole / 2);
+            assert_eq!((less(whole, 0), less(whole, 255)), (whole, whole / 2));
+            let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, made);
+            assert!(whole / 2 <= pause && pause <= whole, "{pause:?}");
         }
     }
 

@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::Uri;
+
 use crate::reference::Reference;
 
 /// What the action's `environment` asks for.
@@ -15,8 +17,10 @@ use crate::reference::Reference;
 pub struct Settings {
     /// `IMAGE`: the user container's image.
     pub image: Reference,
-    /// `WAIT_SECONDS`: from the action container's end to the user container's start.
-    pub wait: Duration,
+    /// `WAIT_SECONDS`: from the action container's end to the user container's start; `None` where it is not set.
+    pub wait: Option<Duration>,
+    /// `WAITDAEMON_WAIT_FOR`: a signal that is waited for, too.
+    pub wait_for: Option<WaitFor>,
     /// `WAITDAEMON_WATCH_SECONDS`: how long the user container is watched; zero is not at all.
     pub watch: Duration,
     /// `WAITDAEMON_PULL_TIMEOUT_SECONDS`: the longest that getting the image may take.
@@ -35,6 +39,43 @@ pub struct Settings {
     pub log: LogLevel,
     /// `WAITDAEMON_DRY_RUN`: show what a handoff would do, and change nothing.
     pub dry_run: bool,
+}
+
+/// `WAITDAEMON_WAIT_FOR` and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitFor {
+    /// What is waited for.
+    pub what: Awaited,
+    /// `WAITDAEMON_WAIT_MAX_SECONDS`: how long at most, from the action container's end.
+    pub most: Duration,
+    /// `WAITDAEMON_WAIT_EXPIRED`: what happens then.
+    pub expired: Expired,
+}
+
+/// `WAITDAEMON_WAIT_FOR`: the signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Smee does not serve this machine's boot script any more.
+    NetbootOff {
+        /// `WAITDAEMON_SMEE_URL`.
+        smee: Option<Uri>,
+    },
+    /// Any URL answers with a status.
+    Status {
+        /// The URL.
+        url: Uri,
+        /// `WAITDAEMON_WAIT_FOR_STATUS`.
+        status: u16,
+    },
+}
+
+/// `WAITDAEMON_WAIT_EXPIRED`: what happens where the signal does not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Expired {
+    /// The user container runs all the same.
+    Run,
+    /// It is removed.
+    Abort,
 }
 
 /// `CONTAINER_RUNTIME`: which engine to use.
@@ -105,11 +146,16 @@ const LONGEST_SECONDS: u64 = 86_400;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
-const PREFIXED: [&str; 5] = [
+const PREFIXED: [&str; 10] = [
     "WAITDAEMON_DRY_RUN",
     "WAITDAEMON_FINISH_REBOOT",
     "WAITDAEMON_LOG",
     "WAITDAEMON_PULL_TIMEOUT_SECONDS",
+    "WAITDAEMON_SMEE_URL",
+    "WAITDAEMON_WAIT_EXPIRED",
+    "WAITDAEMON_WAIT_FOR",
+    "WAITDAEMON_WAIT_FOR_STATUS",
+    "WAITDAEMON_WAIT_MAX_SECONDS",
     "WAITDAEMON_WATCH_SECONDS",
 ];
 
@@ -121,7 +167,8 @@ impl Settings {
     pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader { variables: variables.into_iter().collect(), problems: Vec::new() };
         let image = reader.image();
-        let wait = reader.seconds("WAIT_SECONDS", "environment.WAIT_SECONDS", 0, 10);
+        let wait = reader.seconds_if_set("WAIT_SECONDS", "environment.WAIT_SECONDS", 0);
+        let wait_for = reader.wait_for(wait.unwrap_or_default());
         let runtime = reader.runtime();
         let docker_host = reader.docker_host();
         let nerdctl_namespace = reader.nerdctl_namespace();
@@ -136,6 +183,7 @@ impl Settings {
             Some(image) if reader.problems.is_empty() => Ok(Self {
                 image,
                 wait,
+                wait_for,
                 watch,
                 pull_timeout,
                 finish_reboot,
@@ -189,18 +237,97 @@ impl Reader {
     }
 
     fn seconds(&mut self, name: &'static str, field: &'static str, least: u64, default: u64) -> Duration {
+        self.seconds_if_set(name, field, least).unwrap_or(Duration::from_secs(default))
+    }
+
+    fn seconds_if_set(&mut self, name: &'static str, field: &'static str, least: u64) -> Option<Duration> {
         let fix = "use a whole number of seconds, at most 86400, without sign, unit or blanks, or leave it out";
-        let default = Duration::from_secs(default);
-        let Some(text) = self.text(name, field, fix) else { return default };
+        let text = self.text(name, field, fix)?;
         let digits = text.bytes().all(|b| b.is_ascii_digit());
         match text.parse::<u64>() {
-            Ok(seconds) if digits && (least..=LONGEST_SECONDS).contains(&seconds) => Duration::from_secs(seconds),
+            Ok(seconds) if digits && (least..=LONGEST_SECONDS).contains(&seconds) => Some(Duration::from_secs(seconds)),
             _ => {
                 let problem = format!("{name} is not a whole number from {least} to {LONGEST_SECONDS}");
                 self.wrong(field, &text, problem, fix);
-                default
+                None
             }
         }
+    }
+
+    /// The signal, and what belongs to it; without a signal, which of those is set.
+    fn wait_for(&mut self, least: Duration) -> Option<WaitFor> {
+        let field = "environment.WAITDAEMON_WAIT_FOR";
+        let fix = "use netboot-off or http://host:port/path, or leave it out";
+        let wanted = self.text("WAITDAEMON_WAIT_FOR", field, fix);
+        let smee = self.url("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL");
+        let status = self.status();
+        let most = self.seconds("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS", 1, 300);
+        let expired = self.expired();
+        let what = match wanted.as_deref() {
+            None => return None,
+            Some("netboot-off") => Awaited::NetbootOff { smee },
+            Some(text) => match self.as_url("WAITDAEMON_WAIT_FOR", field, text, fix) {
+                Some(url) => Awaited::Status { url, status },
+                None => return None,
+            },
+        };
+        if most < least {
+            let field = "environment.WAITDAEMON_WAIT_MAX_SECONDS";
+            let problem = "WAITDAEMON_WAIT_MAX_SECONDS is less than WAIT_SECONDS, which is the least wait";
+            self.wrong(field, &most.as_secs().to_string(), problem.into(), "raise it, or lower WAIT_SECONDS");
+        }
+        Some(WaitFor { what, most, expired })
+    }
+
+    fn status(&mut self) -> u16 {
+        let (field, fix) =
+            ("environment.WAITDAEMON_WAIT_FOR_STATUS", "use an HTTP status from 200 to 599, or leave it out (200)");
+        let Some(text) = self.text("WAITDAEMON_WAIT_FOR_STATUS", field, fix) else { return 200 };
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|status| digits && (200..600).contains(status)).unwrap_or_else(|| {
+            self.wrong(field, &text, "WAITDAEMON_WAIT_FOR_STATUS is no HTTP status".into(), fix);
+            200
+        })
+    }
+
+    fn expired(&mut self) -> Expired {
+        let (field, fix) = ("environment.WAITDAEMON_WAIT_EXPIRED", "use run or abort, or leave it out (run)");
+        match self.text("WAITDAEMON_WAIT_EXPIRED", field, fix).as_deref() {
+            None | Some("run") => Expired::Run,
+            Some("abort") => Expired::Abort,
+            Some(text) => {
+                self.wrong(field, text, "WAITDAEMON_WAIT_EXPIRED is neither run nor abort".into(), fix);
+                Expired::Run
+            }
+        }
+    }
+
+    fn url(&mut self, name: &'static str, field: &'static str) -> Option<Uri> {
+        let fix = "use http://host:port, or leave it out";
+        let text = self.text(name, field, fix)?;
+        self.as_url(name, field, &text, fix)
+    }
+
+    /// Plain HTTP alone: TLS would double the image.
+    fn as_url(&mut self, name: &str, field: &'static str, text: &str, fix: &'static str) -> Option<Uri> {
+        let url = text.parse::<Uri>().ok();
+        let valid = |url: &Uri| {
+            let authority = url.authority().map_or("", |authority| authority.as_str());
+            let port = authority.strip_prefix(url.host().unwrap_or_default()).unwrap_or("@");
+            let port = port.is_empty()
+                || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+            url.scheme_str() == Some("http")
+                && url.host().is_some_and(|host| !host.is_empty())
+                && port
+                && !text.contains('#')
+        };
+        let https = url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"));
+        let found = url.filter(valid);
+        if found.is_none() {
+            let what = if https { "is https, which is not supported" } else { "is no http URL" };
+            self.wrong(field, text, format!("{name} {what}"), fix);
+        }
+        found
     }
 
     /// A switch.
@@ -333,7 +460,7 @@ mod tests {
         let mut pairs: Vec<_> = empty.iter().chain(&PREFIXED).map(|name| (*name, "")).collect();
         pairs.push(("IMAGE", "alpine"));
         assert_eq!(read(&pairs).unwrap(), settings, "empty means default");
-        assert_eq!(settings.wait, Duration::from_secs(10));
+        assert_eq!((settings.wait, &settings.wait_for), (None, &None));
         assert_eq!(settings.watch, Duration::from_secs(60));
         assert_eq!(settings.pull_timeout, Duration::from_secs(600));
         assert_eq!(settings.runtime, Runtime::Auto);
@@ -347,7 +474,7 @@ mod tests {
     fn wait_seconds_is_a_whole_number_and_nothing_else() {
         for (text, seconds) in [("0", 0), ("1", 1), ("007", 7), ("86400", 86_400)] {
             let settings = read(&[("IMAGE", "a"), ("WAIT_SECONDS", text)]).unwrap();
-            assert_eq!(settings.wait.as_secs(), seconds);
+            assert_eq!(settings.wait, Some(Duration::from_secs(seconds)));
         }
         let huge = "9".repeat(30);
         for text in ["abc", "-1", "+1", "1.5", " 5", "5 ", "10s", "86401", "9223372037", "0x10", "１", &huge] {
@@ -377,6 +504,19 @@ mod tests {
             ("WAITDAEMON_DRY_RUN", "yes"),
             ("WAITDAEMON_LOG", "trace"),
             ("WAITDAEMON_WATCH_SECONDS", "1m"),
+            ("WAITDAEMON_WAIT_FOR", "netboot"),
+            ("WAITDAEMON_WAIT_FOR", "https://h/x"),
+            ("WAITDAEMON_WAIT_FOR", "http://"),
+            ("WAITDAEMON_WAIT_FOR", "http://u:p@h/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h:0/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h:x/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h/a b"),
+            ("WAITDAEMON_WAIT_FOR", "/path"),
+            ("WAITDAEMON_WAIT_FOR_STATUS", "99"),
+            ("WAITDAEMON_WAIT_FOR_STATUS", "+200"),
+            ("WAITDAEMON_WAIT_MAX_SECONDS", "0"),
+            ("WAITDAEMON_WAIT_EXPIRED", "stop"),
+            ("WAITDAEMON_SMEE_URL", "smee:7080"),
             ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),
         ] {
             assert_eq!(one_problem(name, value).field, format!("environment.{name}"));
@@ -413,6 +553,25 @@ mod tests {
         ] {
             assert_eq!(read(&[("IMAGE", "a"), ("DOCKER_HOST", text)]).unwrap().docker_host, host);
         }
+    }
+
+    #[test]
+    fn signals() {
+        let read = |pairs: &[(&str, &str)]| {
+            let all = [&[("IMAGE", "a"), ("WAIT_SECONDS", "7")], pairs].concat();
+            read(&all).map(|settings| settings.wait_for.unwrap())
+        };
+        let netboot_off = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off")]).unwrap();
+        assert_eq!(netboot_off.what, Awaited::NetbootOff { smee: None });
+        assert_eq!((netboot_off.most, netboot_off.expired), (Duration::from_secs(300), Expired::Run));
+        let url = "http://[fd00::1]:99/ready?token=x";
+        let other = read(&[("WAITDAEMON_WAIT_FOR", url), ("WAITDAEMON_WAIT_EXPIRED", "abort")]).unwrap();
+        assert_eq!(
+            (other.what, other.expired),
+            (Awaited::Status { url: url.parse().unwrap(), status: 200 }, Expired::Abort)
+        );
+        let short = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off"), ("WAITDAEMON_WAIT_MAX_SECONDS", "5")]).unwrap_err();
+        assert_eq!(short[0].field, "environment.WAITDAEMON_WAIT_MAX_SECONDS");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::HandoffId;
 use crate::reboot::Request;
+use crate::safe_moment::Signal;
 use crate::settings::{DockerHost, LogLevel};
 
 /// The waiter's only argument, as JSON.
@@ -21,8 +22,10 @@ pub struct Ticket {
     pub action_name: String,
     /// True where the user container has a terminal, so that its output comes without frames.
     pub tty: bool,
-    /// Seconds from the action container's end to the user container's start.
+    /// Seconds from the action container's end to the user container's start, at least.
     pub wait_seconds: u64,
+    /// What else is waited for.
+    pub signal: Option<Signal>,
     /// Seconds that the user container is watched.
     pub watch_seconds: u64,
     /// What systemd is to be asked for if the user's command could not get it.
@@ -75,6 +78,7 @@ impl Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Expired;
 
     #[test]
     fn what_is_written_is_read() {
@@ -89,6 +93,14 @@ mod tests {
             action_name: "tinkerbell_reboot_a0".into(),
             tty: false,
             wait_seconds: 10,
+            signal: Some(Signal {
+                name: "netboot to be switched off".into(),
+                url: "http://h:7080/x".into(),
+                status: 404,
+                times: 2,
+                most_seconds: 300,
+                expired: Expired::Abort,
+            }),
             watch_seconds: 60,
             finish_reboot: Some(Request::Reboot),
             log: LogLevel::Debug,

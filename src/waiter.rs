@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::clock::{Moment, sleep_until};
 use crate::engine::{Armed, Discarded, Engine, Outcome, Verdict};
 use crate::error::{Because, Failure};
 use crate::logging::{self, ARMED};
 use crate::reboot::Request;
+use crate::safe_moment::{self, Signal, Waited};
+use crate::settings::Expired;
 use crate::signals::Stop;
 use crate::ticket::Ticket;
 
-/// How often a long wait says that it goes on.
-const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
 /// How long attaching to the user container's output may hold its start up.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a waiter that was told to end may take to remove itself.
@@ -83,9 +82,12 @@ async fn see_through<E: Engine>(
     }
 
     tracing::info!(wait_seconds = ticket.wait_seconds, "the action ended with success, waiting");
-    tokio::select! {
-        counted = count_down(ended + Duration::from_secs(ticket.wait_seconds)) => counted?,
+    let waited = tokio::select! {
+        waited = safe_moment::come(ended, Duration::from_secs(ticket.wait_seconds), ticket.signal.as_ref()) => waited?,
         signal = stop.next() => return cancel(engine, &waiter, &user, &got(signal)).await,
+    };
+    if let (Waited::Expired, Some(signal)) = (waited, &ticket.signal) {
+        give_up(engine, &user, signal).await?;
     }
 
     let output = tokio::select! {
@@ -140,6 +142,24 @@ async fn start<E: Engine>(engine: &E, user: &str, ticket: &Ticket) -> Result<Opt
     Ok(output)
 }
 
+/// The signal did not come in time: says so, and removes the user container where that is asked for.
+///
+/// # Errors
+/// Where the user container shall not run.
+async fn give_up<E: Engine>(engine: &E, user: &str, signal: &Signal) -> Result<(), Failure> {
+    let what = format!("waited {} s in vain for {}", signal.most_seconds, signal.name);
+    let failure = Failure::new(what).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
+    match signal.expired {
+        Expired::Run => logging::failure(&failure.cause("the user container is started all the same")),
+        Expired::Abort => {
+            let removed = engine.discard(user).await?;
+            let came = if removed == Discarded::Removed { "was removed and will not run" } else { "was started" };
+            return Err(failure.cause(format!("the user container {came}")));
+        }
+    }
+    Ok(())
+}
+
 fn got(signal: &str) -> String {
     format!("the waiter got {signal}")
 }
@@ -182,18 +202,6 @@ async fn finish(request: Request, stop: &mut Stop) -> Result<(), Failure> {
     }
     let what = format!("the machine still runs {} s after systemd was asked for {name}", EFFECT_LIMIT.as_secs());
     Err(Failure::new(what).field("command").fix(format!("use {name} -f, which asks the kernel")))
-}
-
-async fn count_down(end: Moment) -> Result<(), Failure> {
-    loop {
-        let next = (Moment::now() + STILL_WAITING_EVERY).min(end);
-        sleep_until(next).await.because("the kernel gives no timer")?;
-        let left = end.left();
-        if left.is_zero() {
-            return Ok(());
-        }
-        tracing::info!(seconds_left = left.as_secs(), "still waiting");
-    }
 }
 
 fn report(outcome: &Outcome, ticket: &Ticket) -> Result<(), Failure> {

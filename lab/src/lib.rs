@@ -9,4 +9,5 @@ pub mod nest;
 pub mod paths;
 pub mod registry;
 pub mod release;
+pub mod smee;
 pub mod until;

@@ -94,7 +94,7 @@ fn docker_host_with_tls(engine: Engine) -> Result<()> {
 
 fn socket_is_not_mounted(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
-    let said = Action::new(&machine).without_socket().env("IMAGE", "alpine").run()?;
+    let said = Action::new(&machine).with_own_pids().without_socket().env("IMAGE", "alpine").run()?;
     said.expect(NO_ENGINE, "volumes", "/var/run/docker.sock:/var/run/docker.sock")?;
     ensure!(said.about("volumes")?.contains("is not mounted"), "{said:?}");
     nothing_there(&machine)
@@ -103,7 +103,8 @@ fn socket_is_not_mounted(engine: Engine) -> Result<()> {
 fn socket_is_a_directory(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     let folder = format!("{}:/var/run/docker.sock", machine.out().display());
-    let said = Action::new(&machine).without_socket().flags(&["-v", &folder]).env("IMAGE", "alpine").run()?;
+    let said =
+        Action::new(&machine).with_own_pids().without_socket().flags(&["-v", &folder]).env("IMAGE", "alpine").run()?;
     said.expect(NO_ENGINE, "volumes", "is a directory")?;
     nothing_there(&machine)
 }

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<crate::Case> {
         example_wait,
         example_capt,
         example_dry_run,
+        example_no_volumes,
         reboot_at_once,
         benign_command_runs_once,
         no_command_is_the_images_cmd,
@@ -87,6 +88,11 @@ fn example_capt(engine: Engine) -> Result<()> {
     let result = reboots(engine, &place, 2.0);
     fs::remove_file(place)?;
     result
+}
+
+/// Without a volume the host's socket is reached through PID 1.
+fn example_no_volumes(engine: Engine) -> Result<()> {
+    reboots(engine, &paths::root().join("examples/no-volumes.yaml"), 10.0)
 }
 
 /// The action succeeds, and nothing comes of it.

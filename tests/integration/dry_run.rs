@@ -150,7 +150,7 @@ fn settings_and_engines_are_told_of(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     let (said, plan) = dry(&machine, Action::new(&machine).env("WAIT_SECONDS", "1m"))?;
     ensure!(said.code == 78 && problems(&plan).len() == 2, "{plan}");
-    let (said, plan) = dry(&machine, Action::new(&machine).without_socket().env("IMAGE", "alpine"))?;
+    let (said, plan) = dry(&machine, Action::new(&machine).with_own_pids().without_socket().env("IMAGE", "alpine"))?;
     ensure!(said.code == 12 && problems(&plan).len() == 3, "{plan}");
     said.expect(12, "volumes", "/var/run/docker.sock")?;
     let wrong = Action::new(&machine).env("IMAGE", "alpine").env("WAITDAEMON_DRY_RUN", "perhaps").run()?;

@@ -17,6 +17,7 @@ mod fidelity;
 mod identity;
 mod pull;
 mod release;
+mod safe_moment;
 mod verdict;
 mod watch;
 mod world;
@@ -61,6 +62,7 @@ fn main() -> std::process::ExitCode {
         .chain(pull::captain_cases())
         .chain(dry_run::captain_cases())
         .chain(release::captain_cases())
+        .chain(safe_moment::captain_cases())
         .map(|(name, case)| trial(name.to_owned(), case))
         .collect();
     for (name, case) in
@@ -79,6 +81,7 @@ fn main() -> std::process::ExitCode {
             identity::cases(),
             pull::cases(),
             release::cases(),
+            safe_moment::cases(),
             verdict::cases(),
             watch::cases(),
         ];

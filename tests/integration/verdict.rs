@@ -26,6 +26,7 @@ pub fn cases() -> Vec<crate::Case> {
         engine_restarts_during_the_wait,
         engine_that_ends_containers_restarts_during_the_wait,
         the_waiter_has_the_least_it_needs,
+        the_waiter_reaches_the_socket_through_pid_1,
         the_wait_ends_on_time,
     ]
 }
@@ -165,6 +166,20 @@ fn the_waiter_has_the_least_it_needs(engine: Engine) -> Result<()> {
         "a network namespace of its own, with nothing but lo: {text}"
     );
     Ok(())
+}
+
+/// No volume leads to the socket: the waiter has the host's PIDs and one capability, and no mount.
+fn the_waiter_reaches_the_socket_through_pid_1(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    let action = Action::new(&machine).without_socket().env("IMAGE", "alpine").env("WAIT_SECONDS", "2");
+    action.command(&["true"]).run_well()?;
+    let waiter = machine.inspect(WAITER)?;
+    let host = &waiter["HostConfig"];
+    ensure!(host["CapDrop"] == json!(["ALL"]) && host["CapAdd"].to_string().contains("SYS_PTRACE"), "{host}");
+    ensure!(host["CapAdd"].as_array().is_some_and(|all| all.len() == 1) && host["Privileged"] == false, "{host}");
+    ensure!(host["NetworkMode"] == "none" && host["PidMode"] == "host" && waiter["Mounts"] == json!([]), "{waiter}");
+    started_once_after(&machine, 2.0)?;
+    nothing_left(&machine)
 }
 
 /// Within 0.1 s of WAIT_SECONDS and what a start takes: the best of some tries, for the machine is busy.

@@ -110,6 +110,12 @@ impl<'a> Action<'a> {
         self
     }
 
+    /// With PIDs of its own instead of the host's.
+    pub fn with_own_pids(mut self) -> Self {
+        self.flags.retain(|flag| flag != "--pid" && flag != "host");
+        self
+    }
+
     /// Sets the arguments.
     pub fn command(mut self, command: &[&str]) -> Self {
         self.command = command.iter().map(|word| (*word).to_owned()).collect();

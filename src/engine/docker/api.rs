@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::http::{self, Wire};
 use crate::retry::{Stumble, Worth, patiently};
 use crate::settings::DockerHost;
 
@@ -358,10 +356,8 @@ impl Api {
         })?;
         let begin = Instant::now();
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
-        let wire = TokioIo::new(self.connect().await.map_err(connect)?);
-        let (mut sender, connection) = http1::handshake(wire).await.map_err(broken)?;
-        tokio::spawn(connection);
-        let answer = sender.send_request(message).await.map_err(broken)?;
+        let wire = self.connect().await.map_err(connect)?;
+        let answer = http::exchange(wire, message).await.map_err(broken)?;
         let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds, "asked the engine");
         Ok(answer)
@@ -384,10 +380,6 @@ impl Api {
         })
     }
 }
-
-/// What HTTP is spoken over. As a trait object, so that the code for HTTP is there once.
-trait Wire: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
 
 impl fmt::Display for DockerHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -84,32 +84,59 @@ pub struct WaiterParts<'a> {
     pub argument: String,
     /// Our labels.
     pub labels: &'a [(&'a str, String)],
-    /// The engine's socket in the action container; `None` where the engine is reached by TCP.
-    pub socket: Option<&'a Path>,
+    /// How the action reaches the engine, and so the waiter.
+    pub way: Way<'a>,
     /// True where the socket belongs to another user than the one we run as.
     pub foreign_socket: bool,
     /// True where the waiter may have to signal the host's PID 1.
     pub signals_init: bool,
+    /// True where it awaits a signal that comes through a network.
+    pub needs_network: bool,
 }
 
-/// The waiter: the least that can reach the engine. No network unless the engine is reached by one,
-/// a read-only root, no capability, no mount but the socket's.
+/// A way to the engine.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// By a socket at this path, on a mount of the action.
+    Mounted(&'a Path),
+    /// By the host's socket, through PID 1's root.
+    ThroughInit,
+    /// By TCP.
+    Network,
+}
+
+/// The waiter: the least that can reach the engine. No network unless it needs one, which is the action's then, a
+/// read-only root, no capability, no mount but the socket's. Where no mount leads to the socket it has the host's PIDs
+/// and what looking at PID 1's root takes (ptrace(2), "Ptrace access mode checking").
 ///
 /// Returns `None` where no mount of the action leads to the socket.
 pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     let from = &action["HostConfig"];
-    let (network, mounts) = match parts.socket {
-        Some(socket) => (json!("none"), Value::Array(socket_mounts(&action["Mounts"], socket)?)),
-        None => (from["NetworkMode"].clone(), json!([])),
+    let mounts = match parts.way {
+        Way::Mounted(socket) => socket_mounts(&action["Mounts"], socket)?,
+        Way::ThroughInit | Way::Network => Vec::new(),
     };
+    let through_init = matches!(parts.way, Way::ThroughInit);
+    let network = match &from["NetworkMode"] {
+        _ if !parts.needs_network && !matches!(parts.way, Way::Network) => "none",
+        // There is nothing to be reached from the action's own.
+        own if own == "none" => "host",
+        own => text(own),
+    };
+    // Where the network is another container's, its names are too.
+    let own_names = network != "none" && !network.starts_with("container:");
+    let names = |field: &str| if own_names { &from[field] } else { &Value::Null };
     // Makes the namespace and nothing in it; `none` alone has Docker 20.10 run itself again to set one up.
     let disabled = network == "none";
     // SELinux would keep an unprivileged container from the socket; without SELinux it is ignored.
     let mut security = vec!["no-new-privileges", "label=disable"];
-    if parts.signals_init {
-        // Docker's AppArmor profile allows signals to its own containers only.
+    if parts.signals_init || through_init {
+        // Docker's AppArmor profile allows signals and ptrace to its own containers only.
         security.push("apparmor=unconfined");
     }
+    // Root without it cannot open a socket that belongs to another user.
+    let capabilities = [(parts.foreign_socket, "DAC_OVERRIDE"), (through_init, "SYS_PTRACE")];
+    let capabilities: Vec<_> = capabilities.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect();
     let labels: Map<_, _> =
         parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())).collect();
     Some(json!({
@@ -124,15 +151,18 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         "Labels": labels,
         "HostConfig": {
             "NetworkMode": network,
+            "Dns": names("Dns"),
+            "DnsOptions": names("DnsOptions"),
+            "DnsSearch": names("DnsSearch"),
+            "ExtraHosts": names("ExtraHosts"),
             "Mounts": mounts,
             "ReadonlyRootfs": true,
             // Killed it is started again and takes up where it was; where it fails it keeps that from happening.
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
             "CapDrop": ["ALL"],
-            // Root without it cannot open a socket that belongs to another user.
-            "CapAdd": if parts.foreign_socket { json!(["DAC_OVERRIDE"]) } else { json!([]) },
+            "CapAdd": capabilities,
             "SecurityOpt": security,
-            "PidMode": if parts.signals_init { "host" } else { "" },
+            "PidMode": if parts.signals_init || through_init { "host" } else { "" },
             "GroupAdd": from["GroupAdd"],
             "UsernsMode": from["UsernsMode"],
             "Runtime": from["Runtime"],
@@ -444,15 +474,16 @@ mod tests {
             {"Type": "bind", "Source": "/var/run/docker.sock", "Destination": "/var/run/docker.sock"},
             {"Type": "bind", "Source": "/", "Destination": "/host"},
         ]);
-        let parts = |socket| WaiterParts {
+        let parts = |way| WaiterParts {
             program: "/waiter",
             argument: "{}".into(),
             labels: &[],
-            socket,
+            way,
             foreign_socket: false,
             signals_init: false,
+            needs_network: false,
         };
-        let made = waiter(&action, &parts(Some(Path::new("/var/run/docker.sock")))).unwrap();
+        let made = waiter(&action, &parts(Way::Mounted(Path::new("/var/run/docker.sock")))).unwrap();
         let host = &made["HostConfig"];
         assert_eq!(
             host["Mounts"],
@@ -472,8 +503,8 @@ mod tests {
             (&host["NetworkMode"], &host["CapDrop"], &host["Privileged"]),
             (&json!("none"), &json!(["ALL"]), &Value::Null)
         );
-        assert_eq!(waiter(&action, &parts(None)).unwrap()["HostConfig"]["NetworkMode"], "host");
-        assert_eq!(waiter(&action, &parts(Some(Path::new("/elsewhere.sock")))), None);
+        assert_eq!(waiter(&action, &parts(Way::Network)).unwrap()["HostConfig"]["NetworkMode"], "host");
+        assert_eq!(waiter(&action, &parts(Way::Mounted(Path::new("/elsewhere.sock")))), None);
     }
 
     /// What real engines say of an action with many settings; see tests/fixtures/README.md.

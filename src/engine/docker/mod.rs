@@ -22,6 +22,7 @@ use super::tail::Tail;
 use super::{ARMING_LIMIT, Armed, Discarded, Earlier, Engine, Made, Outcome, Planned, Standing, Verdict, failures};
 use crate::clock::Moment;
 use crate::error::{Because, Failure};
+use crate::host;
 use crate::logging::{self, ARMED};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
@@ -46,11 +47,16 @@ const SHOWS_MAC_ADDRESS: &str = "1.51";
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
 const LOOK_AT_ENGINE: &str = "look at the Docker Engine of the OSIE: it does not run, or not well";
-const SOCKET_LINES: &str = "add to the action:  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
+/// Where the host's engine listens, with no volume that leads there: HookOS, and others.
+const HOSTS_SOCKETS: [&str; 3] = ["/var/run/docker.sock", "/run/docker/docker.sock", "/var/run/docker/docker.sock"];
+const SOCKET_LINES: &str =
+    "add to the action:  pid: host  or  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
 
 /// A Docker Engine that answered.
 pub struct Docker {
     api: Api,
+    /// The socket is the host's, reached through PID 1: no volume of the action leads there.
+    through_init: bool,
 }
 
 /// The action container and our own image, as inspected.
@@ -80,15 +86,26 @@ impl Docker {
     /// # Errors
     /// Why it cannot be reached, with the template lines that mend it.
     pub async fn reach(host: &DockerHost) -> Result<Self, Failure> {
-        match Api::reach(host, HANDOFF_PATIENCE).await {
-            Ok(api) => Ok(Self { api }),
-            Err(error) => Err(unreachable(host, error)),
+        let error = match Api::reach(host, HANDOFF_PATIENCE).await {
+            Ok(api) => return Ok(Self { api, through_init: false }),
+            Err(error) => error,
+        };
+        let mounted = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if *host == DockerHost::default() && !matches!(host, DockerHost::Unix(path) if mounted(path)) {
+            for path in HOSTS_SOCKETS.into_iter().filter_map(|path| host::path_through_init(Path::new(path))) {
+                if mounted(&path)
+                    && let Ok(api) = Api::reach(&DockerHost::Unix(path), HANDOFF_PATIENCE).await
+                {
+                    return Ok(Self { api, through_init: true });
+                }
+            }
         }
+        Err(unreachable(host, error))
     }
 
     /// The engine of a ticket, which the handoff reached before.
     pub fn known(host: DockerHost, later: Option<PathBuf>, version: String) -> Self {
-        Self { api: Api::known(host, version, WAITER_PATIENCE).later_at(later) }
+        Self { api: Api::known(host, version, WAITER_PATIENCE).later_at(later), through_init: false }
     }
 
     /// Pulls once.
@@ -185,10 +202,12 @@ impl Docker {
 
     /// What the engine is asked for, to make the waiter.
     fn waiter_container(&self, action: &Action, ticket: &Ticket) -> Result<Value, Failure> {
-        let socket = match self.api.host() {
-            DockerHost::Unix(path) => Some(path.as_path()),
-            DockerHost::Tcp(_) => None,
+        let way = match self.api.host() {
+            DockerHost::Unix(_) if self.through_init => copy::Way::ThroughInit,
+            DockerHost::Unix(path) => copy::Way::Mounted(path),
+            DockerHost::Tcp(_) => copy::Way::Network,
         };
+        let foreign_socket = matches!(self.api.host(), DockerHost::Unix(path) if belongs_to_another(path));
         let (_, action_name) = self.action_names(action);
         let body = copy::waiter(
             &action.container,
@@ -196,9 +215,10 @@ impl Docker {
                 program: WAITER_PROGRAM,
                 argument: ticket.to_argument().because("cannot write the waiter's ticket")?,
                 labels: &Role::Waiter.labels(action_name, &ticket.handoff),
-                socket,
-                foreign_socket: socket.is_some_and(belongs_to_another),
+                way,
+                foreign_socket,
                 signals_init: ticket.finish_reboot.is_some(),
+                needs_network: ticket.signal.is_some(),
             },
         );
         body.ok_or_else(|| {
@@ -333,8 +353,8 @@ impl Engine for Docker {
     fn ticket(&self, action: &Action) -> EngineTicket {
         let host = self.api.host().clone();
         let later = match &host {
-            DockerHost::Unix(path) => copy::later_socket(&action.container, path),
-            DockerHost::Tcp(_) => None,
+            DockerHost::Unix(path) if !self.through_init => copy::later_socket(&action.container, path),
+            _ => None,
         };
         EngineTicket::Docker { host, later, version: self.api.version().to_owned() }
     }

@@ -481,7 +481,8 @@ impl Engine for Nerdctl {
             "--pid",
             "host",
             "--network",
-            "none",
+            // In the host's namespaces it has the host's network anyway.
+            if ticket.signal.is_some() && !self.host { "host" } else { "none" },
             "--cgroupns",
             "host",
             "--log-driver",

@@ -61,15 +61,31 @@ pub fn action_is_killed() -> Result<()> {
 
 /// The action is killed when its waiter is armed, before it can end by itself.
 pub fn action_is_killed_after_the_waiter_is_armed() -> Result<()> {
+    killed_when_armed(None)
+}
+
+/// The same, and nerdctl answers with nothing to the waiter's question how the action ended.
+pub fn an_empty_answer_is_no_success() -> Result<()> {
+    killed_when_armed(Some("empty"))
+}
+
+fn killed_when_armed(fault: Option<&str>) -> Result<()> {
     let bench = Bench::new()?;
     let agent = bench.served(("run --detach", 1, "hold-after"))?;
     bench.held()?;
     until("the waiter to be armed", LIMIT, || Ok(bench.waiter_said(|line| line["message"] == "armed").then_some(())))?;
+    if let Some(fault) = fault {
+        let question = "container inspect";
+        let asked = bench.log().lines().filter(|line| line.contains(question)).count();
+        bench.rule((question, asked + 1, fault))?;
+    }
     bench.kill(ACTION)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(report.state == "FAILED", "reported {}", report.state);
     bench.nothing_left()?;
     ensure!(bench.runs() == 0, "it ran");
+    let faults = bench.log().lines().filter(|line| *line == "fault").count();
+    ensure!(faults == 1 + usize::from(fault.is_some()), "the fault did not happen: {}", bench.log());
     Ok(())
 }
 
@@ -215,7 +231,7 @@ impl Bench {
     /// Lets an agent run the action, with a fault at a call: its pattern, which of those that fit, and what.
     fn served(&self, (pattern, nth, fault): (&str, usize, &str)) -> Result<Agent> {
         fs::write(self.folder.join("log"), "")?;
-        fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{fault}\n"))?;
+        self.rule((pattern, nth, fault))?;
         let _ = fs::remove_file(self.folder.join("go"));
         let action = json!([{
             "name": "last", "image": "waitdaemon:dev", "timeout": 140, "pid": "host",
@@ -226,6 +242,11 @@ impl Bench {
         let file = self.captain.out().join("actions.yaml");
         fs::write(&file, action.to_string())?;
         Agent::start(&self.captain, Runtime::Containerd, &file)
+    }
+
+    /// Lets a fault happen at a call: its pattern, which of those that fit, and what.
+    fn rule(&self, (pattern, nth, fault): (&str, usize, &str)) -> Result<()> {
+        Ok(fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{fault}\n"))?)
     }
 
     /// The invariant where either may be: SUCCESS, and it ran once; or not, and it never ran.

@@ -45,6 +45,10 @@ pub fn captain_cases() -> Vec<PlainCase> {
         "captain::faults::action_is_killed_after_the_waiter_is_armed".into(),
         Box::new(captain::action_is_killed_after_the_waiter_is_armed),
     ));
+    cases.push((
+        "captain::faults::an_empty_answer_is_no_success".into(),
+        Box::new(captain::an_empty_answer_is_no_success),
+    ));
     cases.push(("captain::faults::agent_is_killed".into(), Box::new(captain::agent_is_killed)));
     cases.push((
         "captain::faults::nerdctl_warns_after_the_waiters_end".into(),

@@ -1,0 +1,90 @@
+//! The kernel's command line, in which the machine is told where its Tinkerbell server is. Pure.
+
+use std::net::Ipv6Addr;
+
+/// The last value of a parameter, without the quotes around it; `None` where it is not there or empty. Blanks part
+/// parameters, but for those between double quotes (Linux, lib/cmdline.c, `next_arg`).
+pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let mut quoted = false;
+    let parameters = line.split(move |letter: char| {
+        quoted ^= letter == '"';
+        !quoted && letter.is_ascii_whitespace()
+    });
+    let of_name = |parameter: &'a str| {
+        let (own, value) = parameter.split_once('=')?;
+        (own.trim_start_matches('"') == name).then(|| value.trim_matches('"'))
+    };
+    parameters.filter_map(of_name).next_back().filter(|value| !value.is_empty())
+}
+
+/// The host of the Tinkerbell server, as it stands in a URL: a name, an IPv4 address or one of IPv6 in brackets. From
+/// `grpc_authority`, which is `host:port`.
+pub fn server(line: &str) -> Option<String> {
+    let authority = value(line, "grpc_authority")?;
+    if authority.parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("[{authority}]"));
+    }
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let valid = match in_brackets {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+    };
+    (valid && !host.is_empty()).then(|| host.to_owned())
+}
+
+/// The address by which the server knows this machine: six pairs of digits, joined by colons, in small letters. From
+/// `worker_id`, else `hw_addr`.
+pub fn hardware_address(line: &str) -> Option<String> {
+    let address = |name: &str| {
+        let text = value(line, name)?.to_ascii_lowercase().replace('-', ":");
+        let pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (text.split(':').count() == 6 && text.split(':').all(pair)).then_some(text)
+    };
+    address("worker_id").or_else(|| address("hw_addr"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_behind_names() {
+        let line = "quiet console=tty0 a=1 a=2 empty= \"b=x y\" c=\"x y\" d=e=f\n";
+        let values = ["a", "b", "c", "d", "console", "empty", "quiet", "none"].map(|name| value(line, name));
+        assert_eq!(values, [Some("2"), Some("x y"), Some("x y"), Some("e=f"), Some("tty0"), None, None, None]);
+    }
+
+    #[test]
+    fn the_server_is_the_grpc_authoritys_host() {
+        for (authority, host) in [
+            ("10.0.0.1:42113", Some("10.0.0.1")),
+            ("tink.example.org:42113", Some("tink.example.org")),
+            ("tink", Some("tink")),
+            ("[fd00::1]:42113", Some("[fd00::1]")),
+            ("[fd00::1]", Some("[fd00::1]")),
+            ("fd00::1", Some("[fd00::1]")),
+            ("", None),
+            (":42113", None),
+            ("[fd00::g]:1", None),
+            ("a/b:1", None),
+            ("u@h:1", None),
+        ] {
+            let line = format!("x grpc_authority={authority} y");
+            assert_eq!(server(&line).as_deref(), host, "{authority}");
+        }
+    }
+
+    #[test]
+    fn the_hardware_address_is_the_workers() {
+        let own = |line| hardware_address(line);
+        assert_eq!(own("worker_id=AA:bb:CC:00:11:22").as_deref(), Some("aa:bb:cc:00:11:22"));
+        assert_eq!(own("hw_addr=aa-bb-cc-00-11-22").as_deref(), Some("aa:bb:cc:00:11:22"));
+        assert_eq!(own("worker_id=some-name hw_addr=aa:bb:cc:00:11:22").as_deref(), Some("aa:bb:cc:00:11:22"));
+        assert_eq!(own("worker_id=aa:bb:cc:00:11:2/ quiet"), None);
+        assert_eq!(own("quiet"), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! The moment when the user container may start: WAIT_SECONDS after the action's end, and where that is asked for not
+//! before a signal, which is an HTTP status at a URL.
+//!
+//! The signal that Tinkerbell itself gives: Smee serves a machine's boot script as long as its Hardware allows
+//! netboot, and answers 404 from then on. The server switches it off after it has recorded SUCCESS (observed with
+//! Tinkerbell v0.25.0, `toggleAllowNetboot`).
+
+use std::io;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Request, Uri};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::clock::{Moment, sleep_until};
+use crate::error::{Because, Failure};
+use crate::retry::{self, Stumble, Worth, patiently};
+use crate::settings::{Awaited, Expired, Settings};
+use crate::{cmdline, http};
+
+/// How often a long wait says that it goes on.
+const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
+/// Where Smee serves boot scripts (Tinkerbell v0.25.0).
+const SMEE_PORT: u16 = 7080;
+/// Smee's answer for a machine whose netboot is on.
+const NETBOOT_IS_ON: u16 = 200;
+/// Its answer once that is off.
+const NETBOOT_IS_OFF: u16 = 404;
+/// The longest that one question may take.
+const QUESTION_LIMIT: Duration = Duration::from_secs(3);
+/// How long the handoff asks again where it gets no answer.
+const REACH_LIMIT: Duration = Duration::from_secs(15);
+/// The pause after the first question; it grows to the longest. Many machines end in the same second.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two answers that must be the same.
+const SURE_PAUSE: Duration = Duration::from_millis(100);
+
+const FIELD: &str = "environment.WAITDAEMON_WAIT_FOR";
+
+/// A signal that the waiter awaits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// What is asked, in words.
+    pub name: String,
+    /// Where.
+    pub url: String,
+    /// The HTTP status that is the signal.
+    pub status: u16,
+    /// How often in a row it must be the answer.
+    pub times: u32,
+    /// Seconds from the action's end after which it is awaited no longer.
+    pub most_seconds: u64,
+    /// What happens then.
+    pub expired: Expired,
+}
+
+impl Signal {
+    /// What to do where it does not come.
+    pub fn fix(&self) -> &'static str {
+        if self.times > 1 {
+            "set bootOptions.toggleAllowNetboot: true in the Workflow; for a slow server raise WAITDAEMON_WAIT_MAX_SECONDS"
+        } else {
+            "look at who answers there; if it only takes longer raise WAITDAEMON_WAIT_MAX_SECONDS"
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// The user container may start.
+    Safe,
+    /// The signal did not come in time.
+    Expired,
+}
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// No connection.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What connect(2) or the resolver says.
+        source: io::Error,
+    },
+    /// The connection broke, or what came was not HTTP.
+    #[error("the connection broke")]
+    Broken(#[from] hyper::Error),
+    /// Nothing within [`QUESTION_LIMIT`].
+    #[error("no answer within {} s", QUESTION_LIMIT.as_secs())]
+    Late,
+    /// The server is not well.
+    #[error("the answer is HTTP status {0}")]
+    Unwell(u16),
+}
+
+/// All of them may pass: servers and networks come back.
+impl Stumble for NoAnswer {
+    fn worth(&self) -> Worth {
+        Worth::Long
+    }
+}
+
+/// Asks once for the signal that the settings name, while the action can still fail. `None` where none is asked for,
+/// or where Smee cannot give it, which is warned of.
+///
+/// # Errors
+/// Where nobody can be asked, or nobody answers.
+pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
+    let Some(wait_for) = &settings.wait_for else { return Ok(None) };
+    let (name, url, status, times) = match &wait_for.what {
+        Awaited::NetbootOff { smee } => {
+            let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+            ("netboot to be switched off".to_owned(), boot_script(&line, smee.as_ref())?, NETBOOT_IS_OFF, 2)
+        }
+        Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
+    };
+    let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
+    let asked = patiently(REACH_LIMIT, "asking for the signal", || ask(&url, status)).await;
+    let answer = asked.because(format!("cannot wait for {name}: nobody answers at {}", shown(&url)));
+    let answer = answer.map_err(|failure| {
+        let smee = "WAITDAEMON_SMEE_URL names another place, leaving WAITDAEMON_WAIT_FOR out goes by WAIT_SECONDS";
+        let other = "check the URL, and that the action's network leads there";
+        failure.field(FIELD).fix(if netboot { smee } else { other })
+    })?;
+    tracing::info!(url = shown(&url), status = u64::from(answer), "the waiter will wait for {name}");
+    if netboot && answer != NETBOOT_IS_ON {
+        tracing::warn!(
+            field = FIELD,
+            fix = "check that the Hardware allows netboot, and for this address; until then WAIT_SECONDS alone counts",
+            "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off"
+        );
+        return Ok(None);
+    }
+    Ok(Some(Signal {
+        name,
+        url: url.to_string(),
+        status,
+        times,
+        most_seconds: wait_for.most.as_secs(),
+        expired: wait_for.expired,
+    }))
+}
+
+/// Waits `least` from the action's end, and for the signal.
+///
+/// # Errors
+/// Where the kernel gives no timer, or the ticket's URL is none.
+pub async fn come(ended: Moment, least: Duration, signal: Option<&Signal>) -> Result<Waited, Failure> {
+    if let Some(signal) = signal {
+        let url: Uri = signal.url.parse().because("the ticket has no URL")?;
+        tracing::info!(most_seconds = signal.most_seconds, "waiting for {}", signal.name);
+        tokio::select! {
+            () = given(&url, signal) => {}
+            over = sleep_until(ended + Duration::from_secs(signal.most_seconds)) => {
+                return over.because("the kernel gives no timer").map(|()| Waited::Expired);
+            }
+        }
+    }
+    count_down(ended + least).await.map(|()| Waited::Safe)
+}
+
+/// Asks until the signal is given. Says what changes.
+async fn given(url: &Uri, signal: &Signal) {
+    let (mut asked, mut in_a_row, mut last) = (0, 0, String::new());
+    loop {
+        let answer = ask(url, signal.status).await;
+        if let Ok(status) = answer
+            && status == signal.status
+        {
+            in_a_row += 1;
+            if in_a_row >= signal.times {
+                tracing::info!(status = u64::from(status), "came: {}", signal.name);
+                return;
+            }
+            sleep(SURE_PAUSE).await;
+            continue;
+        }
+        in_a_row = 0;
+        asked += 1;
+        let (answered, said) = match answer {
+            Ok(status) => (true, format!("HTTP status {status}")),
+            Err(error) => (false, Failure::new("").cause(error).causes()),
+        };
+        if said != last {
+            if answered {
+                tracing::info!("not yet {}: {said}", signal.name);
+            } else {
+                tracing::warn!(error = said, "nobody answers while waiting for {}", signal.name);
+            }
+            last = said;
+        }
+        sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, asked)).await;
+    }
+}
+
+/// The HTTP status at a URL. One of 500 and above is no answer, unless it is the one that is `wanted`.
+async fn ask(url: &Uri, wanted: u16) -> Result<u16, NoAnswer> {
+    let host = url.host().unwrap_or_default();
+    let address = format!("{host}:{}", url.port_u16().unwrap_or(80));
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let asked = async {
+        let socket = TcpStream::connect(&address).await;
+        let socket = socket.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
+        let authority = url.authority().map_or(host, |authority| authority.as_str());
+        // Every part comes from a URL that was read before.
+        let request = Request::get(path).header("Host", authority).header("Connection", "close");
+        let request = request.body(Full::new(Bytes::new())).unwrap_or_default();
+        Ok(http::exchange(Box::pin(socket), request).await?.status().as_u16())
+    };
+    match timeout(QUESTION_LIMIT, asked).await.unwrap_or(Err(NoAnswer::Late))? {
+        status if status >= 500 && status != wanted => Err(NoAnswer::Unwell(status)),
+        status => Ok(status),
+    }
+}
+
+/// A URL without its query, which may be a secret.
+fn shown(url: &Uri) -> String {
+    format!("http://{}{}", url.authority().map_or("", |authority| authority.as_str()), url.path())
+}
+
+/// Where Smee serves this machine's boot script, by the kernel's command line and `WAITDAEMON_SMEE_URL`. Pure.
+fn boot_script(line: &str, smee: Option<&Uri>) -> Result<Uri, Failure> {
+    let lacks = |what: &str, fix: &str| {
+        Failure::new(format!("cannot wait for netboot to be switched off: the kernel's command line has no {what}"))
+            .field(FIELD)
+            .fix(fix)
+    };
+    let base = match smee {
+        Some(url) if url.path().ends_with(".ipxe") => return Ok(url.clone()),
+        Some(url) => shown(url).trim_end_matches('/').to_owned(),
+        None => {
+            let server = cmdline::server(line)
+                .ok_or_else(|| lacks("grpc_authority", "set WAITDAEMON_SMEE_URL: http://<tinkerbell>:7080"))?;
+            format!("http://{server}:{SMEE_PORT}")
+        }
+    };
+    let address = cmdline::hardware_address(line)
+        .ok_or_else(|| lacks("worker_id or hw_addr", "set WAITDAEMON_SMEE_URL to the boot script's whole URL"))?;
+    format!("{base}/ipxe/script/{address}/auto.ipxe").parse().because("Smee's address makes no URL")
+}
+
+async fn count_down(end: Moment) -> Result<(), Failure> {
+    loop {
+        let next = (Moment::now() + STILL_WAITING_EVERY).min(end);
+        sleep_until(next).await.because("the kernel gives no timer")?;
+        let left = end.left();
+        if left.is_zero() {
+            return Ok(());
+        }
+        tracing::info!(seconds_left = left.as_secs(), "still waiting");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_script_is_the_machines() {
+        let line = "grpc_authority=[fd00::1]:42113 worker_id=aa:bb:cc:00:11:22";
+        let url = |line, smee: Option<&str>| {
+            boot_script(line, smee.map(|url| url.parse().unwrap()).as_ref()).map(|url| url.to_string())
+        };
+        assert_eq!(url(line, None).unwrap(), "http://[fd00::1]:7080/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe");
+        let other = url(line, Some("http://smee:81/tink/"));
+        assert_eq!(other.unwrap(), "http://smee:81/tink/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe");
+        let whole = "http://smee/ipxe/script/x/auto.ipxe";
+        assert_eq!(url("", Some(whole)).unwrap(), whole);
+        assert!(url("worker_id=aa:bb:cc:00:11:22", None).unwrap_err().fix.contains("WAITDAEMON_SMEE_URL"));
+        assert!(url("grpc_authority=h:1", None).unwrap_err().what.contains("worker_id"));
+    }
+
+    #[test]
+    fn a_query_is_not_shown() {
+        assert_eq!(shown(&"http://h:1/ready?token=x".parse().unwrap()), "http://h:1/ready");
+    }
+}
