@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use crate::engine::{self, Chosen, Engine, Standing, failures, json};
 use crate::error::{Failure, exit};
 use crate::handoff;
+use crate::host;
 use crate::logging;
+use crate::login::Login;
 use crate::names::{HandoffId, Role};
 use crate::safe_moment;
 use crate::settings::{Problem, Settings};
@@ -24,11 +26,11 @@ struct Plan {
 }
 
 /// Finds out what a handoff with these settings would do and prints it; returns the handoff's exit code.
-pub async fn run(settings: &Settings) -> u8 {
+pub async fn run(settings: &Settings, login: Option<Login>) -> u8 {
     let mut plan = Plan::new();
     let code = match engine::choose(settings).await {
-        Ok(Chosen::Docker(docker)) => plan.of(&docker, settings).await,
-        Ok(Chosen::Nerdctl(nerdctl)) => plan.of(&nerdctl, settings).await,
+        Ok(Chosen::Docker(docker)) => plan.of(&docker, settings, login).await,
+        Ok(Chosen::Nerdctl(nerdctl)) => plan.of(&nerdctl, settings, login).await,
         Err(failures) => {
             failures.iter().for_each(|failure| plan.failed(failure));
             plan.failed(&Failure::new("no container engine can be used"));
@@ -36,6 +38,13 @@ pub async fn run(settings: &Settings) -> u8 {
         }
     };
     plan.print(code)
+}
+
+/// Prints what else is wrong with them; returns the handoff's exit code.
+pub fn failed(failure: &Failure) -> u8 {
+    let mut plan = Plan::new();
+    plan.failed(failure);
+    plan.print(exit::INVALID_SETTINGS)
 }
 
 /// Prints what is wrong with the settings; returns the handoff's exit code.
@@ -54,9 +63,9 @@ impl Plan {
         Self { found: Vec::new(), problems: Vec::new(), for_a_reader: std::io::stdout().is_terminal() }
     }
 
-    async fn of<E: Engine>(&mut self, engine: &E, settings: &Settings) -> u8 {
+    async fn of<E: Engine>(&mut self, engine: &E, settings: &Settings, login: Option<Login>) -> u8 {
         self.say("engine", engine.described());
-        match self.look(engine, settings).await {
+        match self.look(engine, settings, login).await {
             Ok(()) if self.problems.is_empty() => 0,
             Ok(()) => exit::HANDOFF_FAILED,
             Err(failure) => {
@@ -66,7 +75,7 @@ impl Plan {
         }
     }
 
-    async fn look<E: Engine>(&mut self, engine: &E, settings: &Settings) -> Result<(), Failure> {
+    async fn look<E: Engine>(&mut self, engine: &E, settings: &Settings, login: Option<Login>) -> Result<(), Failure> {
         let handoff = HandoffId::random().map_err(|error| Failure::new("no random numbers").cause(error))?;
         let action = engine.identify(&handoff).await?;
         let (id, name) = engine.action_names(&action);
@@ -94,10 +103,10 @@ impl Plan {
 
         let image = engine.image(&settings.image).await?;
         self.say("image", json!({"name": settings.image.as_written(), "on_this_machine": image.is_some()}));
-        if image.is_none()
-            && let Err(failure) = engine.find_in_registry(&settings.image).await
-        {
-            self.failed(&failure);
+        if image.is_none() {
+            let login = login.or_else(|| Login::of_machine(&host::command_line(), &settings.image));
+            let found = engine.find_in_registry(&settings.image, login.as_ref()).await;
+            found.unwrap_or_else(|failure| self.failed(&failure));
         }
 
         let signal = safe_moment::prepare(settings).await;

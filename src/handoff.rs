@@ -11,11 +11,13 @@ use crate::engine::{Earlier, Engine};
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging;
+use crate::login::Login;
 use crate::names::HandoffId;
 use crate::reboot::{self, Request};
 use crate::safe_moment::{self, Signal};
 use crate::settings::Settings;
 use crate::signals::Stop;
+use crate::syslog;
 use crate::ticket::Ticket;
 
 /// How long cleaning up may take after a signal. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the
@@ -37,9 +39,17 @@ const LEAST_WATCH: Duration = Duration::from_secs(10);
 /// # Errors
 /// What failed; everything that was made has been removed again, or a line in the log says what
 /// has not.
-pub async fn run<E: Engine>(engine: &E, settings: &Settings, stop: &mut Stop) -> Result<(), Failure> {
+pub async fn run<E: Engine>(
+    engine: &E,
+    settings: &Settings,
+    login: Option<Login>,
+    stop: &mut Stop,
+) -> Result<(), Failure> {
+    if let Some(address) = syslog::server(settings, engine.keeps_logs(), &host::command_line()) {
+        syslog::start(&address);
+    }
     let handoff = HandoffId::random().because("the kernel gives no random numbers")?;
-    let result = hand_over(engine, settings, stop, &handoff).await;
+    let result = hand_over(engine, settings, login, stop, &handoff).await;
     if result.is_err() {
         let removal = timeout(QUIET_CLEAN_UP_LIMIT, engine.remove_made_by(&handoff));
         tokio::pin!(removal);
@@ -59,6 +69,7 @@ pub async fn run<E: Engine>(engine: &E, settings: &Settings, stop: &mut Stop) ->
 async fn hand_over<E: Engine>(
     engine: &E,
     settings: &Settings,
+    login: Option<Login>,
     stop: &mut Stop,
     handoff: &HandoffId,
 ) -> Result<(), Failure> {
@@ -81,7 +92,8 @@ async fn hand_over<E: Engine>(
     let signal = unless(stop, safe_moment::prepare(settings)).await?;
     if image.is_none() {
         tracing::info!(image = settings.image.as_written(), "the image is not on this machine, pulling it");
-        unless(stop, engine.pull(&settings.image, settings.pull_timeout)).await?;
+        let login = login.or_else(|| Login::of_machine(&host::command_line(), &settings.image));
+        unless(stop, engine.pull(&settings.image, login.as_ref(), settings.pull_timeout)).await?;
         tracing::info!(image = settings.image.as_written(), "pulled");
     }
 
@@ -137,6 +149,7 @@ pub fn ticket<E: Engine>(
         watch_seconds: settings.watch.max(least_watch).as_secs(),
         finish_reboot,
         log: settings.log,
+        syslog: syslog::server(settings, engine.keeps_logs(), &host::command_line()),
     }
 }
 

@@ -22,6 +22,11 @@ pub fn own_candidates() -> Vec<String> {
     )
 }
 
+/// The kernel's command line.
+pub fn command_line() -> String {
+    std::fs::read_to_string("/proc/cmdline").unwrap_or_default()
+}
+
 /// Our own program's name and arguments, as the engine gave them.
 pub fn own_command() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()

@@ -17,6 +17,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::error::Failure;
 use crate::names::HandoffId;
+use crate::syslog;
 
 /// Events of this target are written whatever the level: a process waits for the line.
 const ANNOUNCE: &str = "announce";
@@ -100,6 +101,7 @@ impl Subscriber for Lines {
         let line = self.line(*metadata.level(), &fields);
         if *metadata.level() <= Level::WARN {
             write_to(&mut std::io::stderr(), &line);
+            syslog::send(*metadata.level(), &now(), ACTION.get().map(String::as_str), &line);
         } else {
             write_to(&mut std::io::stdout(), &line);
         }

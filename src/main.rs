@@ -2,16 +2,21 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::Level;
 use waitdaemon::engine::Chosen;
 use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Because, Failure, exit};
+use waitdaemon::login::Login;
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::signals::Stop;
 use waitdaemon::ticket::{EngineTicket, Ticket};
-use waitdaemon::{dry_run, engine, handoff, logging, names, waiter};
+use waitdaemon::{dry_run, engine, handoff, host, logging, names, syslog, waiter};
+
+/// How long an end waits for the syslog server's name.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -39,15 +44,28 @@ fn be_action() -> u8 {
     for name in settings::unknown(&names) {
         tracing::warn!(field = format!("environment.{name}"), "{name} is no variable of waitdaemon; a typing error?");
     }
+    // While we are in our own mount namespace: the password's file is the action's.
+    let login = match Login::given(&settings) {
+        Ok(login) => login,
+        Err(failure) if settings.dry_run => return dry_run::failed(&failure),
+        Err(failure) => {
+            logging::failure(&failure);
+            return exit::INVALID_SETTINGS;
+        }
+    };
     if settings.dry_run {
-        return on_one_thread(exit::HANDOFF_FAILED, async { Ok(dry_run::run(&settings).await) });
+        return on_one_thread(exit::HANDOFF_FAILED, async { Ok(dry_run::run(&settings, login).await) });
     }
     on_one_thread(exit::HANDOFF_FAILED, async {
         let mut stop = Stop::catch().because("cannot catch signals")?;
         match engine::choose(&settings).await {
-            Ok(Chosen::Docker(docker)) => handoff::run(&docker, &settings, &mut stop).await.map(|()| 0),
-            Ok(Chosen::Nerdctl(nerdctl)) => handoff::run(&nerdctl, &settings, &mut stop).await.map(|()| 0),
+            Ok(Chosen::Docker(docker)) => handoff::run(&docker, &settings, login, &mut stop).await.map(|()| 0),
+            Ok(Chosen::Nerdctl(nerdctl)) => handoff::run(&nerdctl, &settings, login, &mut stop).await.map(|()| 0),
             Err(failures) => {
+                let docker = std::fs::exists("/var/run/docker.sock").unwrap_or_default();
+                if let Some(address) = syslog::server(&settings, !docker, &host::command_line()) {
+                    syslog::start(&address);
+                }
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
                 Ok(exit::NO_ENGINE)
@@ -73,10 +91,14 @@ fn be_waiter() -> u8 {
         let mut stop = Stop::catch().because("cannot catch signals")?;
         match ticket.engine.clone() {
             EngineTicket::Docker { host, later, version } => {
+                ticket.syslog.iter().for_each(|address| syslog::start(address));
                 waiter::run(&Docker::known(host, later, version), &ticket, &mut stop).await?;
             }
             EngineTicket::Nerdctl { host, namespace, .. } => {
-                waiter::run(&Nerdctl::known(host, &namespace)?, &ticket, &mut stop).await?;
+                let nerdctl = Nerdctl::known(host, &namespace)?;
+                // Now that the network is the host's.
+                ticket.syslog.iter().for_each(|address| syslog::start(address));
+                waiter::run(&nerdctl, &ticket, &mut stop).await?;
             }
         }
         Ok(0)
@@ -85,10 +107,23 @@ fn be_waiter() -> u8 {
 
 /// Runs a journey on this thread; a failure is logged and gives the exit code `failed`.
 fn on_one_thread(failed: u8, journey: impl Future<Output = Result<u8, Failure>>) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.because("cannot start the event loop").and_then(|runtime| runtime.block_on(journey));
-    result.unwrap_or_else(|failure| {
-        logging::failure(&failure);
-        failed
-    })
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            logging::failure(&Failure::new("cannot start the event loop").cause(error));
+            return failed;
+        }
+    };
+    let code = runtime.block_on(async {
+        let result = journey.await;
+        let code = result.unwrap_or_else(|failure| {
+            logging::failure(&failure);
+            failed
+        });
+        syslog::flush(FLUSH_LIMIT).await;
+        code
+    });
+    // A name that is being resolved holds nobody up.
+    runtime.shutdown_background();
+    code
 }

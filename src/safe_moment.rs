@@ -19,7 +19,7 @@ use crate::clock::{Moment, sleep_until};
 use crate::error::{Because, Failure};
 use crate::retry::{self, Stumble, Worth, patiently};
 use crate::settings::{Awaited, Expired, Settings};
-use crate::{cmdline, http};
+use crate::{cmdline, host, http};
 
 /// How often a long wait says that it goes on.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
@@ -116,8 +116,8 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
     let Some(wait_for) = &settings.wait_for else { return Ok(None) };
     let (name, url, status, times) = match &wait_for.what {
         Awaited::NetbootOff { smee } => {
-            let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-            ("netboot to be switched off".to_owned(), boot_script(&line, smee.as_ref())?, NETBOOT_IS_OFF, 2)
+            let script = boot_script(&host::command_line(), smee.as_ref())?;
+            ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, 2)
         }
         Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use crate::reference::Reference;
+use crate::syslog;
 
 /// What the action's `environment` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,10 @@ pub struct Settings {
     pub log: LogLevel,
     /// `WAITDAEMON_DRY_RUN`: show what a handoff would do, and change nothing.
     pub dry_run: bool,
+    /// `WAITDAEMON_REGISTRY_USERNAME` and the file in which its password is.
+    pub registry_login: Option<(String, PathBuf)>,
+    /// `WAITDAEMON_SYSLOG`.
+    pub syslog: Syslog,
 }
 
 /// `WAITDAEMON_WAIT_FOR` and what belongs to it.
@@ -76,6 +81,17 @@ pub enum Expired {
     Run,
     /// It is removed.
     Abort,
+}
+
+/// `WAITDAEMON_SYSLOG`: where WARN and ERROR lines go, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Syslog {
+    /// To the OSIE's own server, where the engine does not send them.
+    Usual,
+    /// Nowhere.
+    Off,
+    /// To this one, `host:port`.
+    To(String),
 }
 
 /// `CONTAINER_RUNTIME`: which engine to use.
@@ -143,15 +159,20 @@ pub struct Problem {
 
 /// The longest waits that are accepted, in seconds: a day.
 const LONGEST_SECONDS: u64 = 86_400;
+/// Docker's port without TLS.
+const DOCKER_PORT: u16 = 2375;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
-const PREFIXED: [&str; 10] = [
+const PREFIXED: [&str; 13] = [
     "WAITDAEMON_DRY_RUN",
     "WAITDAEMON_FINISH_REBOOT",
     "WAITDAEMON_LOG",
     "WAITDAEMON_PULL_TIMEOUT_SECONDS",
+    "WAITDAEMON_REGISTRY_PASSWORD_FILE",
+    "WAITDAEMON_REGISTRY_USERNAME",
     "WAITDAEMON_SMEE_URL",
+    "WAITDAEMON_SYSLOG",
     "WAITDAEMON_WAIT_EXPIRED",
     "WAITDAEMON_WAIT_FOR",
     "WAITDAEMON_WAIT_FOR_STATUS",
@@ -179,6 +200,8 @@ impl Settings {
         let finish_reboot = reader.truth("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
         let log = reader.log();
         let dry_run = reader.truth("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
+        let registry_login = reader.registry_login();
+        let syslog = reader.syslog();
         match image {
             Some(image) if reader.problems.is_empty() => Ok(Self {
                 image,
@@ -193,6 +216,8 @@ impl Settings {
                 nerdctl_host,
                 log,
                 dry_run,
+                registry_login,
+                syslog,
             }),
             _ => Err(reader.problems),
         }
@@ -277,6 +302,43 @@ impl Reader {
             self.wrong(field, &most.as_secs().to_string(), problem.into(), "raise it, or lower WAIT_SECONDS");
         }
         Some(WaitFor { what, most, expired })
+    }
+
+    fn registry_login(&mut self) -> Option<(String, PathBuf)> {
+        let fix = "set both WAITDAEMON_REGISTRY_USERNAME and WAITDAEMON_REGISTRY_PASSWORD_FILE, or none";
+        let field = "environment.WAITDAEMON_REGISTRY_USERNAME";
+        let username = self.text("WAITDAEMON_REGISTRY_USERNAME", field, fix);
+        let file_field = "environment.WAITDAEMON_REGISTRY_PASSWORD_FILE";
+        let file = self.text("WAITDAEMON_REGISTRY_PASSWORD_FILE", file_field, fix);
+        match (username, file) {
+            (Some(username), Some(file)) => Some((username, file.into())),
+            (Some(_), None) => {
+                let problem = "WAITDAEMON_REGISTRY_PASSWORD_FILE is not set".into();
+                self.problems.push(Problem { field: file_field, value: None, problem, fix });
+                None
+            }
+            (None, Some(_)) => {
+                let problem = "WAITDAEMON_REGISTRY_USERNAME is not set".into();
+                self.problems.push(Problem { field, value: None, problem, fix });
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn syslog(&mut self) -> Syslog {
+        let (field, fix) = ("environment.WAITDAEMON_SYSLOG", "use off, host or host:port, or leave it out");
+        match self.text("WAITDAEMON_SYSLOG", field, fix).as_deref() {
+            None => Syslog::Usual,
+            Some("off") => Syslog::Off,
+            Some(text) => match host_and_port(text, syslog::PORT) {
+                Some(address) => Syslog::To(address),
+                None => {
+                    self.wrong(field, text, "WAITDAEMON_SYSLOG is no host".into(), fix);
+                    Syslog::Usual
+                }
+            },
+        }
     }
 
     fn status(&mut self) -> u16 {
@@ -367,7 +429,7 @@ impl Reader {
             }
             "DOCKER_HOST's path is not absolute"
         } else if let Some(address) = text.strip_prefix("tcp://") {
-            if let Some(address) = tcp_address(address.trim_end_matches('/')) {
+            if let Some(address) = host_and_port(address.trim_end_matches('/'), DOCKER_PORT) {
                 return DockerHost::Tcp(address);
             }
             "DOCKER_HOST is not tcp://host:port"
@@ -426,12 +488,12 @@ impl Reader {
     }
 }
 
-/// `host:port` with Docker's plain port 2375 where none is given; `None` where it is no address.
-fn tcp_address(text: &str) -> Option<String> {
+/// `host:port`, with this port where none is given; `None` where it is no address.
+pub fn host_and_port(text: &str, usual: u16) -> Option<String> {
     let bare_ipv6 = text.ends_with(']');
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !bare_ipv6 => (host, port),
-        _ => (text, "2375"),
+        Some((host, port)) if !bare_ipv6 => (host, port.to_owned()),
+        _ => (text, usual.to_string()),
     };
     let host_valid = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
     (host_valid && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| format!("{host}:{port}"))
@@ -517,9 +579,13 @@ mod tests {
             ("WAITDAEMON_WAIT_MAX_SECONDS", "0"),
             ("WAITDAEMON_WAIT_EXPIRED", "stop"),
             ("WAITDAEMON_SMEE_URL", "smee:7080"),
+            ("WAITDAEMON_SYSLOG", "udp://h"),
+            // Alone it is of no use.
+            ("WAITDAEMON_REGISTRY_USERNAME", "fleet"),
             ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),
         ] {
-            assert_eq!(one_problem(name, value).field, format!("environment.{name}"));
+            let field = one_problem(name, value).field.replace("PASSWORD_FILE", "USERNAME");
+            assert_eq!(field, format!("environment.{name}"));
         }
     }
 

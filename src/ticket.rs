@@ -32,6 +32,8 @@ pub struct Ticket {
     pub finish_reboot: Option<Request>,
     /// `WAITDAEMON_LOG`.
     pub log: LogLevel,
+    /// The syslog server to which WARN and ERROR lines go, `host:port`.
+    pub syslog: Option<String>,
 }
 
 /// How the waiter reaches the engine that the handoff used.
@@ -58,6 +60,11 @@ pub enum EngineTicket {
 }
 
 impl Ticket {
+    /// True where the waiter has to reach somebody through a network.
+    pub fn needs_network(&self) -> bool {
+        self.signal.is_some() || self.syslog.is_some()
+    }
+
     /// The ticket as the waiter's argument.
     ///
     /// # Errors
@@ -104,6 +111,7 @@ mod tests {
             watch_seconds: 60,
             finish_reboot: Some(Request::Reboot),
             log: LogLevel::Debug,
+            syslog: Some("192.0.2.1:514".into()),
         };
         assert_eq!(Ticket::from_argument(&ticket.to_argument().unwrap()).unwrap(), ticket);
         assert!(Ticket::from_argument("reboot").is_err());

@@ -1,5 +1,5 @@
 //! Debian's image registry in a machine, on 127.0.0.1:5000, and bad ways to it: a slow one on 127.0.0.1:5001, one
-//! with faults on 127.0.0.1:5002.
+//! with faults on 127.0.0.1:5002, one with a login on 127.0.0.1:5003.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +14,12 @@ use crate::until::until;
 
 /// The image that it holds.
 const OK: &str = "127.0.0.1:5000/ok:1";
+/// The login for the registry on 127.0.0.1:5003.
+pub const USERNAME: &str = "fleet";
+/// Its password.
+pub const PASSWORD: &str = "s3cret";
+/// The same as htpasswd(1) writes it, with bcrypt.
+const HTPASSWD: &str = "fleet:$2b$04$NCP8grLKZR31gIWqbBWlzeh6iQ9RIaP3y.qmdT75AJk77k.T9V7xq\n";
 /// How long the registry may take to be there.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -42,6 +48,23 @@ impl Registry {
         until("a push into the registry", START_LIMIT, || Ok(run(&["push", OK])?.then_some(())))?;
         ensure!(run(&["rmi", OK])?, "cannot remove the tag");
         Ok(registry)
+    }
+
+    /// Opens 127.0.0.1:5003, the same registry for those who have the login.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn with_login(&mut self, machine: &Nest) -> Result<()> {
+        let (file, config) = (machine.out().join("htpasswd"), machine.out().join("registry-login.yml"));
+        fs::write(&file, HTPASSWD)?;
+        let storage =
+            format!("storage: {{filesystem: {{rootdirectory: {}}}}}", machine.out().join("registry").display());
+        let auth = format!("auth: {{htpasswd: {{realm: lab, path: {}}}}}", file.display());
+        fs::write(&config, format!("version: 0.1\n{storage}\n{auth}\nhttp: {{addr: '127.0.0.1:5003'}}\n"))?;
+        let log = fs::File::create(machine.out().join("registry-login.log"))?;
+        let mut serve = machine.network_command("docker-registry");
+        self.processes.push(serve.arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn()?);
+        listens(machine, 5003)
     }
 
     /// Spoils every layer; the manifests stay whole, so a pull begins well.

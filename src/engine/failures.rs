@@ -15,7 +15,7 @@ pub const NAME_IS_TAKEN: &str = "a container with this name exists that waitdaem
 pub fn pull_failed(image: &Reference) -> Failure {
     Failure::new(format!("cannot pull the image {image}"))
         .field("environment.IMAGE")
-        .fix("check the name and the tag, that the machine reaches the registry, and that it may pull without login")
+        .fix("check the name and the tag, that the machine reaches the registry, and that it may pull: a login is WAITDAEMON_REGISTRY_USERNAME and _PASSWORD_FILE")
 }
 
 /// The pull took longer than the settings allow; where a try before the last one failed, that is what to mend.

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::clock::Moment;
 use crate::error::Failure;
+use crate::login::Login;
 use crate::names::HandoffId;
 use crate::reference::Reference;
 use crate::settings::{Runtime, Settings};
@@ -109,6 +110,9 @@ pub trait Engine {
     /// The engine in words: what it is and where it was reached.
     fn described(&self) -> String;
 
+    /// True where what containers print stays on the machine unless somebody sends it.
+    fn keeps_logs(&self) -> bool;
+
     /// What proved that the container is ours, in words.
     fn proof(&self, action: &Self::Action) -> &'static str;
 
@@ -121,14 +125,14 @@ pub trait Engine {
     /// How the waiter will reach this engine.
     fn ticket(&self, action: &Self::Action) -> EngineTicket;
 
-    /// Pulls the image within `limit`.
-    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure>;
+    /// Pulls the image within `limit`, with the registry's login if there is one.
+    async fn pull(&self, image: &Reference, login: Option<&Login>, limit: Duration) -> Result<(), Failure>;
 
     /// The image's OCI configuration (`Entrypoint`, `Cmd`), or `None` where it is not on this machine.
     async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure>;
 
     /// Asks the registry for the image, without pulling it.
-    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure>;
+    async fn find_in_registry(&self, image: &Reference, login: Option<&Login>) -> Result<(), Failure>;
 
     /// Who has the name `container`, which is one of ours for the action of this name.
     async fn standing(&self, container: &str, action_name: &str) -> Result<Standing, Failure>;

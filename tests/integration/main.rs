@@ -15,9 +15,11 @@ mod dry_run;
 mod faults;
 mod fidelity;
 mod identity;
+mod login;
 mod pull;
 mod release;
 mod safe_moment;
+mod syslog;
 mod verdict;
 mod watch;
 mod world;
@@ -40,7 +42,7 @@ static TIMES: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a case is waiting: more of them than cores.
-    arguments.test_threads = arguments.test_threads.or(Some(4));
+    arguments.test_threads = arguments.test_threads.or(Some(6));
     if let Err(error) = world::make_images().and_then(|()| fidelity::make_images()) {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
@@ -63,6 +65,8 @@ fn main() -> std::process::ExitCode {
         .chain(dry_run::captain_cases())
         .chain(release::captain_cases())
         .chain(safe_moment::captain_cases())
+        .chain(login::captain_cases())
+        .chain(syslog::captain_cases())
         .map(|(name, case)| trial(name.to_owned(), case))
         .collect();
     for (name, case) in
@@ -82,6 +86,8 @@ fn main() -> std::process::ExitCode {
             pull::cases(),
             release::cases(),
             safe_moment::cases(),
+            login::cases(),
+            syslog::cases(),
             verdict::cases(),
             watch::cases(),
         ];

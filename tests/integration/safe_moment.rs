@@ -2,17 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::agent::{Agent, Runtime};
-use lab::captain::Captain;
-use lab::machine::{Engine, Machine, output};
+use lab::machine::{Engine, Machine};
 use lab::nest::REBOOTED;
 use lab::paths;
 use lab::smee::Smee;
 use lab::until::until;
 use serde_json::{Value, json};
 
-use crate::captain::{captain, reported};
+use crate::captain::{captain, command_line, reported};
 use crate::world::{
-    ACTION, Action, LIMIT, USER, WAITER, await_event, count, event, log, machine, nothing_left, nothing_there,
+    ACTION, Action, LIMIT, USER, WAITER, await_event, count, event, host, log, machine, nothing_left, nothing_there,
 };
 
 /// Where the stand-in listens in a machine: on all addresses, at Smee's port.
@@ -40,15 +39,6 @@ pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::starts_when_netboot_is_off_own_nerdctl", own_nerdctl),
         ("captain::example_netboot_off", example),
     ]
-}
-
-/// The address of the host in the action's usual network.
-fn host(machine: &Machine) -> Result<String> {
-    let said = output(machine.command("ip").args(["-4", "-oneline", "address", "show", "docker0"]))?;
-    let said = String::from_utf8(said.stdout)?;
-    let address = said.split_whitespace().skip_while(|word| *word != "inet").nth(1);
-    let address = address.and_then(|all| all.split('/').next());
-    Ok(address.with_context(|| format!("docker0 has no address: {said}"))?.to_owned())
 }
 
 /// An action that waits for netboot to be switched off, and then runs until it is removed.
@@ -286,14 +276,5 @@ fn example() -> Result<()> {
     smee.say("404")?;
     let code = captain.wait_for_end(LIMIT)?;
     ensure!(code == REBOOTED, "unshare(1) says {code}");
-    Ok(())
-}
-
-/// Gives the machine another kernel command line.
-fn command_line(captain: &Captain, line: &str) -> Result<()> {
-    let file = captain.out().join("cmdline");
-    std::fs::write(&file, line)?;
-    let mounted = captain.command("mount").arg("--bind").arg(&file).arg("/proc/cmdline").status()?;
-    ensure!(mounted.success(), "cannot bind the command line");
     Ok(())
 }

@@ -198,6 +198,15 @@ pub fn log(machine: &Machine, container: &str) -> Result<(Vec<Value>, Vec<Value>
     Ok((lines(&said.stdout), lines(&said.stderr)))
 }
 
+/// The address of the host in the action's usual network.
+pub fn host(machine: &Machine) -> Result<String> {
+    let said = output(machine.command("ip").args(["-4", "-oneline", "address", "show", "docker0"]))?;
+    let said = String::from_utf8(said.stdout)?;
+    let address = said.split_whitespace().skip_while(|word| *word != "inet").nth(1);
+    let address = address.and_then(|all| all.split('/').next());
+    Ok(address.with_context(|| format!("docker0 has no address: {said}"))?.to_owned())
+}
+
 /// The first event of a container.
 pub fn event(machine: &Machine, action: &str, name: &str) -> Result<Option<Event>> {
     Ok(machine.events()?.into_iter().find(|event| event.action == action && event.name == name))

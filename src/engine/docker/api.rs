@@ -129,6 +129,13 @@ impl Stumble for ApiError {
     }
 }
 
+/// What a request says beside its path.
+#[derive(Default, Clone, Copy)]
+struct Said<'a> {
+    body: Option<&'a Value>,
+    auth: Option<&'a str>,
+}
+
 /// An answer that arrives piece by piece.
 pub struct Stream {
     request: String,
@@ -215,7 +222,8 @@ impl Api {
     async fn ping(&self) -> Result<String, ApiError> {
         let request = "GET /_ping".to_owned();
         let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
-        let ping = async { accepted(&request, self.send(Method::GET, "/_ping", &request, None).await?).await };
+        let ping =
+            async { accepted(&request, self.send(Method::GET, "/_ping", &request, Said::default()).await?).await };
         let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
         let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if header.is_empty() {
@@ -254,8 +262,16 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.get_as(path, None).await
+    }
+
+    /// As [`Api::get`], with a registry's login (X-Registry-Auth).
+    ///
+    /// # Errors
+    /// Every [`ApiError`].
+    pub async fn get_as(&self, path: &str, auth: Option<&str>) -> Result<Value, ApiError> {
         patiently(self.patience, "a question to the engine", || async {
-            self.whole(QUESTION_LIMIT, Method::GET, path, None).await?.json()
+            self.whole(QUESTION_LIMIT, Method::GET, path, Said { body: None, auth }).await?.json()
         })
         .await
     }
@@ -266,7 +282,7 @@ impl Api {
     /// Every [`ApiError`].
     pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
         patiently(self.patience, "a question to the engine", || async {
-            self.whole(QUESTION_LIMIT, Method::GET, path, None).await?.json_lines()
+            self.whole(QUESTION_LIMIT, Method::GET, path, Said::default()).await?.json_lines()
         })
         .await
     }
@@ -277,7 +293,7 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        self.whole(CHANGE_LIMIT, Method::POST, path, body).await?.json()
+        self.whole(CHANGE_LIMIT, Method::POST, path, Said { body, auth: None }).await?.json()
     }
 
     /// DELETE. Made twice it finds nothing, which the engine says as 404.
@@ -286,7 +302,7 @@ impl Api {
     /// Every [`ApiError`].
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
         patiently(self.patience, "a removal", || async {
-            self.whole(CHANGE_LIMIT, Method::DELETE, path, None).await?.json().map(drop)
+            self.whole(CHANGE_LIMIT, Method::DELETE, path, Said::default()).await?.json().map(drop)
         })
         .await
     }
@@ -299,38 +315,32 @@ impl Api {
     pub async fn listen(&self, path: &str) -> Result<Stream, ApiError> {
         patiently(self.patience, "a question to the engine", || async {
             let late = ApiError::Late { request: describe(&Method::POST, path), seconds: QUESTION_LIMIT.as_secs() };
-            timeout(QUESTION_LIMIT, self.asked(Method::POST, path, None)).await.unwrap_or(Err(late))
+            timeout(QUESTION_LIMIT, self.asked(Method::POST, path, Said::default())).await.unwrap_or(Err(late))
         })
         .await
     }
 
     /// POST whose answer begins when the engine has something to say and is read piece by piece. It is made
-    /// once and without a limit.
+    /// once and without a limit. `auth` is a registry's login (X-Registry-Auth).
     ///
     /// # Errors
     /// Every [`ApiError`].
-    pub async fn post_stream(&self, path: &str) -> Result<Stream, ApiError> {
-        self.asked(Method::POST, path, None).await
+    pub async fn post_stream(&self, path: &str, auth: Option<&str>) -> Result<Stream, ApiError> {
+        self.asked(Method::POST, path, Said { body: None, auth }).await
     }
 
     /// The whole answer, within the limit.
-    async fn whole(
-        &self,
-        limit: Duration,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Whole, ApiError> {
+    async fn whole(&self, limit: Duration, method: Method, path: &str, said: Said<'_>) -> Result<Whole, ApiError> {
         let late = ApiError::Late { request: describe(&method, path), seconds: limit.as_secs() };
-        let answer = async { self.asked(method, path, body).await?.whole().await };
+        let answer = async { self.asked(method, path, said).await?.whole().await };
         timeout(limit, answer).await.unwrap_or(Err(late))
     }
 
     /// Sends a request of the agreed version; returns when the answer's head is there.
-    async fn asked(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Stream, ApiError> {
+    async fn asked(&self, method: Method, path: &str, said: Said<'_>) -> Result<Stream, ApiError> {
         let request = describe(&method, path);
         let versioned = format!("/v{}{path}", self.version);
-        let answer = accepted(&request, self.send(method, &versioned, &request, body).await?).await?;
+        let answer = accepted(&request, self.send(method, &versioned, &request, said).await?).await?;
         Ok(Stream { request, body: answer.into_body() })
     }
 
@@ -339,18 +349,20 @@ impl Api {
         method: Method,
         path: &str,
         request: &str,
-        body: Option<&Value>,
+        Said { body, auth }: Said<'_>,
     ) -> Result<Response<Incoming>, ApiError> {
         let broken = |source| ApiError::Broken { request: request.to_owned(), source };
         // `to_vec` fails on maps with keys that are no strings; a Value has none.
         let body = body.map(|value| Bytes::from(serde_json::to_vec(value).unwrap_or_default()));
-        let message = Request::builder()
+        let mut message = Request::builder()
             .method(method)
             .uri(path)
             .header("Host", "docker")
-            .header("Content-Type", "application/json")
-            .body(Full::new(body.unwrap_or_default()));
-        let message = message.map_err(|error| ApiError::Connect {
+            .header("Content-Type", "application/json");
+        if let Some(auth) = auth {
+            message = message.header("X-Registry-Auth", auth);
+        }
+        let message = message.body(Full::new(body.unwrap_or_default())).map_err(|error| ApiError::Connect {
             host: self.host.to_string(),
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::engine::json::{cleaned, empty, list, text};
+use crate::login;
 
 /// What the engine must be asked for, in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +51,8 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
             }
         }
     }
-    let env = without(get(&config, "Env"), &own["Env"]);
+    let mut env = without(get(&config, "Env"), &own["Env"]);
+    env.retain(|variable| !login::is_of_login(text(variable)));
     config.insert("Env".into(), env.into());
     command(&mut config, own);
     label(&mut config, labels);

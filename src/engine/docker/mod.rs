@@ -24,6 +24,7 @@ use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
+use crate::login::Login;
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::retry::{Stumble, Tries, Worth, patiently};
@@ -109,9 +110,9 @@ impl Docker {
     }
 
     /// Pulls once.
-    async fn pull_once(&self, image: &Reference) -> Result<(), PullFailed> {
+    async fn pull_once(&self, image: &Reference, auth: Option<&str>) -> Result<(), PullFailed> {
         let path = format!("/images/create?fromImage={}&tag={}", part(image.name()), part(image.digest_or_tag()));
-        let mut stream = self.api.post_stream(&path).await?;
+        let mut stream = self.api.post_stream(&path, auth).await?;
         let mut progress = pull::Progress::default();
         let mut report_at = Instant::now() + PROGRESS_EVERY;
         loop {
@@ -218,7 +219,7 @@ impl Docker {
                 way,
                 foreign_socket,
                 signals_init: ticket.finish_reboot.is_some(),
-                needs_network: ticket.signal.is_some(),
+                needs_network: ticket.needs_network(),
             },
         );
         body.ok_or_else(|| {
@@ -337,6 +338,11 @@ impl Engine for Docker {
         format!("Docker Engine at {}, API {}", self.api.host(), self.api.version())
     }
 
+    fn keeps_logs(&self) -> bool {
+        // HookOS's engine has the log driver syslog.
+        false
+    }
+
     fn proof(&self, _: &Action) -> &'static str {
         identity::PROOF
     }
@@ -359,10 +365,13 @@ impl Engine for Docker {
         EngineTicket::Docker { host, later, version: self.api.version().to_owned() }
     }
 
-    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
+    async fn pull(&self, image: &Reference, login: Option<&Login>, limit: Duration) -> Result<(), Failure> {
+        let auth = login.map(|login| login.registry_auth(image));
         let stumble = RefCell::new(None);
         let pull = patiently(limit, "pulling the image", || async {
-            self.pull_once(image).await.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
+            self.pull_once(image, auth.as_deref())
+                .await
+                .inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
         });
         match timeout(limit, pull).await {
             Ok(pulled) => pulled.map_err(|error| failures::pull_failed(image).cause(error)),
@@ -378,8 +387,9 @@ impl Engine for Docker {
         }
     }
 
-    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure> {
-        let asked = self.api.get(&format!("/distribution/{}/json", part(image.as_written()))).await;
+    async fn find_in_registry(&self, image: &Reference, login: Option<&Login>) -> Result<(), Failure> {
+        let auth = login.map(|login| login.registry_auth(image));
+        let asked = self.api.get_as(&format!("/distribution/{}/json", part(image.as_written())), auth.as_deref()).await;
         asked.map(drop).map_err(|error| failures::pull_failed(image).cause(error))
     }
 

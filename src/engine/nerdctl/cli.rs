@@ -1,5 +1,6 @@
 //! nerdctl's command line: one function that runs it, with nothing of the action's environment.
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub struct Cli {
     program: &'static str,
     namespace: String,
     patience: Duration,
+    config: Option<PathBuf>,
 }
 
 /// Why a call gave nothing.
@@ -123,12 +125,18 @@ impl Stumble for Asked {
 impl Cli {
     /// The `program`, a path or a name in [`PATH`], in containerd's `namespace`.
     pub fn new(program: &'static str, namespace: &str, patience: Duration) -> Self {
-        Self { program, namespace: namespace.to_owned(), patience }
+        Self { program, namespace: namespace.to_owned(), patience, config: None }
     }
 
     /// The same, with another patience.
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The same, with Docker's configuration in this folder: it has a registry's login. Not for what creates, which
+    /// would store the folder's name.
+    pub fn with_config(&self, folder: &Path) -> Self {
+        Self { config: Some(folder.to_owned()), ..self.clone() }
     }
 
     /// Runs a subcommand once and returns its standard output.
@@ -201,6 +209,7 @@ impl Cli {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program);
         command.env_clear().env("PATH", PATH);
+        command.envs(self.config.iter().map(|folder| ("DOCKER_CONFIG", folder)));
         command.args(["--namespace", &self.namespace]).args(arguments);
         command
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::engine::json::{cleaned, list, text};
+use crate::login;
 
 /// Something of the action that nerdctl cannot carry over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -168,7 +169,8 @@ pub fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item 
         let added = variable == DEFAULT_PATH
             || (by_nerdctl && index == last && variable == hostname)
             || (terminal && variable == "TERM=xterm");
-        (!added && !list(&own["Env"]).iter().any(|entry| entry == variable)).then_some(variable)
+        (!added && !login::is_of_login(variable) && !list(&own["Env"]).iter().any(|entry| entry == variable))
+            .then_some(variable)
     })
 }
 

@@ -28,6 +28,7 @@ use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
+use crate::login::{Config, Login};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::retry::{Stumble, Tries, Worth, patiently};
@@ -256,6 +257,13 @@ impl Nerdctl {
         }
     }
 
+    /// nerdctl with the login, and the configuration in which that is, as long as it is needed.
+    fn logged_in(&self, image: &Reference, login: Option<&Login>) -> Result<(Cli, Option<Config>), Failure> {
+        let Some(login) = login else { return Ok((self.cli.clone(), None)) };
+        let config = login.docker_config(image).because("cannot keep the registry's login in /run for the pull")?;
+        Ok((self.cli.with_config(config.folder()), Some(config)))
+    }
+
     /// The call that makes the user container.
     fn user_container(&self, action: &Action, image: &Reference, handoff: &HandoffId) -> Result<Creation, Failure> {
         let name = Role::User.container_name(&action.name);
@@ -302,6 +310,10 @@ impl Engine for Nerdctl {
         format!("containerd by {whose}, namespace {}", self.namespace)
     }
 
+    fn keeps_logs(&self) -> bool {
+        true
+    }
+
     fn proof(&self, action: &Action) -> &'static str {
         action.proof
     }
@@ -323,12 +335,13 @@ impl Engine for Nerdctl {
         }
     }
 
-    async fn pull(&self, image: &Reference, limit: Duration) -> Result<(), Failure> {
+    async fn pull(&self, image: &Reference, login: Option<&Login>, limit: Duration) -> Result<(), Failure> {
         let name = image.as_written();
+        let (cli, _config) = self.logged_in(image, login)?;
         let arguments = ["pull", "--quiet", name];
         let stumble = RefCell::new(None);
         let pull = patiently(limit, "pulling the image", || async {
-            let pulled = self.cli.run_within(limit, &arguments).await.map(drop).map_err(PullFailed);
+            let pulled = cli.run_within(limit, &arguments).await.map(drop).map_err(PullFailed);
             pulled.inspect_err(|error| drop(stumble.replace(Some(error.to_string()))))
         });
         let pull = timeout(limit, pull);
@@ -359,8 +372,9 @@ impl Engine for Nerdctl {
         Ok(first.map(|mut found| found["ImageConfig"]["config"].take()))
     }
 
-    async fn find_in_registry(&self, image: &Reference) -> Result<(), Failure> {
-        let asked = self.cli.ask(&["manifest", "inspect", image.as_written()]).await;
+    async fn find_in_registry(&self, image: &Reference, login: Option<&Login>) -> Result<(), Failure> {
+        let (cli, _config) = self.logged_in(image, login)?;
+        let asked = cli.ask(&["manifest", "inspect", image.as_written()]).await;
         asked.map(drop).map_err(|error| failures::pull_failed(image).cause(error))
     }
 
@@ -482,7 +496,7 @@ impl Engine for Nerdctl {
             "host",
             "--network",
             // In the host's namespaces it has the host's network anyway.
-            if ticket.signal.is_some() && !self.host { "host" } else { "none" },
+            if ticket.needs_network() && !self.host { "host" } else { "none" },
             "--cgroupns",
             "host",
             "--log-driver",

@@ -1,0 +1,176 @@
+//! WARN and ERROR lines to a syslog server: RFC 5424 over UDP (RFC 5426). HookOS's Docker sends what containers print
+//! by itself; from CaptainOS nobody does (its rsyslog does not read nerdctl's logs, observed).
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::{Instant, sleep};
+use tracing::Level;
+
+use crate::cmdline;
+use crate::settings::{Settings, Syslog, host_and_port};
+
+/// Syslog's port (RFC 5426).
+pub const PORT: u16 = 514;
+/// Facility `daemon`, as Docker's syslog driver has it.
+const DAEMON: u8 = 3;
+/// The longest message, in bytes, that every receiver should take (RFC 5426, 3.2).
+const LONGEST: usize = 2048;
+/// The longest APP-NAME (RFC 5424, 6.2.5).
+const LONGEST_NAME: usize = 48;
+/// How many lines are kept until the server's name is resolved.
+const MOST_KEPT: usize = 64;
+/// Between two looks whether the server's name is resolved.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+static SERVER: Mutex<Server> = Mutex::new(Server::None);
+
+enum Server {
+    /// Nothing is sent.
+    None,
+    /// Its name is being resolved; what is to be sent then.
+    Awaited(Vec<Vec<u8>>),
+    /// Where it is.
+    Known(UdpSocket),
+}
+
+/// The server to send to, `host:port`: the one that is asked for, else the OSIE's own where logs stay on the machine
+/// (`keeps_logs`). Pure.
+pub fn server(settings: &Settings, keeps_logs: bool, line: &str) -> Option<String> {
+    match &settings.syslog {
+        Syslog::Off => None,
+        Syslog::To(address) => Some(address.clone()),
+        Syslog::Usual if keeps_logs => cmdline::value(line, "syslog_host").and_then(|host| host_and_port(host, PORT)),
+        Syslog::Usual => None,
+    }
+}
+
+/// Sends lines to `address`, `host:port`, from now on. A name is resolved meanwhile; nothing waits for it.
+pub fn start(address: &str) {
+    if let Ok(address) = address.parse() {
+        set(Server::None, address);
+        return;
+    }
+    put(Server::Awaited(Vec::new()));
+    let address = address.to_owned();
+    tokio::spawn(async move {
+        let found = lookup_host(&address).await.ok().and_then(|mut all| all.next());
+        let awaited = put(Server::None);
+        match found {
+            Some(address) => set(awaited, address),
+            None => tracing::info!(address, "the syslog server's name is not known; nothing is sent there"),
+        }
+    });
+}
+
+/// Waits until what is kept has been sent, at most this long.
+pub async fn flush(limit: Duration) {
+    let end = Instant::now() + limit;
+    let awaited = || matches!(SERVER.lock().as_deref(), Ok(Server::Awaited(kept)) if !kept.is_empty());
+    while awaited() && Instant::now() < end {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Sends a line of the log if it is severe enough and there is a server.
+pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
+    let severity = match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        _ => return,
+    };
+    let Ok(mut server) = SERVER.lock() else { return };
+    if matches!(*server, Server::None) {
+        return;
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let message = message(severity, time, (&host, action.unwrap_or("waitdaemon")), &String::from_utf8_lossy(line));
+    match &mut *server {
+        Server::None => {}
+        Server::Awaited(kept) if kept.len() < MOST_KEPT => kept.push(message),
+        Server::Awaited(_) => {}
+        // What does not reach the network stands in the log all the same.
+        Server::Known(socket) => drop(socket.send(&message)),
+    }
+}
+
+/// Makes this the server; returns what was before.
+fn put(new: Server) -> Server {
+    SERVER.lock().map_or(Server::None, |mut server| std::mem::replace(&mut *server, new))
+}
+
+/// Sends what was kept to the address, and all that comes.
+fn set(before: Server, address: SocketAddr) {
+    let any = match address.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.connect(address)?;
+        Ok(socket)
+    });
+    match socket {
+        Ok(socket) => {
+            if let Server::Awaited(kept) = before {
+                kept.iter().for_each(|message| drop(socket.send(message)));
+            }
+            put(Server::Known(socket));
+        }
+        Err(error) => tracing::info!(error = %error, "nothing can be sent to the syslog server {address}"),
+    }
+}
+
+/// One message. Pure.
+fn message(severity: u8, time: &str, (host, action): (&str, &str), line: &str) -> Vec<u8> {
+    let name = |text: &str, longest: usize| {
+        let printable: String = text.chars().filter(char::is_ascii_graphic).take(longest).collect();
+        if printable.is_empty() { "-".to_owned() } else { printable }
+    };
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write!(
+        text,
+        "<{}>1 {time} {} {} - - - {}",
+        DAEMON * 8 + severity,
+        name(host, 255),
+        name(action, LONGEST_NAME),
+        line.trim_end()
+    );
+    let mut bytes = text.into_bytes();
+    if bytes.len() > LONGEST {
+        bytes.truncate(LONGEST);
+        // Not within a letter.
+        while std::str::from_utf8(&bytes).is_err() {
+            bytes.pop();
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_rfc_5424() {
+        let made =
+            message(3, "2026-11-23T14:00:00.000001Z", ("machine 1", "tinkerbell_reboot_a0"), "{\"level\":\"ERROR\"}\n");
+        let text = "<27>1 2026-11-23T14:00:00.000001Z machine1 tinkerbell_reboot_a0 - - - {\"level\":\"ERROR\"}";
+        assert_eq!(String::from_utf8(made).unwrap(), text);
+        assert!(message(4, "t", ("", "ä"), "x").starts_with(b"<28>1 t - - - - - x"));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_letters() {
+        for blanks in 0..4 {
+            let made = message(3, "t", ("h", &"a".repeat(99)), &format!("{}{}", " ".repeat(blanks), "ä€".repeat(2000)));
+            assert!((LONGEST - 3..=LONGEST).contains(&made.len()), "{}", made.len());
+            let text = String::from_utf8(made).unwrap();
+            assert_eq!(text.split(' ').nth(3).unwrap().len(), LONGEST_NAME);
+        }
+    }
+}
