@@ -1,4 +1,5 @@
-//! Leaves out of the static program what only unwinding needs: a panic aborts, so nobody unwinds.
+//! Leaves out of the static program what only unwinding needs: a panic aborts, so nobody unwinds. And puts together what a
+//! waiter does not run (program.ld).
 //!
 //! That is 250 KB of 1450: the unwinder of LLVM with the C library's printf, and every function's unwind table
 //! (measured on x86_64; docs/dependencies.md).
@@ -23,7 +24,7 @@ const UNWINDER: [&str; 14] = [
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=no-unwind-tables.ld");
+    println!("cargo:rerun-if-changed=program.ld");
     let set = |name: &str| std::env::var(name).unwrap_or_default();
     // Only the program that goes into the image; tests unwind.
     if set("CARGO_CFG_TARGET_ENV") != "musl" {
@@ -37,5 +38,5 @@ fn main() {
     // src/backtrace.rs has one of them too: the first counts.
     println!("cargo:rustc-link-arg-bins={prefix}--allow-multiple-definition");
     println!("cargo:rustc-link-arg-bins={prefix}--no-eh-frame-hdr");
-    println!("cargo:rustc-link-arg-bins={prefix}--script={}/no-unwind-tables.ld", set("CARGO_MANIFEST_DIR"));
+    println!("cargo:rustc-link-arg-bins={prefix}--script={}/program.ld", set("CARGO_MANIFEST_DIR"));
 }

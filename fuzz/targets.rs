@@ -9,17 +9,18 @@ use serde_json::Value;
 use waitdaemon::engine::docker::{copy as docker, pull, stream};
 use waitdaemon::engine::nerdctl::{check, copy as nerdctl};
 use waitdaemon::engine::tail::Tail;
+use waitdaemon::login::Login;
 use waitdaemon::names::HandoffId;
 use waitdaemon::reference::Reference;
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::ticket::Ticket;
-use waitdaemon::{logging, procfs};
+use waitdaemon::{cmdline, logging, procfs};
 
 /// Takes any input; panics where something does not hold.
 type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const ALL: [(&str, Target); 10] = [
+pub const ALL: [(&str, Target); 11] = [
     ("settings", settings),
     ("reference", reference),
     ("ticket", ticket),
@@ -30,6 +31,7 @@ pub const ALL: [(&str, Target); 10] = [
     ("attach_stream", attach_stream),
     ("traces", traces),
     ("announcement", announcement),
+    ("command_line", command_line),
 ];
 
 /// An environment, its variables divided by NUL as in /proc/PID/environ.
@@ -51,6 +53,30 @@ pub fn settings(data: &[u8]) {
             assert!(settings.wait.unwrap_or_default().as_secs() <= 86_400 && settings.pull_timeout.as_secs() >= 1);
         }
         Err(problems) => assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.fix.is_empty())),
+    }
+}
+
+/// The kernel's command line.
+pub fn command_line(data: &[u8]) {
+    let line = String::from_utf8_lossy(data);
+    if let Some(host) = cmdline::server(&line) {
+        // It goes into a URL.
+        let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
+        assert!(!inner.is_empty() && !inner.contains(['/', '@', '?', '#', ' ', '[', ']']), "{host:?}");
+        assert!(!inner.contains(':') || inner.len() < host.len(), "{host:?}");
+    }
+    if let Some(address) = cmdline::hardware_address(&line) {
+        assert!(address.len() == 17 && address.bytes().all(|byte| byte == b':' || byte.is_ascii_hexdigit()));
+    }
+    for name in ["syslog_host", "docker_registry"] {
+        assert!(cmdline::value(&line, name).is_none_or(|value| !value.is_empty() && line.contains(value)));
+    }
+    for image in ["alpine", "r.example.org:5000/image"] {
+        let image = Reference::parse(image).unwrap();
+        if Login::of_machine(&line, &image).is_some() {
+            let registry = cmdline::value(&line, "docker_registry").unwrap().to_lowercase();
+            assert!(registry.contains("docker.io") || registry.contains("r.example.org:5000"), "{registry}");
+        }
     }
 }
 

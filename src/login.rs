@@ -20,6 +20,8 @@ const PREFIX: &str = "WAITDAEMON_REGISTRY_";
 /// Docker Hub, as image references and Docker's configuration name it (distribution, `reference/normalize.go`;
 /// docker/cli, `IndexServer`).
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// Its name in the folder (docker/cli, `cli/config`).
+const FILE: &str = "config.json";
 const DOCKER_HUB_LOGIN: &str = "https://index.docker.io/v1/";
 
 /// A username and its password. It cannot be printed.
@@ -74,7 +76,7 @@ impl Login {
         let config = Config { folder };
         let auth = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
         let text = json!({"auths": {(server(image.registry())): {"auth": auth}}}).to_string();
-        let file = config.folder.join("config.json");
+        let file = config.folder.join(FILE);
         OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?.write_all(text.as_bytes())?;
         Ok(config)
     }
@@ -104,7 +106,8 @@ impl Config {
 
 impl Drop for Config {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
+        let file = self.folder.join(FILE);
+        if let Err(error) = fs::remove_file(file).and_then(|()| fs::remove_dir(&self.folder)) {
             tracing::warn!(error = %error, "cannot remove the registry's login in {}", self.folder.display());
         }
     }

@@ -6,6 +6,7 @@
 //! Tinkerbell v0.25.0, `toggleAllowNetboot`).
 
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -201,7 +202,12 @@ async fn given(url: &Uri, signal: &Signal) {
 }
 
 /// The HTTP status at a URL. One of 500 and above is no answer, unless it is the one that is `wanted`.
-async fn ask(url: &Uri, wanted: u16) -> Result<u16, NoAnswer> {
+fn ask(url: &Uri, wanted: u16) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
+    // Boxed: its code is there once, and not in each who asks.
+    Box::pin(asked(url.clone(), wanted))
+}
+
+async fn asked(url: Uri, wanted: u16) -> Result<u16, NoAnswer> {
     let host = url.host().unwrap_or_default();
     let address = format!("{host}:{}", url.port_u16().unwrap_or(80));
     let path = url.path_and_query().map_or("/", |path| path.as_str());
