@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::cmdline;
 use crate::error::{Because, Failure};
+use crate::names::HandoffId;
 use crate::reference::Reference;
 use crate::settings::Settings;
 
@@ -71,7 +72,7 @@ impl Login {
     /// Where it cannot be written.
     pub fn docker_config(&self, image: &Reference) -> io::Result<Config> {
         // Memory on every OSIE.
-        let folder = PathBuf::from(format!("/run/waitdaemon-{}", std::process::id()));
+        let folder = PathBuf::from(format!("/run/waitdaemon-{}", HandoffId::random()?.as_str()));
         DirBuilder::new().mode(0o700).create(&folder)?;
         let config = Config { folder };
         let auth = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -490,6 +491,9 @@ impl Reader {
 
 /// `host:port`, with this port where none is given; `None` where it is no address.
 pub fn host_and_port(text: &str, usual: u16) -> Option<String> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Some(format!("[{text}]:{usual}"));
+    }
     let bare_ipv6 = text.ends_with(']');
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !bare_ipv6 => (host, port.to_owned()),
@@ -616,6 +620,7 @@ mod tests {
             ("tcp://engine", DockerHost::Tcp("engine:2375".into())),
             ("tcp://[fd00::1]", DockerHost::Tcp("[fd00::1]:2375".into())),
             ("tcp://[fd00::1]:99/", DockerHost::Tcp("[fd00::1]:99".into())),
+            ("tcp://fd00::1", DockerHost::Tcp("[fd00::1]:2375".into())),
         ] {
             assert_eq!(read(&[("IMAGE", "a"), ("DOCKER_HOST", text)]).unwrap().docker_host, host);
         }
