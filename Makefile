@@ -17,7 +17,7 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench check-release
+.PHONY: help demo test e2e soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench fleet check-release
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -86,6 +86,10 @@ $(CACHE)/nerdctl/nerdctl-arm64: lab/nerdctl/go.mod lab/nerdctl/go.sum
 	@echo "building nerdctl 2.2.1 for arm64 (cold about 2 minutes) ..."
 	@cd lab/nerdctl && GOARCH=arm64 $(NERDCTL) -o ../../$@ github.com/containerd/nerdctl/v2/cmd/nerdctl 2> >(grep -v '^go: downloading' >&2)
 
+$(CACHE)/tink-server/tinkerbell: lab/tink-server/go.mod lab/tink-server/go.sum lab/tink-server/quamina/quamina.go
+	@echo "building the Tinkerbell server v0.25.0 with its own etcd and API server (cold about 10 minutes, 3 GB) ..."
+	@cd lab/tink-server && $(GO) -buildvcs=false -tags embedded -o ../../$@ github.com/tinkerbell/tinkerbell/cmd/tinkerbell 2> >(grep -v '^go: downloading' >&2)
+
 $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/moby/dockerd
 	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."
 	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
@@ -106,6 +110,12 @@ setup: ## install what building and testing need (apt packages, Rust's musl targ
 docs: ## write docs/fidelity.md and docs/reliability.md from the cases that the tests run
 	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
 
+e2e: ## the README's reboot through the real Tinkerbell server and agent, to the next boot (builds the server: about 10 minutes once)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache $(CACHE)/tink-server/tinkerbell image
+	@cargo build -q -p lab --bins
+	@target/debug/e2e
+
 soak: ## every fault at every step, on real engines (about 20 minutes)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory -s cache image
@@ -121,6 +131,11 @@ bench: ## measure size, memory and time against the floor; writes bench/results.
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory -s cache image
 	@cargo run -q -p lab --bin bench
+
+fleet: ## 1,000 machines that wait for the real Smee at once: its load, and how far apart they start (one minute)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s $(CACHE)/tink-server/tinkerbell
+	@cargo run -q --example fleet
 
 recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
 	@cargo build -q -p lab --bins && scripts/record

@@ -78,13 +78,7 @@ impl Agent {
             }
             Ok(fs::read_to_string(&both.reports)?.contains("LISTENING").then_some(()))
         })?;
-        let engine = match runtime {
-            Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
-            Runtime::Containerd => ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"],
-        };
-        let server = ["-id", "machine-1", "-transport", "grpc", "-grpc-server", &address, "-grpc-tls=false"];
-        let arguments = [&server[..], &["-attribute-detection=false"], &engine].concat();
-        both.agent = Some(machine.start(tink.join("agent"), &arguments, &both.log)?);
+        both.agent = Some(start_agent(machine, runtime, &address, "machine-1", &both.log)?);
         Ok(both)
     }
 
@@ -121,6 +115,20 @@ impl Agent {
         });
         found.with_context(|| self.log())
     }
+}
+
+/// Starts the agent alone, for a server that is there.
+///
+/// # Errors
+/// Where it cannot be started.
+pub fn start_agent(machine: &Nest, runtime: Runtime, server: &str, id: &str, log: &Path) -> Result<Inside> {
+    let engine = match runtime {
+        Runtime::Docker => ["-runtime", "docker", "-docker-socket", "/var/run/docker.sock"],
+        Runtime::Containerd => ["-runtime", "containerd", "-containerd-socket", "/run/containerd/containerd.sock"],
+    };
+    let server = ["-id", id, "-transport", "grpc", "-grpc-server", server, "-grpc-tls=false"];
+    let arguments = [&server[..], &["-attribute-detection=false"], &engine].concat();
+    machine.start(paths::cache().join("tink/agent"), &arguments, log)
 }
 
 impl Drop for Agent {

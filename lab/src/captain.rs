@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::json_logs;
 use crate::machine::may_grant_all;
 use crate::nest::{Nest, output};
 use crate::paths;
@@ -141,25 +142,24 @@ impl Captain {
     /// What all containers have logged, as nerdctl keeps it, read from the host: that works while the
     /// machine goes down, when nothing may be run inside any more.
     pub fn container_logs(&self) -> String {
-        let mut text = String::new();
-        let mut folders = vec![self.nest.folder().join("data/nerdctl")];
-        while let Some(folder) = folders.pop() {
-            for path in fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.to_string_lossy().ends_with("-json.log") {
-                    text.push_str(&fs::read_to_string(path).unwrap_or_default());
-                }
-            }
-        }
-        text
+        json_logs::text(&self.nest.folder().join("data/nerdctl"))
     }
 
     /// The JSON lines that containers have logged, of those that are still there.
     pub fn logged(&self) -> Vec<Value> {
-        let text = self.container_logs();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter_map(|line| serde_json::from_str(line["log"].as_str()?).ok()).collect()
+        json_logs::lines(&self.nest.folder().join("data/nerdctl"))
+    }
+
+    /// Gives the machine this kernel command line.
+    ///
+    /// # Errors
+    /// Where it cannot be bound over the kernel's own.
+    pub fn set_command_line(&self, line: &str) -> Result<()> {
+        let file = self.out().join("cmdline");
+        fs::write(&file, line)?;
+        let mounted = self.command("mount").arg("--bind").arg(&file).arg("/proc/cmdline").status()?;
+        ensure!(mounted.success(), "cannot bind the command line");
+        Ok(())
     }
 
     /// The end of the machine's logs, for failures.

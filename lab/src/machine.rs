@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::api;
+use crate::json_logs;
 use crate::nest::{BOOT_LIMIT, END_LIMIT, Nest};
 pub use crate::nest::{REBOOTED, output};
 use crate::paths;
@@ -222,6 +223,11 @@ impl Machine {
                 }
             })
             .collect())
+    }
+
+    /// The JSON lines that containers have logged, of those that are still there; after the machine's end too.
+    pub fn logged(&self) -> Vec<Value> {
+        json_logs::lines(&self.nest.folder().join("docker/containers"))
     }
 
     /// Ends dockerd with a signal (by its process ID) and waits until it is gone.

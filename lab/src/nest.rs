@@ -71,8 +71,21 @@ impl Nest {
     ///
     /// # Errors
     /// Where it ends before, or is not ready in time.
-    pub fn ready(&mut self, what: &str, mut look: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
-        until(what, BOOT_LIMIT, || {
+    pub fn ready(&mut self, what: &str, look: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+        self.ready_within(what, BOOT_LIMIT, look)
+    }
+
+    /// As [`Nest::ready`], for what takes longer.
+    ///
+    /// # Errors
+    /// As [`Nest::ready`].
+    pub fn ready_within(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut look: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
+        until(what, limit, || {
             self.still_up()?;
             Ok(look(self)?.then_some(()))
         })

@@ -76,15 +76,6 @@ fn actions(captain: &Captain, action: Value) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Gives the machine this kernel command line.
-pub fn command_line(captain: &Captain, line: &str) -> Result<()> {
-    let file = captain.out().join("cmdline");
-    fs::write(&file, line)?;
-    let mounted = captain.command("mount").arg("--bind").arg(&file).arg("/proc/cmdline").status()?;
-    ensure!(mounted.success(), "cannot bind the command line");
-    Ok(())
-}
-
 /// Runs the action to the agent's final report, which must be this one.
 pub fn reported(captain: &Captain, action: Value, state: &str) -> Result<Agent> {
     let agent = Agent::start(captain, Runtime::Containerd, &actions(captain, action)?)?;

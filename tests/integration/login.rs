@@ -9,7 +9,7 @@ use lab::registry::{PASSWORD, Registry, USERNAME};
 use lab::until::until;
 use serde_json::json;
 
-use crate::captain::{captain, command_line, log, reported};
+use crate::captain::{captain, log, reported};
 use crate::world::{Action, LIMIT, USER, WAITER, count, machine, nothing_left, nothing_there};
 
 /// The image in the registry that wants a login.
@@ -119,12 +119,12 @@ fn of_the_command_line() -> Result<()> {
         "command": ["sh", "-c", "env > /out/environment"], "environment": {"IMAGE": IMAGE, "WAIT_SECONDS": "0"},
     });
     // Another registry's login is not given to this one.
-    command_line(&captain, &login("127.0.0.1:5004"))?;
+    captain.set_command_line(&login("127.0.0.1:5004"))?;
     let agent = reported(&captain, action.clone(), "FAILED")?;
     ensure!(agent.log().contains("cannot pull"), "{}", agent.log());
     drop(agent);
     captain.nerdctl(&["rm", "-f", crate::world::ACTION])?;
-    command_line(&captain, &login("127.0.0.1:5003"))?;
+    captain.set_command_line(&login("127.0.0.1:5003"))?;
     let agent = reported(&captain, action, "SUCCESS")?;
     ensure!(!shows(&agent.log()), "the agent's log shows it: {}", agent.log());
     ran_without_a_trace(&captain)

@@ -11,7 +11,7 @@ use lab::paths;
 use lab::until::until;
 use serde_json::{Value, json};
 
-use crate::captain::{captain, command_line, reported};
+use crate::captain::{captain, reported};
 use crate::world::{ACTION, Action, LIMIT, WAITER, host, machine};
 
 /// The user's command: it says something and fails.
@@ -76,7 +76,7 @@ impl Drop for Receiver {
 /// By the kernel's command line, as Tinkerbell gives it: of the handoff, of the waiter, of the user container.
 fn failures_reach_syslog() -> Result<()> {
     let captain = captain()?;
-    command_line(&captain, "quiet syslog_host=127.0.0.1\n")?;
+    captain.set_command_line("quiet syslog_host=127.0.0.1\n")?;
     let receiver = Receiver::start(&captain, "127.0.0.1:514")?;
     let action = |image: &str, more: Value| {
         let mut environment = json!({"IMAGE": image, "WAIT_SECONDS": "0"});

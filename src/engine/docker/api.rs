@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -380,6 +381,11 @@ impl Api {
         Ok(match &self.host {
             DockerHost::Unix(path) => {
                 let socket = match (UnixStream::connect(path).await, &self.later) {
+                    // The kernel refuses a folder just as it refuses a socket where nobody listens (connect(2)); only
+                    // the latter can change.
+                    (Err(error), _) if std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
+                        Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+                    }
                     // Where it has not made a new one yet, the old one's refusal stands.
                     (Err(error), Some(later)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                         UnixStream::connect(later).await.map_err(|_| error)
