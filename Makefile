@@ -17,7 +17,7 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench fleet check-release
+.PHONY: help demo test test-machines e2e soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench fleet check-release
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -95,6 +95,11 @@ $(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/mo
 	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
 	@touch $@
 
+$(CACHE)/qemu/captain.ext4: lab/qemu/disks lab/qemu/osie lab/qemu/initrd-init lab/qemu/second-init $(wildcard lab/qemu/hook/* lab/qemu/captain/* lab/qemu/captain/systemd/system/*) $(CACHE)/captain/rootfs $(CACHE)/moby/dockerd
+	@echo "making the disks of machines that boot for real (half a minute) ..."
+	@lab/qemu/disks $(CACHE)/qemu
+	@touch $@
+
 $(CACHE)/lint/cargo-deny: lab/lint/go.mod lab/lint/go.sum
 	@echo "building cargo-deny 0.20.2 and actionlint 1.7.12 (cold about 3 minutes) ..."
 	@cd lab/lint && $(GO) -o ../../$(CACHE)/lint/ tool 2> >(grep -v '^go: downloading' >&2)
@@ -109,6 +114,12 @@ setup: ## install what building and testing need (apt packages, Rust's musl targ
 
 docs: ## write docs/fidelity.md and docs/reliability.md from the cases that the tests run
 	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
+
+test-machines: ## reboot and kexec on machines that boot for real, in QEMU (about 5 minutes)
+	@scripts/setup machines
+	@$(MAKE) --no-print-directory -s $(CACHE)/tink/agent $(CACHE)/qemu/captain.ext4 dist/waitdaemon.tar
+	@cargo build -q -p lab --bins
+	@cargo test -q --test machines
 
 e2e: ## the README's reboot through the real Tinkerbell server and agent, to the next boot (builds the server: about 10 minutes once)
 	@scripts/setup test

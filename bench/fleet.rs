@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use lab::tinkerbell::{SMEE, Server, Watch};
+use lab::tinkerbell::{SMEE, Server};
 use lab::until::until;
+use lab::watch::Watch;
 use waitdaemon::clock::Moment;
 use waitdaemon::safe_moment::{self, Signal, Waited};
 use waitdaemon::settings::Expired;

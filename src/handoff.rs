@@ -45,7 +45,7 @@ pub async fn run<E: Engine>(
     login: Option<Login>,
     stop: &mut Stop,
 ) -> Result<(), Failure> {
-    if let Some(address) = syslog::server(settings, engine.keeps_logs(), &host::command_line()) {
+    if let Some(address) = syslog::server(&settings.syslog, engine.keeps_logs(), &host::command_line()) {
         syslog::start(&address);
     }
     let handoff = HandoffId::random().because("the kernel gives no random numbers")?;
@@ -149,7 +149,7 @@ pub fn ticket<E: Engine>(
         watch_seconds: settings.watch.max(least_watch).as_secs(),
         finish_reboot,
         log: settings.log,
-        syslog: syslog::server(settings, engine.keeps_logs(), &host::command_line()),
+        syslog: syslog::server(&settings.syslog, engine.keeps_logs(), &host::command_line()),
     }
 }
 

@@ -1,7 +1,6 @@
-//! The login for the registry of IMAGE. It goes to the engine with the pull, and nowhere else: no log, label or
-//! container has it.
+//! The login for the registry of IMAGE. It goes to the engine with the pull: no log, label or environment has it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +20,10 @@ const PREFIX: &str = "WAITDAEMON_REGISTRY_";
 /// Docker Hub, as image references and Docker's configuration name it (distribution, `reference/normalize.go`;
 /// docker/cli, `IndexServer`).
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// Where the folders are: memory on every OSIE.
+const FOLDERS: &str = "/run";
+/// How their names begin.
+const NAME: &str = "waitdaemon-login-";
 /// Its name in the folder (docker/cli, `cli/config`).
 const FILE: &str = "config.json";
 const DOCKER_HUB_LOGIN: &str = "https://index.docker.io/v1/";
@@ -71,15 +74,31 @@ impl Login {
     /// # Errors
     /// Where it cannot be written.
     pub fn docker_config(&self, image: &Reference) -> io::Result<Config> {
-        // Memory on every OSIE.
-        let folder = PathBuf::from(format!("/run/waitdaemon-{}", HandoffId::random()?.as_str()));
+        let folder = Path::new(FOLDERS).join(format!("{NAME}{}", HandoffId::random()?.as_str()));
         DirBuilder::new().mode(0o700).create(&folder)?;
-        let config = Config { folder };
+        let owner = File::open(&folder)?;
+        let config = Config { folder, owner };
+        config.owner.try_lock()?;
         let auth = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
         let text = json!({"auths": {(server(image.registry())): {"auth": auth}}}).to_string();
         let file = config.folder.join(FILE);
         OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?.write_all(text.as_bytes())?;
         Ok(config)
+    }
+}
+
+/// Removes what a handoff that was killed in mid-pull left: a folder that nobody owns any more.
+pub fn clear_leftovers() {
+    let folders = fs::read_dir(FOLDERS).into_iter().flatten().flatten();
+    for path in folders.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(NAME.as_bytes())) {
+        let folder = path.path();
+        // The kernel gives up a lock with its owner (flock(2)).
+        if let Ok(owner) = File::open(&folder)
+            && owner.try_lock().is_ok()
+        {
+            tracing::warn!("removing {}, the registry's login of a handoff that was killed", folder.display());
+            drop(Config { folder, owner });
+        }
     }
 }
 
@@ -96,6 +115,8 @@ fn server(registry: &str) -> &str {
 /// A folder with a configuration for one pull; it is removed with the value.
 pub struct Config {
     folder: PathBuf,
+    /// Locked for as long as this lives.
+    owner: File,
 }
 
 impl Config {
@@ -107,8 +128,9 @@ impl Config {
 
 impl Drop for Config {
     fn drop(&mut self) {
-        let file = self.folder.join(FILE);
-        if let Err(error) = fs::remove_file(file).and_then(|()| fs::remove_dir(&self.folder)) {
+        // One that was killed may not have written it yet.
+        let _ = fs::remove_file(self.folder.join(FILE));
+        if let Err(error) = fs::remove_dir(&self.folder) {
             tracing::warn!(error = %error, "cannot remove the registry's login in {}", self.folder.display());
         }
     }

@@ -1,6 +1,8 @@
 //! Entry: which of the two journeys, and the only place that sets the exit code.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Because, Failure, exit};
 use waitdaemon::login::Login;
-use waitdaemon::settings::{self, Settings};
+use waitdaemon::settings::{self, Problem, Settings, Syslog};
 use waitdaemon::signals::Stop;
 use waitdaemon::ticket::{EngineTicket, Ticket};
 use waitdaemon::{dry_run, engine, handoff, host, logging, names, syslog, waiter};
@@ -33,10 +35,13 @@ fn be_action() -> u8 {
             if settings::asks_for_dry_run(std::env::vars_os()) {
                 return dry_run::invalid(&problems);
             }
-            for problem in problems {
-                tracing::error!(field = problem.field, value = problem.value, fix = problem.fix, "{}", problem.problem);
-            }
-            return exit::INVALID_SETTINGS;
+            return on_one_thread(exit::INVALID_SETTINGS, async {
+                tell_syslog(&settings::syslog(std::env::vars_os()));
+                for Problem { field, value, problem, fix } in problems {
+                    tracing::error!(field, value, fix, "{problem}");
+                }
+                Ok(exit::INVALID_SETTINGS)
+            });
         }
     };
     logging::start(settings.log.into(), "handoff");
@@ -49,8 +54,10 @@ fn be_action() -> u8 {
         Ok(login) => login,
         Err(failure) if settings.dry_run => return dry_run::failed(&failure),
         Err(failure) => {
-            logging::failure(&failure);
-            return exit::INVALID_SETTINGS;
+            return on_one_thread(exit::INVALID_SETTINGS, async {
+                tell_syslog(&settings.syslog);
+                Err(failure)
+            });
         }
     };
     if settings.dry_run {
@@ -62,16 +69,24 @@ fn be_action() -> u8 {
             Ok(Chosen::Docker(docker)) => handoff::run(&docker, &settings, login, &mut stop).await.map(|()| 0),
             Ok(Chosen::Nerdctl(nerdctl)) => handoff::run(&nerdctl, &settings, login, &mut stop).await.map(|()| 0),
             Err(failures) => {
-                let docker = std::fs::exists("/var/run/docker.sock").unwrap_or_default();
-                if let Some(address) = syslog::server(&settings, !docker, &host::command_line()) {
-                    syslog::start(&address);
-                }
+                tell_syslog(&settings.syslog);
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
                 Ok(exit::NO_ENGINE)
             }
         }
     })
+}
+
+/// Before an engine has answered: sends what goes wrong to the OSIE's syslog, but where Docker does, which sends what
+/// containers print.
+fn tell_syslog(wanted: &Syslog) {
+    let socket = Path::new("/var/run/docker.sock");
+    let found = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let docker = found(socket) || host::path_through_init(socket).is_some_and(|path| found(&path));
+    if let Some(address) = syslog::server(wanted, !docker, &host::command_line()) {
+        syslog::start(&address);
+    }
 }
 
 /// The waiter's journey; returns the exit code.
@@ -106,7 +121,13 @@ fn be_waiter() -> u8 {
 }
 
 /// Runs a journey on this thread; a failure is logged and gives the exit code `failed`.
-fn on_one_thread(failed: u8, journey: impl Future<Output = Result<u8, Failure>>) -> u8 {
+fn on_one_thread<'a>(failed: u8, journey: impl Future<Output = Result<u8, Failure>> + 'a) -> u8 {
+    // The code for what follows is there once.
+    let journey: Pin<Box<dyn Future<Output = Result<u8, Failure>> + 'a>> = Box::pin(journey);
+    run_to_the_end(failed, journey)
+}
+
+fn run_to_the_end(failed: u8, journey: Pin<Box<dyn Future<Output = Result<u8, Failure>> + '_>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -101,6 +101,15 @@ pub enum NoAnswer {
     Unwell(u16),
 }
 
+/// Which answers count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Every status: somebody's own signal may be any.
+    Every,
+    /// Not 500 and above: a server that is not well cannot tell.
+    OfTheWell,
+}
+
 /// All of them may pass: servers and networks come back.
 impl Stumble for NoAnswer {
     fn worth(&self) -> Worth {
@@ -123,7 +132,8 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
         Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
     };
     let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
-    let asked = patiently(REACH_LIMIT, "asking for the signal", || ask(&url, status)).await;
+    let counts = if netboot { Counts::OfTheWell } else { Counts::Every };
+    let asked = patiently(REACH_LIMIT, "asking for the signal", || ask(&url, counts)).await;
     let answer = asked.because(format!("cannot wait for {name}: nobody answers at {}", shown(&url)));
     let answer = answer.map_err(|failure| {
         let smee = "WAITDAEMON_SMEE_URL names another place, leaving WAITDAEMON_WAIT_FOR out goes by WAIT_SECONDS";
@@ -132,11 +142,13 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
     })?;
     tracing::info!(url = shown(&url), status = u64::from(answer), "the waiter will wait for {name}");
     if netboot && answer != NETBOOT_IS_ON {
-        tracing::warn!(
-            field = FIELD,
-            fix = "check that the Hardware allows netboot, and for this address; until then WAIT_SECONDS alone counts",
-            "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off"
-        );
+        let what = "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off";
+        let fix = "check that the Hardware allows netboot, and for this address; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
+        if answer != NETBOOT_IS_OFF || wait_for.expired == Expired::Abort {
+            let failure = Failure::new(format!("{what}: HTTP status {answer} at {}", shown(&url)));
+            return Err(failure.field(FIELD).fix(fix));
+        }
+        tracing::warn!(field = FIELD, fix, "{what}; WAIT_SECONDS alone counts");
         return Ok(None);
     }
     Ok(Some(Signal {
@@ -170,8 +182,9 @@ pub async fn come(ended: Moment, least: Duration, signal: Option<&Signal>) -> Re
 /// Asks until the signal is given. Says what changes.
 async fn given(url: &Uri, signal: &Signal) {
     let (mut asked, mut in_a_row, mut last) = (0, 0, String::new());
+    let counts = if signal.times > 1 { Counts::OfTheWell } else { Counts::Every };
     loop {
-        let answer = ask(url, signal.status).await;
+        let answer = ask(url, counts).await;
         if let Ok(status) = answer
             && status == signal.status
         {
@@ -201,16 +214,17 @@ async fn given(url: &Uri, signal: &Signal) {
     }
 }
 
-/// The HTTP status at a URL. One of 500 and above is no answer, unless it is the one that is `wanted`.
-fn ask(url: &Uri, wanted: u16) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
+/// The HTTP status at a URL.
+fn ask(url: &Uri, counts: Counts) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
     // Boxed: its code is there once, and not in each who asks.
-    Box::pin(asked(url.clone(), wanted))
+    Box::pin(asked(url.clone(), counts))
 }
 
-async fn asked(url: Uri, wanted: u16) -> Result<u16, NoAnswer> {
+async fn asked(url: Uri, counts: Counts) -> Result<u16, NoAnswer> {
     let host = url.host().unwrap_or_default();
     let address = format!("{host}:{}", url.port_u16().unwrap_or(80));
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    // As it is shown, for a query without a path has its slash there alone.
+    let path = url.path_and_query().map_or_else(|| "/".into(), ToString::to_string);
     let asked = async {
         let socket = TcpStream::connect(&address).await;
         let socket = socket.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
@@ -221,7 +235,7 @@ async fn asked(url: Uri, wanted: u16) -> Result<u16, NoAnswer> {
         Ok(http::exchange(Box::pin(socket), request).await?.status().as_u16())
     };
     match timeout(QUESTION_LIMIT, asked).await.unwrap_or(Err(NoAnswer::Late))? {
-        status if status >= 500 && status != wanted => Err(NoAnswer::Unwell(status)),
+        status if status >= 500 && counts == Counts::OfTheWell => Err(NoAnswer::Unwell(status)),
         status => Ok(status),
     }
 }

@@ -164,6 +164,13 @@ const LONGEST_SECONDS: u64 = 86_400;
 const DOCKER_PORT: u16 = 2375;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
+/// What has no use without WAITDAEMON_WAIT_FOR, each with its field.
+const OF_A_SIGNAL: [(&str, &str); 4] = [
+    ("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL"),
+    ("WAITDAEMON_WAIT_EXPIRED", "environment.WAITDAEMON_WAIT_EXPIRED"),
+    ("WAITDAEMON_WAIT_FOR_STATUS", "environment.WAITDAEMON_WAIT_FOR_STATUS"),
+    ("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS"),
+];
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
 const PREFIXED: [&str; 13] = [
     "WAITDAEMON_DRY_RUN",
@@ -231,6 +238,11 @@ pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)
     reader.truth("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
 }
 
+/// Where WARN and ERROR lines go, whatever else is wrong.
+pub fn syslog(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Syslog {
+    Reader { variables: variables.into_iter().collect(), problems: Vec::new() }.syslog()
+}
+
 /// The names among `variables` that begin with our prefix and are none of ours.
 pub fn unknown<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
     let names = variables.into_iter().filter_map(|name| name.to_str());
@@ -280,7 +292,7 @@ impl Reader {
         }
     }
 
-    /// The signal, and what belongs to it; without a signal, which of those is set.
+    /// The signal, and what belongs to it.
     fn wait_for(&mut self, least: Duration) -> Option<WaitFor> {
         let field = "environment.WAITDAEMON_WAIT_FOR";
         let fix = "use netboot-off or http://host:port/path, or leave it out";
@@ -290,7 +302,16 @@ impl Reader {
         let most = self.seconds("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS", 1, 300);
         let expired = self.expired();
         let what = match wanted.as_deref() {
-            None => return None,
+            None => {
+                for (name, field) in OF_A_SIGNAL {
+                    let wrong = self.problems.iter().any(|problem| problem.field == field);
+                    if let Some(text) = self.text(name, field, fix).filter(|_| !wrong) {
+                        let problem = format!("{name} is set, and WAITDAEMON_WAIT_FOR is not");
+                        self.wrong(field, &text, problem, "set WAITDAEMON_WAIT_FOR, or leave this out");
+                    }
+                }
+                return None;
+            }
             Some("netboot-off") => Awaited::NetbootOff { smee },
             Some(text) => match self.as_url("WAITDAEMON_WAIT_FOR", field, text, fix) {
                 Some(url) => Awaited::Status { url, status },
@@ -388,7 +409,9 @@ impl Reader {
         let found = url.filter(valid);
         if found.is_none() {
             let what = if https { "is https, which is not supported" } else { "is no http URL" };
-            self.wrong(field, text, format!("{name} {what}"), fix);
+            // A query or a password may be a secret.
+            let shown = if text.contains('@') { "" } else { text.split('?').next().unwrap_or_default() };
+            self.wrong(field, shown, format!("{name} {what}"), fix);
         }
         found
     }
@@ -641,6 +664,14 @@ mod tests {
             (other.what, other.expired),
             (Awaited::Status { url: url.parse().unwrap(), status: 200 }, Expired::Abort)
         );
+        for (name, value) in [("WAITDAEMON_WAIT_EXPIRED", "abort"), ("WAITDAEMON_SMEE_URL", "http://h")] {
+            let problem = one_problem(name, value);
+            assert!(problem.problem.contains("WAITDAEMON_WAIT_FOR is not"), "{problem:?}");
+        }
+        for secret in ["https://h/ready?token=s3cret", "http://u:s3cret@h/"] {
+            let problem = one_problem("WAITDAEMON_WAIT_FOR", secret);
+            assert!(!format!("{problem:?}").contains("s3cret"), "{problem:?}");
+        }
         let short = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off"), ("WAITDAEMON_WAIT_MAX_SECONDS", "5")]).unwrap_err();
         assert_eq!(short[0].field, "environment.WAITDAEMON_WAIT_MAX_SECONDS");
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::Level;
 
 use crate::cmdline;
-use crate::settings::{Settings, Syslog, host_and_port};
+use crate::settings::{Syslog, host_and_port};
 
 /// Syslog's port (RFC 5426).
 pub const PORT: u16 = 514;
@@ -39,8 +39,8 @@ enum Server {
 
 /// The server to send to, `host:port`: the one that is asked for, else the OSIE's own where logs stay on the machine
 /// (`keeps_logs`). Pure.
-pub fn server(settings: &Settings, keeps_logs: bool, line: &str) -> Option<String> {
-    match &settings.syslog {
+pub fn server(wanted: &Syslog, keeps_logs: bool, line: &str) -> Option<String> {
+    match wanted {
         Syslog::Off => None,
         Syslog::To(address) => Some(address.clone()),
         Syslog::Usual if keeps_logs => cmdline::value(line, "syslog_host").and_then(|host| host_and_port(host, PORT)),

@@ -45,7 +45,9 @@ pub async fn run<E: Engine>(engine: &E, ticket: &Ticket, stop: &mut Stop) -> Res
     let result = see_through(engine, ticket, stop, armed).await;
     if result.is_err() {
         // Our container is kept for what it says; the engine would start it again.
-        engine.retire(&waiter).await?;
+        if let Err(not_retired) = engine.retire(&waiter).await {
+            logging::failure(&not_retired);
+        }
     }
     result
 }

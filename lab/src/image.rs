@@ -19,6 +19,8 @@ pub enum Entry {
     File(&'static str, u32, PathBuf),
     /// A file with this mode and content.
     Text(&'static str, u32, String),
+    /// All files of a folder here, with this mode, in a folder of this name.
+    Files(&'static str, u32, PathBuf),
     /// A symbolic link and its target.
     Link(String, &'static str),
 }
@@ -126,6 +128,15 @@ pub(crate) fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
             Entry::File(name, mode, from) => {
                 let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
                 add(&mut archive, name, *mode, &content)?;
+            }
+            Entry::Files(name, mode, from) => {
+                let files = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+                let mut files = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+                files.sort();
+                for file in files {
+                    let own = file.file_name().unwrap_or_default().to_string_lossy();
+                    add(&mut archive, &format!("{name}/{own}"), *mode, &fs::read(&file)?)?;
+                }
             }
             Entry::Text(name, mode, content) => add(&mut archive, name, *mode, content.as_bytes())?,
             Entry::Link(name, target) => {

@@ -13,3 +13,5 @@ pub mod release;
 pub mod smee;
 pub mod tinkerbell;
 pub mod until;
+pub mod vm;
+pub mod watch;

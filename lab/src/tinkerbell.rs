@@ -4,11 +4,9 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 use crate::nest::Nest;
 use crate::paths;
 use crate::until::until;
+use crate::watch::Watch;
 
 /// The server's address for the machines.
 pub const ADDRESS: &str = "10.99.0.1";
@@ -204,54 +203,13 @@ fn ip(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The lines that a process prints, each with the time when it came, in seconds since 1970. The process ends with the value.
-pub struct Watch {
-    child: Child,
-    lines: Arc<Mutex<Vec<(f64, String)>>>,
-}
-
-impl Watch {
-    /// Follows what `command` prints.
-    ///
-    /// # Errors
-    /// Where it cannot be started.
-    pub fn of(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let out = child.stdout.take().context("no output")?;
-        let lines = Arc::default();
-        let watch = Self { child, lines: Arc::clone(&lines) };
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push((now(), line));
-            }
-        });
-        Ok(watch)
-    }
-
-    /// What came so far.
-    pub fn lines(&self) -> Vec<(f64, String)> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What came so far of a watch of the API: each state of the object of this name.
-    pub fn objects(&self, name: &str) -> Vec<(f64, Value)> {
-        let states = self.lines().into_iter().filter_map(|(time, line)| {
-            let event: Value = serde_json::from_str(&line).ok()?;
-            Some((time, event["object"].clone()))
-        });
-        states.filter(|(_, object)| object["metadata"]["name"] == name).collect()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+/// What came so far of a watch of the API: each state of the object of this name, and when it came.
+pub fn states(watch: &Watch, name: &str) -> Vec<(f64, Value)> {
+    let states = watch.lines().into_iter().filter_map(|(time, line)| {
+        let event: Value = serde_json::from_str(&line).ok()?;
+        Some((time, event["object"].clone()))
+    });
+    states.filter(|(_, object)| object["metadata"]["name"] == name).collect()
 }
 
 /// Where the stand-in for a slow line to the server is (`make e2e`).

@@ -24,6 +24,7 @@ pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
     vec![
         ("captain::login_of_the_command_line", of_the_command_line),
         ("captain::login_of_the_environment", of_the_environment),
+        ("captain::hosts_file_of_the_machine", hosts_file_of_the_machine),
     ]
 }
 
@@ -143,7 +144,24 @@ fn of_the_environment() -> Result<()> {
             "WAITDAEMON_REGISTRY_PASSWORD_FILE": "/secret/password",
         },
     });
+    // One that was killed in mid-pull left this.
+    captain.command("mkdir").arg("/run/waitdaemon-login-left").status()?;
+    captain.command("touch").arg("/run/waitdaemon-login-left/config.json").status()?;
     let agent = reported(&captain, action, "SUCCESS")?;
     ensure!(!shows(&agent.log().replace("WAITDAEMON_REGISTRY_USER", "")), "the agent's log shows it: {}", agent.log());
+    ran_without_a_trace(&captain)
+}
+
+/// Where a registry really is says the machine's own hosts.toml (containerd, docs/hosts.md).
+fn hosts_file_of_the_machine() -> Result<()> {
+    let (captain, _registry) = locked_captain()?;
+    let write = "mkdir -p /etc/containerd/certs.d/fleet.example && \
+                 echo '[host.\"http://127.0.0.1:5000\"]' > /etc/containerd/certs.d/fleet.example/hosts.toml";
+    ensure!(captain.command("sh").args(["-c", write]).status()?.success(), "cannot write hosts.toml");
+    let action = json!({
+        "command": ["sh", "-c", "env > /out/environment"],
+        "environment": {"IMAGE": "fleet.example/ok:1", "WAIT_SECONDS": "0"},
+    });
+    drop(reported(&captain, action, "SUCCESS")?);
     ran_without_a_trace(&captain)
 }

@@ -52,6 +52,11 @@ impl Receiver {
 
     /// Waits for a message with these words, whose header must be this but for time and host.
     fn expect(&self, words: &str, priority: &str) -> Result<Value> {
+        self.expect_of(ACTION, words, priority)
+    }
+
+    /// The same, of another name: `waitdaemon` where the action's is not known yet.
+    fn expect_of(&self, own: &str, words: &str, priority: &str) -> Result<Value> {
         let (header, line) = until(&format!("{words:?} at the syslog server"), LIMIT, || {
             let has = |line: &Value| line.to_string().contains(words);
             Ok(self.messages()?.into_iter().find(|(_, line)| has(line)))
@@ -60,7 +65,7 @@ impl Receiver {
         let [found, time, host, name] = header.split(' ').collect::<Vec<_>>()[..] else {
             anyhow::bail!("not RFC 5424: {header}")
         };
-        ensure!(found == priority && name == ACTION && !host.is_empty(), "{header}");
+        ensure!(found == priority && name == own && !host.is_empty(), "{header}");
         humantime::parse_rfc3339(time)?;
         Ok(line)
     }
@@ -77,7 +82,7 @@ impl Drop for Receiver {
 fn failures_reach_syslog() -> Result<()> {
     let captain = captain()?;
     captain.set_command_line("quiet syslog_host=127.0.0.1\n")?;
-    let receiver = Receiver::start(&captain, "127.0.0.1:514")?;
+    let receiver = Receiver::start(&captain, "0.0.0.0:514")?;
     let action = |image: &str, more: Value| {
         let mut environment = json!({"IMAGE": image, "WAIT_SECONDS": "0"});
         if let (Some(all), Some(more)) = (environment.as_object_mut(), more.as_object()) {
@@ -86,6 +91,12 @@ fn failures_reach_syslog() -> Result<()> {
         json!({"command": FAILS, "environment": environment})
     };
     let again = || captain.nerdctl(&["rm", "-f", ACTION]).map(drop);
+    // Before an engine is known, too: from the action's own network, to the bridge's address.
+    let wrong = json!({"WAIT_SECONDS": "10s", "WAITDAEMON_SYSLOG": "172.17.0.1"});
+    drop(reported(&captain, action("alpine", wrong), "FAILED")?);
+    let line = receiver.expect_of("waitdaemon", "WAIT_SECONDS is not a whole number", "<27>1")?;
+    ensure!(line["field"] == "environment.WAIT_SECONDS", "{line}");
+    again()?;
     drop(reported(&captain, action("127.0.0.1:9/none:1", json!({"WAITDAEMON_PULL_TIMEOUT_SECONDS": "1"})), "FAILED")?);
     let line = receiver.expect("cannot pull the image", "<27>1")?;
     ensure!(line["phase"] == "handoff" && line["level"] == "ERROR", "{line}");

@@ -14,8 +14,9 @@ use lab::image;
 use lab::machine::{Engine, Machine};
 use lab::nest::{Inside, Nest, REBOOTED};
 use lab::paths;
-use lab::tinkerbell::{ADDRESS, AGENTS_PORT, SMEE, Server, Watch, late_report};
+use lab::tinkerbell::{ADDRESS, AGENTS_PORT, SMEE, Server, late_report, states};
 use lab::until::until;
+use lab::watch::{Watch, now};
 use serde_json::{Value, json};
 
 /// Longer than each step takes, the longest wait included.
@@ -145,11 +146,11 @@ fn perform(server: &Server, run: &Run, mac: &str) -> Result<()> {
 
     let (ended, started) = machine.moments()?;
     let state = |wanted: &str| {
-        let states = workflows.objects(run.name);
+        let states = states(&workflows, run.name);
         states.into_iter().find(|(_, object)| object["status"]["state"] == wanted).map(|(time, _)| time)
     };
     let off = |object: &Value| object["spec"]["interfaces"][0]["netboot"]["allowPXE"] == false;
-    let not_allowed = hardware.objects(run.name).into_iter().find(|(_, object)| off(object)).map(|(time, _)| time);
+    let not_allowed = states(&hardware, run.name).into_iter().find(|(_, object)| off(object)).map(|(time, _)| time);
     let not_found = smee.lines().into_iter().skip_while(|(_, status)| status != "200");
     let not_found = not_found.into_iter().find(|(_, status)| status == "404").map(|(time, _)| time);
 
@@ -315,8 +316,4 @@ impl Booted {
 fn seconds(time: &Value) -> Result<f64> {
     let Some(text) = time.as_str() else { bail!("no time: {time}") };
     Ok(humantime::parse_rfc3339(text)?.duration_since(UNIX_EPOCH)?.as_secs_f64())
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

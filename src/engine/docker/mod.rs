@@ -24,7 +24,7 @@ use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
-use crate::login::Login;
+use crate::login::{Login, is_of_login};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::retry::{Stumble, Tries, Worth, patiently};
@@ -408,8 +408,11 @@ impl Engine for Docker {
         let host = config["HostConfig"].take();
         // An inspect document has the networks elsewhere, with what the engine generated.
         config["NetworkingConfig"].take();
-        let mut differences = Vec::new();
-        json::differences("Config", &action.container["Config"], &config, &mut differences);
+        let (mut differences, mut given) = (Vec::new(), action.container["Config"].clone());
+        if let Some(environment) = given["Env"].as_array_mut() {
+            environment.retain(|variable| !variable.as_str().is_some_and(is_of_login));
+        }
+        json::differences("Config", &given, &config, &mut differences);
         json::differences("HostConfig", &action.container["HostConfig"], &host, &mut differences);
         let problems = self.waiter_container(action, ticket).err().into_iter().collect();
         Planned { words: list(&config["Cmd"]).to_vec(), differences, problems }
@@ -618,7 +621,9 @@ impl Engine for Docker {
 
     async fn retire(&self, waiter: &str) -> Result<(), Failure> {
         let body = json!({"RestartPolicy": {"Name": "no"}});
-        let retired = self.api.post(&format!("/containers/{}/update", part(waiter)), Some(&body)).await;
+        let path = format!("/containers/{}/update", part(waiter));
+        // Twice is as good as once.
+        let retired = patiently(WAITER_PATIENCE, "retiring the waiter", || self.api.post(&path, Some(&body))).await;
         retired.map(drop).because("cannot keep the engine from starting the waiter again")
     }
 

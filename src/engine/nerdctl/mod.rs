@@ -28,7 +28,7 @@ use crate::clock::Moment;
 use crate::error::{Because, Failure};
 use crate::host;
 use crate::logging::{self, ARMED};
-use crate::login::{Config, Login};
+use crate::login::{self, Config, Login};
 use crate::names::{HandoffId, LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::retry::{Stumble, Tries, Worth, patiently};
@@ -112,6 +112,7 @@ impl Nerdctl {
     /// Why nerdctl cannot be used, with what mends it.
     pub async fn reach(host: bool, namespace: &str) -> Result<Self, Failure> {
         let Self { cli, .. } = Self::known(host, namespace)?;
+        login::clear_leftovers();
         let cli = cli.with_patience(REACH_LIMIT);
         let nerdctl = Self { cli, host, namespace: namespace.to_owned(), none_of_ours: false, traced: Vec::new() };
         // Each costs a process, and there are two processors at least.

@@ -1,0 +1,161 @@
+//! Machines that boot for real: QEMU without hardware virtualisation, with a kernel of their own and a serial line.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+use crate::until::until;
+use crate::watch::Watch;
+
+/// Which OSIE a machine boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Osie {
+    /// BusyBox init as PID 1, dockerd with the syslog log driver, cgroup v2.
+    Hook,
+    /// systemd as PID 1, containerd and nerdctl, cgroup v2.
+    Captain,
+}
+
+impl Osie {
+    /// A short name; the file of its disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hook => "hook",
+            Self::Captain => "captain",
+        }
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The kernel restarted it.
+    Restarted,
+    /// The kernel panicked. It stays up, for QEMU is not told to restart.
+    Panicked,
+}
+
+/// What the kernel says before it restarts the machine (Linux, kernel/reboot.c).
+const RESTARTS: &str = "reboot: Restarting system";
+const PANICS: &str = "Kernel panic - not syncing";
+
+/// A machine that runs; it ends with the value.
+pub struct Vm {
+    serial: Watch,
+}
+
+impl Vm {
+    /// Boots an OSIE with a second disk, /dev/vdb, and this at the end of the kernel's command line. An installed system is on
+    /// /dev/sda1.
+    ///
+    /// # Errors
+    /// Where QEMU cannot be started.
+    pub fn boot(osie: Osie, payload: &Path, command_line: &str) -> Result<Self> {
+        let folder = paths::cache().join("qemu");
+        // Without `panic=`: a machine that restarts after a panic ends as one that reboots.
+        let line = format!(
+            "console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t net.ifnames=0 systemd.show_status=1 \
+             systemd.log_target=kmsg systemd.journald.forward_to_console=0 {command_line}"
+        );
+        let disk = |path: &Path| format!("format=raw,snapshot=on,cache=unsafe,if=none,file={}", path.display());
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        qemu.args(["-m", "1024", "-smp", "1", "-M", "q35", "-cpu", "max", "-accel", "tcg", "-nodefaults"]);
+        qemu.args(["-no-user-config", "-append", &line]);
+        qemu.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd"));
+        let system = disk(&folder.join(format!("{}.ext4", osie.name())));
+        qemu.args(["-drive", &format!("{system},id=osie"), "-device", "virtio-blk-pci,drive=osie"]);
+        qemu.args(["-drive", &format!("{},id=payload", disk(payload)), "-device", "virtio-blk-pci,drive=payload"]);
+        let installed = disk(&folder.join("installed.img"));
+        qemu.args(["-device", "virtio-scsi-pci", "-drive", &format!("{installed},id=installed")]);
+        qemu.args(["-device", "scsi-hd,drive=installed"]);
+        qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
+        qemu.stdin(std::process::Stdio::null());
+        Ok(Self { serial: Watch::of(&mut qemu).context("cannot run qemu-system-x86_64")? })
+    }
+
+    /// The lines of the serial line so far, each with the time when it came, in seconds since 1970.
+    pub fn lines(&self) -> Vec<(f64, String)> {
+        let lines = self.serial.lines().into_iter();
+        lines.map(|(time, line)| (time, plain(&line))).collect()
+    }
+
+    /// True where QEMU has ended.
+    ///
+    /// # Errors
+    /// Where it cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.serial.ended()?.is_some())
+    }
+
+    /// Waits for a line with these words; returns its number.
+    ///
+    /// # Errors
+    /// Where the machine ends before, or it does not come; shows the end of the serial line.
+    pub fn said(&mut self, words: &str, limit: Duration) -> Result<usize> {
+        let found = until(&format!("{words:?} on the serial line"), limit, || {
+            let ended = self.serial.ended()?;
+            let found = self.lines().iter().position(|(_, line)| line.contains(words));
+            if found.is_none() && ended.is_some() {
+                bail!("the machine ended before {words:?}");
+            }
+            Ok(found)
+        });
+        found.with_context(|| self.tail())
+    }
+
+    /// Waits for the machine's end, by what the kernel says last.
+    ///
+    /// # Errors
+    /// Where QEMU ends without a word of the kernel, or the machine does not end; shows the end of the serial line.
+    pub fn end(&mut self, limit: Duration) -> Result<End> {
+        let end = until("the machine's end", limit, || {
+            let ended = self.serial.ended()?;
+            let lines = self.lines();
+            if lines.iter().any(|(_, line)| line.contains(PANICS)) {
+                return Ok(Some(End::Panicked));
+            }
+            let restarts = lines.iter().any(|(_, line)| line.contains(RESTARTS));
+            match ended {
+                Some(_) if restarts => Ok(Some(End::Restarted)),
+                Some(status) => bail!("QEMU ended with {status}, and the kernel did not say {RESTARTS:?}"),
+                None => Ok(None),
+            }
+        });
+        end.with_context(|| self.tail())
+    }
+
+    /// The end of the serial line.
+    pub fn tail(&self) -> String {
+        let lines = self.lines();
+        let shown = lines[lines.len().saturating_sub(40)..].iter();
+        let shown: Vec<&str> = shown.map(|(_, line)| &line[..line.floor_char_boundary(400)]).collect();
+        format!("the serial line's end:\n{}\n", shown.join("\n"))
+    }
+}
+
+/// A line without carriage returns and colours (ECMA-48, CSI up to its letter).
+fn plain(line: &str) -> String {
+    let mut pieces = line.trim_end_matches('\r').split("\u{1b}[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|letter: char| letter.is_ascii_alphabetic()).map_or(piece.len(), |end| end + 1);
+        plain.push_str(&piece[end..]);
+    }
+    plain
+}
+
+/// A free port of TCP and UDP on loopback; QEMU's user network reaches it at 10.0.2.2.
+///
+/// # Errors
+/// Where there is none.
+pub fn free_port() -> Result<u16> {
+    until("a free port", Duration::from_secs(5), || {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        Ok(UdpSocket::bind(("127.0.0.1", port)).is_ok().then_some(port))
+    })
+}

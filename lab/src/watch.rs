@@ -1,0 +1,58 @@
+//! Following what a process prints.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+
+/// The lines that a process prints, each with the time when it came, in seconds since 1970. The process ends with the value.
+pub struct Watch {
+    child: Child,
+    lines: Arc<Mutex<Vec<(f64, String)>>>,
+}
+
+impl Watch {
+    /// Follows what `command` prints.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().context("no output")?;
+        let lines = Arc::default();
+        let watch = Self { child, lines: Arc::clone(&lines) };
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push((now(), line));
+            }
+        });
+        Ok(watch)
+    }
+
+    /// What came so far.
+    pub fn lines(&self) -> Vec<(f64, String)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The process's exit status, once it has ended.
+    ///
+    /// # Errors
+    /// Where it cannot be asked.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
