@@ -119,7 +119,7 @@ test-machines: ## reboot and kexec on machines that boot for real, in QEMU (abou
 	@scripts/setup machines
 	@$(MAKE) --no-print-directory -s $(CACHE)/tink/agent $(CACHE)/qemu/captain.ext4 dist/waitdaemon.tar
 	@cargo build -q -p lab --bins
-	@cargo test -q --test machines
+	@cargo test -q --test machines -- $(ONE)
 
 e2e: ## the README's reboot through the real Tinkerbell server and agent, to the next boot (builds the server: about 10 minutes once)
 	@scripts/setup test

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -210,9 +209,4 @@ pub fn states(watch: &Watch, name: &str) -> Vec<(f64, Value)> {
         Some((time, event["object"].clone()))
     });
     states.filter(|(_, object)| object["metadata"]["name"] == name).collect()
-}
-
-/// Where the stand-in for a slow line to the server is (`make e2e`).
-pub fn late_report() -> PathBuf {
-    paths::root().join("target/debug/late-report")
 }

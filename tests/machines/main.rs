@@ -195,7 +195,7 @@ impl Run {
         let delays = lines.iter().filter_map(|line| Some(kernel_time(line)? - engine_time(&event(line)?)?));
         let difference = delays.fold(f64::INFINITY, f64::min);
         let waited = kernel_time(&lines[user]).context("no time")? - (ended + difference);
-        ensure!((WAIT_SECONDS..WAIT_SECONDS + 15.0).contains(&waited), "the user container came after {waited:.3} s");
+        ensure!(waited >= WAIT_SECONDS, "the user container came after {waited:.3} s");
         let restarts = self.line("reboot: Restarting system")?;
         println!("  {}: {waited:.3} s from the action's end to the user container", self.name);
         ensure!(action < user && user < restarts, "lines {action}, {user}, {restarts}: {}", self.vm.tail());

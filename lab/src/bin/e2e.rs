@@ -14,7 +14,7 @@ use lab::image;
 use lab::machine::{Engine, Machine};
 use lab::nest::{Inside, Nest, REBOOTED};
 use lab::paths;
-use lab::tinkerbell::{ADDRESS, AGENTS_PORT, SMEE, Server, late_report, states};
+use lab::tinkerbell::{ADDRESS, AGENTS_PORT, SMEE, Server, states};
 use lab::until::until;
 use lab::watch::{Watch, now};
 use serde_json::{Value, json};
@@ -126,15 +126,15 @@ fn perform(server: &Server, run: &Run, mac: &str) -> Result<()> {
         }
         System::CaptainOs => actions,
     };
-    let mut report = server.network_command(late_report());
+    let program = |name: &str| paths::root().join("target/debug").join(name);
+    let mut report = server.network_command(program("late-report"));
     report.args([format!("0.0.0.0:{SLOW_PORT}"), format!("127.0.0.1:{AGENTS_PORT}"), format!("default/{}", run.name)]);
     // The first report is RUNNING, the second SUCCESS.
     let line = Watch::of(report.args(["2", &run.late_seconds.to_string()]))?;
     let said = |word: &str| line.lines().iter().filter(|(_, line)| line == word).count();
     until("the line to the server", LIMIT, || Ok((said("LISTENING") > 0).then_some(())))?;
     let (workflows, hardware) = (server.watch("workflows")?, server.watch("hardware")?);
-    let smee = paths::root().join("target/debug/netboot-watch");
-    let smee = Watch::of(server.network_command(smee).args([&format!("{ADDRESS}:7080"), &script]))?;
+    let smee = Watch::of(server.network_command(program("netboot-watch")).args([&format!("{ADDRESS}:7080"), &script]))?;
 
     let mut machine = Booted::boot(run.system, server, mac)?;
     let agent = machine.agent(mac)?;
