@@ -165,7 +165,6 @@ impl Run {
         let mut run = Self::to_success(name, osie, action)?;
         let end = run.vm.end(END_LIMIT)?;
         ensure!(end == End::Restarted, "the machine panicked: {}", run.vm.tail());
-
         Ok(run)
     }
 

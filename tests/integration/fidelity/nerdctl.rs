@@ -162,9 +162,14 @@ impl Bench {
         new.retain(|name| !of_action.contains(name));
         let mut labels = document["Labels"].clone();
         if let Some(labels) = labels.as_object_mut() {
-            // What became of the container, not what it is.
-            let states =
-                ["containerd.io/restart.explicitly-stopped", "containerd.io/restart.status", "nerdctl/healthstate"];
+            // What became of the container, not what it is; `error` is of a first start that failed, as where the action's
+            // address was not free yet.
+            let states = [
+                "containerd.io/restart.explicitly-stopped",
+                "containerd.io/restart.status",
+                "nerdctl/healthstate",
+                "nerdctl/error",
+            ];
             labels.retain(|key, _| !states.contains(&key.as_str()));
         }
         for (_, value) in labels.as_object_mut().into_iter().flatten() {
