@@ -1,7 +1,7 @@
 //! The action container's journey: from the settings to an armed waiter.
 //!
-//! settings -> engine -> { who am I (proof), image } -> clear earlier attempts -> signal, if any -> pull -> { create user container, create
-//! waiter } -> armed. Whatever fails on the way leaves nothing behind.
+//! settings -> engine -> { who am I (proof), image } -> clear earlier attempts -> signal, if any -> pull ->
+//! { create user container, create waiter } -> armed. Whatever fails on the way leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
