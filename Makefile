@@ -90,13 +90,15 @@ $(CACHE)/tink-server/tinkerbell: lab/tink-server/go.mod lab/tink-server/go.sum l
 	@echo "building the Tinkerbell server v0.25.0 with its own etcd and API server (cold about 10 minutes, 3 GB) ..."
 	@cd lab/tink-server && $(GO) -buildvcs=false -tags embedded -o ../../$@ github.com/tinkerbell/tinkerbell/cmd/tinkerbell 2> >(grep -v '^go: downloading' >&2)
 
-$(CACHE)/captain/rootfs: lab/captain/rootfs $(CACHE)/nerdctl/nerdctl $(CACHE)/moby/dockerd
+$(CACHE)/captain/rootfs: lab/captain/rootfs $(wildcard lab/captain/*.*) $(CACHE)/nerdctl/nerdctl $(CACHE)/moby/dockerd
 	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."
 	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
 	@touch $@
 
 $(CACHE)/qemu/captain.ext4: lab/qemu/disks lab/qemu/osie lab/qemu/initrd-init lab/qemu/second-init $(wildcard lab/qemu/hook/* lab/qemu/captain/* lab/qemu/captain/systemd/system/*) $(CACHE)/captain/rootfs $(CACHE)/moby/dockerd
 	@echo "making the disks of machines that boot for real (half a minute) ..."
+	@# Lists that are old name packages that are gone.
+	@[ "$$(id -u)" != 0 ] || apt-get update -qq || echo "apt's lists stay as they are" >&2
 	@lab/qemu/disks $(CACHE)/qemu
 	@touch $@
 

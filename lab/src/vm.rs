@@ -1,7 +1,8 @@
 //! Machines that boot for real: QEMU without hardware virtualisation, with a kernel of their own and a serial line.
 
+use std::fs;
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl Osie {
 pub enum End {
     /// The kernel restarted it.
     Restarted,
-    /// The kernel panicked. It stays up, for QEMU is not told to restart.
+    /// The kernel panicked; QEMU ends as with a restart where the kernel's `panic=` says so.
     Panicked,
 }
 
@@ -43,20 +44,20 @@ pub enum End {
 const RESTARTS: &str = "reboot: Restarting system";
 const PANICS: &str = "Kernel panic - not syncing";
 
-/// A machine that runs; it ends with the value.
+/// A machine that runs; it ends with the value, which leaves the serial line in a file.
 pub struct Vm {
     serial: Watch,
+    file: PathBuf,
 }
 
 impl Vm {
     /// Boots an OSIE with a second disk, /dev/vdb, and this at the end of the kernel's command line. An installed system is on
-    /// /dev/sda1.
+    /// /dev/sda1. The serial line is left in `file`.
     ///
     /// # Errors
     /// Where QEMU cannot be started.
-    pub fn boot(osie: Osie, payload: &Path, command_line: &str) -> Result<Self> {
+    pub fn boot(osie: Osie, payload: &Path, command_line: &str, file: &Path) -> Result<Self> {
         let folder = paths::cache().join("qemu");
-        // Without `panic=`: a machine that restarts after a panic ends as one that reboots.
         let line = format!(
             "console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t net.ifnames=0 systemd.show_status=1 \
              systemd.log_target=kmsg systemd.journald.forward_to_console=0 {command_line}"
@@ -75,7 +76,8 @@ impl Vm {
         qemu.args(["-device", "scsi-hd,drive=installed"]);
         qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
         qemu.stdin(std::process::Stdio::null());
-        Ok(Self { serial: Watch::of(&mut qemu).context("cannot run qemu-system-x86_64")? })
+        let serial = Watch::of(&mut qemu).context("cannot run qemu-system-x86_64")?;
+        Ok(Self { serial, file: file.to_owned() })
     }
 
     /// The lines of the serial line so far, each with the time when it came, in seconds since 1970.
@@ -135,6 +137,13 @@ impl Vm {
         let shown = lines[lines.len().saturating_sub(40)..].iter();
         let shown: Vec<&str> = shown.map(|(_, line)| &line[..line.floor_char_boundary(400)]).collect();
         format!("the serial line's end:\n{}\n", shown.join("\n"))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let serial: String = self.lines().iter().map(|(_, line)| format!("{line}\n")).collect();
+        let _ = fs::write(&self.file, serial);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 /// The lines that a process prints, each with the time when it came, in seconds since 1970. The process ends with the value.
 pub struct Watch {
     child: Child,
+    reader: JoinHandle<()>,
     lines: Arc<Mutex<Vec<(f64, String)>>>,
 }
 
@@ -21,14 +23,16 @@ impl Watch {
     pub fn of(command: &mut Command) -> Result<Self> {
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("no output")?;
-        let lines = Arc::default();
-        let watch = Self { child, lines: Arc::clone(&lines) };
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push((now(), line));
+        let lines: Arc<Mutex<Vec<(f64, String)>>> = Arc::default();
+        let kept = Arc::clone(&lines);
+        let reader = std::thread::spawn(move || {
+            // What is not UTF-8 must not end it.
+            for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push((now(), line));
             }
         });
-        Ok(watch)
+        Ok(Self { child, reader, lines })
     }
 
     /// What came so far.
@@ -36,12 +40,12 @@ impl Watch {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The process's exit status, once it has ended.
+    /// The process's exit status, once it has ended and every line of it is there.
     ///
     /// # Errors
     /// Where it cannot be asked.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        if self.reader.is_finished() { Ok(self.child.try_wait()?) } else { Ok(None) }
     }
 }
 

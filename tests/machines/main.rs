@@ -14,12 +14,16 @@ use lab::watch::Watch;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
 
+/// How long what a machine needs beside it may take to be there.
+const START_LIMIT: Duration = Duration::from_secs(20);
 /// From power-on to the action's report; 40 s are usual, and two machines share two processors.
 const REPORT_LIMIT: Duration = Duration::from_secs(240);
 /// From there to the machine's end.
 const END_LIMIT: Duration = Duration::from_secs(120);
 /// WAIT_SECONDS where nothing is said.
-const WAIT_SECONDS: f64 = 10.0;
+const USUAL_WAIT: f64 = 10.0;
+/// One beside which it does not count how long an engine here takes to start a container, 1 to 6 s.
+const LONG_WAIT: f64 = 30.0;
 /// A machine that shall stay up is watched for so long after its `reboot` ended; a reboot by systemd is asked for after 3 s.
 const STAYS_UP: Duration = Duration::from_secs(20);
 
@@ -43,35 +47,33 @@ fn main() -> ExitCode {
         case("captain::reboot_in_order", |name| {
             let run =
                 Run::to_the_end(name, Osie::Captain, &with(&example("no-volumes.yaml")?, "WAITDAEMON_SYSLOG: SYSLOG"))?;
-            run.in_order("reboot")?;
+            run.in_order("reboot", USUAL_WAIT)?;
             let target = run.line("Reached target reboot.target")?;
-            ensure!(run.line("MARK user container")? < target, "{}", run.vm.tail());
+            ensure!(run.line("MARK user container")? < target, "{}", run.tail());
             run.syslog_of_captain()
         }),
         case("captain::kexec", |name| {
-            let run = Run::to_the_end(name, Osie::Captain, &example("kexec.yaml")?)?;
-            run.in_order("kexec")?;
-            run.second_kernel()
+            let action = example("kexec.yaml")?;
+            let (action, volumes) = action.split_once("  volumes:\n").context("no volumes")?;
+            ensure!(volumes.trim() == "- /var/run/docker.sock:/var/run/docker.sock", "other volumes: {volumes}");
+            kexec(Run::to_the_end(name, Osie::Captain, &long_wait(action))?)
         }),
         case("captain::reboot_is_not_finished_where_that_is_off", |name| {
             stays_up(name, &with(&example("no-volumes.yaml")?, "WAITDAEMON_FINISH_REBOOT: \"false\""))
         }),
         case("hook::reboot", |name| {
             let run = Run::to_the_end(name, Osie::Hook, &with(&example("reboot.yaml")?, "WAITDAEMON_UNKNOWN: \"1\""))?;
-            run.in_order("reboot")?;
+            run.in_order("reboot", USUAL_WAIT)?;
             run.syslog_of_docker()
         }),
         case("hook::reboot_at_once", |name| {
             let action = example("reboot.yaml")?.replace("[\"reboot\"]", "[\"reboot\", \"-f\"]");
-            Run::to_the_end(name, Osie::Hook, &action)?.in_order("reboot -f")
+            Run::to_the_end(name, Osie::Hook, &action)?.in_order("reboot -f", USUAL_WAIT)
         }),
-        case("hook::kexec", |name| {
-            let run = Run::to_the_end(name, Osie::Hook, &example("kexec.yaml")?)?;
-            run.in_order("kexec")?;
-            run.second_kernel()
-        }),
-        case("hook::a_panic_is_no_reboot", |_| {
-            let mut vm = Vm::boot(Osie::Hook, &payload(), "panic_now")?;
+        case("hook::kexec", |name| kexec(Run::to_the_end(name, Osie::Hook, &long_wait(&example("kexec.yaml")?))?)),
+        case("hook::a_panic_is_no_reboot", |name| {
+            // Restarted by its kernel after the panic, it ends QEMU as one that reboots.
+            let mut vm = Vm::boot(Osie::Hook, &payload(), "panic_now panic=-1", &serial(name))?;
             ensure!(vm.end(REPORT_LIMIT)? == End::Panicked, "a panic passes for a reboot: {}", vm.tail());
             Ok(())
         }),
@@ -88,6 +90,17 @@ fn with(action: &str, line: &str) -> String {
     action.replace("IMAGE: alpine\n", &format!("IMAGE: alpine\n    {line}\n"))
 }
 
+/// The kexec action with [`LONG_WAIT`].
+fn long_wait(action: &str) -> String {
+    action.replace("IMAGE: quay", &format!("WAIT_SECONDS: \"{LONG_WAIT}\"\n    IMAGE: quay"))
+}
+
+/// The user container came in order, and then the installed system's kernel.
+fn kexec(run: Run) -> Result<()> {
+    run.in_order("kexec", LONG_WAIT)?;
+    run.second_kernel()
+}
+
 /// Where this run's files are.
 fn folder() -> PathBuf {
     paths::root().join("target/qemu")
@@ -95,6 +108,11 @@ fn folder() -> PathBuf {
 
 fn payload() -> PathBuf {
     folder().join("payload.ext4")
+}
+
+/// Where a machine's serial line is left.
+fn serial(name: &str) -> PathBuf {
+    folder().join(format!("{name}.serial"))
 }
 
 /// The disk with waitdaemon's image, the user images and the agent.
@@ -110,12 +128,12 @@ fn make_payload() -> Result<()> {
     image::busybox(&content.join("alpine.tar"), "alpine:latest", &json!({"Cmd": ["/bin/sh"]}), &[entry])?;
     // Does what the kexec action does, by kexec-tools.
     let kexec = "#!/bin/sh -e\n\
+        echo \"<2>MARK user container kexec\" > /dev/kmsg\n\
         mkdir -p /installed\n\
         mount -o ro -t \"$FS_TYPE\" \"$BLOCK_DEVICE\" /installed\n\
         kexec() { /kexec/ld-linux-x86-64.so.2 --library-path /kexec /kexec/kexec \"$@\"; }\n\
         kexec -s -l /installed/boot/vmlinuz --initrd=/installed/boot/initrd \
         --command-line='console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t installed'\n\
-        echo \"<2>MARK user container kexec\" > /dev/kmsg\n\
         kexec -e\n";
     let entries =
         [Entry::Text("kexec.sh", 0o755, kexec.into()), Entry::Files("kexec", 0o755, paths::cache().join("qemu/kexec"))];
@@ -146,26 +164,42 @@ impl Run {
         let port = free_port()?;
         let mut server = Command::new("setpriv");
         server.args(["--pdeathsig", "KILL"]).arg(paths::cache().join("tink/server-standin"));
-        let server = Watch::of(server.args(["-listen", &format!("127.0.0.1:{port}")]).arg(&actions))?;
-        let vm = Vm::boot(osie, &payload(), &format!("server_port={port} syslog_port={}", syslog.port))?;
+        let mut server = Watch::of(server.args(["-listen", &format!("127.0.0.1:{port}")]).arg(&actions))?;
+        until("the stand-in for the Tink Server", START_LIMIT, || {
+            ensure!(server.ended()?.is_none(), "it ended; it says why above");
+            Ok(server.lines().iter().any(|(_, line)| line.contains("LISTENING")).then_some(()))
+        })?;
+        let ports = format!("server_port={port} syslog_port={}", syslog.port);
+        let vm = Vm::boot(osie, &payload(), &ports, &serial(name))?;
         let mut run = Self { name: name.to_owned(), vm, server, syslog };
         let reported = until("the agent's report", REPORT_LIMIT, || {
             ensure!(!run.vm.has_ended()?, "the machine ended before the agent's report");
+            ensure!(run.server.ended()?.is_none(), "the stand-in for the Tink Server ended");
             let failed = ["MARK failed", "Failed to start osie"].iter().any(|words| run.line(words).is_ok());
             ensure!(!failed, "the machine cannot work");
             Ok(run.reports().into_iter().find(|state| state != "RUNNING"))
         });
-        let reported = reported.with_context(|| run.vm.tail())?;
-        ensure!(reported == "SUCCESS", "the agent reported {reported}: {}", run.vm.tail());
+        let reported = reported.with_context(|| run.tail())?;
+        ensure!(reported == "SUCCESS", "the agent reported {reported}: {}", run.tail());
         Ok(run)
     }
 
     /// To the machine's end, which must be a restart by its kernel.
     fn to_the_end(name: &str, osie: Osie, action: &str) -> Result<Self> {
         let mut run = Self::to_success(name, osie, action)?;
-        let end = run.vm.end(END_LIMIT)?;
-        ensure!(end == End::Restarted, "the machine panicked: {}", run.vm.tail());
+        let end = run.vm.end(END_LIMIT).with_context(|| run.syslog.tail())?;
+        ensure!(end == End::Restarted, "the machine panicked: {}", run.tail());
         Ok(run)
+    }
+
+    /// The ends of the serial line and of what came by syslog: on HookOS all that containers print.
+    fn tail(&self) -> String {
+        format!("{}{}", self.vm.tail(), self.syslog.tail())
+    }
+
+    /// How often the agent asked for work and got none.
+    fn asked_in_vain(&self) -> usize {
+        self.server.lines().iter().filter(|(_, line)| line.contains("in vain")).count()
     }
 
     fn reports(&self) -> Vec<String> {
@@ -177,16 +211,19 @@ impl Run {
     /// The number of the first line with these words.
     fn line(&self, words: &str) -> Result<usize> {
         let found = self.vm.lines().iter().position(|(_, line)| line.contains(words));
-        found.with_context(|| format!("no {words:?} on the serial line: {}", self.vm.tail()))
+        found.with_context(|| format!("no {words:?} on the serial line: {}", self.tail()))
     }
 
     /// The order on the serial line: the action's end with 0, not before WAIT_SECONDS the user container, its end of the machine.
-    fn in_order(&self, command: &str) -> Result<()> {
+    fn in_order(&self, command: &str, least: f64) -> Result<()> {
         let lines: Vec<String> = self.vm.lines().into_iter().map(|(_, line)| line).collect();
-        let proved = &lines[self.line("own container proved")?];
+        // A long line is there in pieces.
+        let agent: String = lines.iter().filter_map(|line| line.split_once("] AGENT ")).map(|(_, said)| said).collect();
+        let proved = agent.split_once("own container proved").map(|(_, after)| after).context("no proof")?;
+        let proved = &proved[..proved.find("proof").with_context(|| self.tail())?];
         let own = |(_, (id, _)): &(usize, (String, f64))| proved.contains(id.as_str());
         let ends = lines.iter().enumerate().filter_map(|(number, line)| Some((number, ended_with_0(line)?)));
-        let (action, (_, ended)) = ends.into_iter().find(own).with_context(|| format!("no end: {}", self.vm.tail()))?;
+        let (action, (_, ended)) = ends.into_iter().find(own).with_context(|| format!("no end: {}", self.tail()))?;
         let user = self.line("MARK user container")?;
         let said = lines[user].split_once("MARK user container ").map(|(_, said)| said.trim());
         ensure!(said == Some(command), "the user container said {said:?}");
@@ -194,17 +231,17 @@ impl Run {
         let delays = lines.iter().filter_map(|line| Some(kernel_time(line)? - engine_time(&event(line)?)?));
         let difference = delays.fold(f64::INFINITY, f64::min);
         let waited = kernel_time(&lines[user]).context("no time")? - (ended + difference);
-        ensure!(waited >= WAIT_SECONDS, "the user container came after {waited:.3} s");
+        ensure!(waited >= least, "the user container came after {waited:.3} s");
         let restarts = self.line("reboot: Restarting system")?;
         println!("  {}: {waited:.3} s from the action's end to the user container", self.name);
-        ensure!(action < user && user < restarts, "lines {action}, {user}, {restarts}: {}", self.vm.tail());
+        ensure!(action < user && user < restarts, "lines {action}, {user}, {restarts}: {}", self.tail());
         Ok(())
     }
 
     /// The kernel of the installed system runs after the user container, and none before.
     fn second_kernel(&self) -> Result<()> {
         let (user, second) = (self.line("MARK user container")?, self.line("MARK the second kernel runs")?);
-        ensure!(user < second && self.vm.lines()[second].1.contains(" installed"), "{}", self.vm.tail());
+        ensure!(user < second && self.vm.lines()[second].1.contains(" installed"), "{}", self.tail());
         Ok(())
     }
 
@@ -229,13 +266,6 @@ impl Run {
             ensure!(line.starts_with(severity), "not {severity}: {line}");
         }
         Ok(())
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let serial: String = self.vm.lines().iter().map(|(_, line)| format!("{line}\n")).collect();
-        let _ = fs::write(folder().join(format!("{}.serial", self.name)), serial);
     }
 }
 
@@ -280,13 +310,24 @@ fn stays_up(name: &str, action: &str) -> Result<()> {
     let mut run = Run::to_success(name, Osie::Captain, action)?;
     run.vm.said("MARK user container", END_LIMIT)?;
     run.vm.said("the user container ended with success", END_LIMIT)?;
-    let end = Instant::now() + STAYS_UP;
-    until("the machine to have stayed up", STAYS_UP * 2, || {
-        ensure!(!run.vm.has_ended()?, "the machine went down: {}", run.vm.tail());
-        Ok((Instant::now() >= end).then_some(()))
-    })?;
-    ensure!(run.line("reboot: Restarting system").is_err(), "{}", run.vm.tail());
-    Ok(())
+    let mut stays_up_for = |time: Duration, what: &str, sign: &dyn Fn(&Run) -> bool| {
+        let begin = Instant::now();
+        until(what, time + END_LIMIT, || {
+            ensure!(!run.vm.has_ended()?, "the machine went down: {}", run.tail());
+            for words in ["asking systemd", "Stopping osie.service", "Reached target shutdown.target"] {
+                ensure!(run.line(words).is_err(), "{words}: {}", run.tail());
+            }
+            Ok((begin.elapsed() >= time && sign(&run)).then_some(()))
+        })
+    };
+    // Of the action, the user container and the waiter.
+    let removed =
+        |run: &Run| run.vm.lines().iter().filter(|(_, line)| line.contains("\"/containers/delete\"")).count() == 3;
+    stays_up_for(Duration::ZERO, "the waiter to have cleared up", &removed)?;
+    stays_up_for(STAYS_UP, "the machine to have stayed up", &|_| true)?;
+    let before = run.asked_in_vain();
+    until("a sign of life: the agent's question", END_LIMIT, || Ok((run.asked_in_vain() > before).then_some(())))
+        .with_context(|| run.tail())
 }
 
 /// The receiver of syslog's datagrams; it ends with the value.
@@ -304,12 +345,19 @@ impl Receiver {
         receiver.args(["--pdeathsig", "KILL"]).arg(paths::root().join("target/debug/syslog-receiver"));
         let child = receiver.arg(format!("127.0.0.1:{port}")).arg(file).stdin(Stdio::null()).spawn()?;
         let receiver = Self { child, file: file.to_owned(), port };
-        until("the syslog receiver", Duration::from_secs(20), || Ok(file.exists().then_some(())))?;
+        until("the syslog receiver", START_LIMIT, || Ok(file.exists().then_some(())))?;
         Ok(receiver)
     }
 
     fn text(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.file)?)
+    }
+
+    /// The last that came.
+    fn tail(&self) -> String {
+        let text = self.text().unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        format!("syslog's end:\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"))
     }
 }
 

@@ -25,8 +25,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SLOW_PORT: u16 = 42114;
 /// How late the slow server takes the report.
 const LATE_SECONDS: u64 = 20;
-/// How often an agent that is back asks in vain until that counts.
-const ASKED_IN_VAIN: usize = 4;
+/// How often an agent that is back has asked until it counts that it gets nothing. It asks again only once it was answered, and
+/// logs an answer that is an error or an action, but not one that there is nothing (Tink Agent v0.25.0, agent.go).
+const ASKED: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum System {
@@ -128,7 +129,12 @@ fn perform(server: &Server, run: &Run, mac: &str) -> Result<()> {
     };
     let program = |name: &str| paths::root().join("target/debug").join(name);
     let mut report = server.network_command(program("late-report"));
-    report.args([format!("0.0.0.0:{SLOW_PORT}"), format!("127.0.0.1:{AGENTS_PORT}"), format!("default/{}", run.name)]);
+    report.args([
+        format!("0.0.0.0:{SLOW_PORT}"),
+        format!("127.0.0.1:{AGENTS_PORT}"),
+        format!("default/{}", run.name),
+        mac.to_owned(),
+    ]);
     // The first report is RUNNING, the second SUCCESS.
     let line = Watch::of(report.args(["2", &run.late_seconds.to_string()]))?;
     let said = |word: &str| line.lines().iter().filter(|(_, line)| line == word).count();
@@ -185,25 +191,28 @@ fn perform(server: &Server, run: &Run, mac: &str) -> Result<()> {
 /// Boots the machine again, as if it had netbooted, and tells what its agent gets to do.
 fn returned(server: &Server, run: &Run, mac: &str, said: &dyn Fn(&str) -> usize) -> Result<(Next, String)> {
     let machine = Booted::boot(run.system, server, mac)?;
-    let before = said("other");
+    let before = said("question");
     let _agent = machine.agent(mac)?;
     let log = machine.agent_log();
-    until("the agent's return", LIMIT, || {
-        if fs::read_to_string(&log)?.contains("received action") {
+    let returned = until("the agent's return", LIMIT, || {
+        let asked = said("question") - before;
+        let log = fs::read_to_string(&log)?;
+        if log.contains("received action") {
             return Ok(Some((
                 Next::TheSameAgain,
                 "netboot is on, and the agent is served the same action again".to_owned(),
             )));
         }
-        let asked = said("other") - before;
+        let refused = log.matches("error reading/retrieving action").count();
         let state = server.workflow(run.name)?["status"]["state"].as_str().unwrap_or_default().to_owned();
-        Ok((asked >= ASKED_IN_VAIN).then(|| {
+        Ok((asked >= ASKED + refused).then(|| {
             (
                 Next::NothingToDo,
                 format!("Workflow {state}, netboot is off; an agent that is started all the same gets nothing to do"),
             )
         }))
-    })
+    });
+    returned.with_context(|| machine.logs())
 }
 
 /// A machine of either system, in the server's network.

@@ -1,7 +1,8 @@
-//! late-report LISTEN TARGET TEXT NTH SECONDS: forwards TCP connections between a Tink Agent and its server. Stands in for a
-//! server that is slow to take a report: the NTH piece from a client that holds TEXT, the Workflow's name, comes SECONDS
-//! late, with all that follows on its connection; where the client is gone before, it never comes. Prints a line for each
-//! piece from a client: `report` where it holds TEXT, else `other`, then `late`, and `lost` where it never came.
+//! late-report LISTEN TARGET WORKFLOW AGENT NTH SECONDS: forwards TCP connections between a Tink Agent and its server. Stands
+//! in for a server that is slow to take a report: the NTH report comes SECONDS late, with all that follows on its connection;
+//! where the client is gone before, it never comes. A piece from a client that holds the Workflow's name is a report, one with
+//! the agent's ID alone a question for work (protobuf writes both as they are). Prints a line for each: `report` or
+//! `question`; and `late`, and `lost` where it never came.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 struct Rule {
-    text: Vec<u8>,
+    workflow: Vec<u8>,
+    agent: Vec<u8>,
     nth: usize,
     late: Duration,
     seen: AtomicUsize,
@@ -20,11 +22,12 @@ struct Rule {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, target, text, nth, seconds] = arguments.as_slice() else {
-        bail!("usage: late-report LISTEN TARGET TEXT NTH SECONDS");
+    let [listen, target, workflow, agent, nth, seconds] = arguments.as_slice() else {
+        bail!("usage: late-report LISTEN TARGET WORKFLOW AGENT NTH SECONDS");
     };
     let rule = Arc::new(Rule {
-        text: text.clone().into_bytes(),
+        workflow: workflow.clone().into_bytes(),
+        agent: agent.clone().into_bytes(),
         nth: nth.parse().context("NTH is a number")?,
         late: Duration::from_secs(seconds.parse().context("SECONDS is a number")?),
         seen: AtomicUsize::new(0),
@@ -58,8 +61,13 @@ fn forward(mut client: &TcpStream, mut server: &TcpStream, rule: &Rule) -> std::
         if length == 0 {
             return Ok(());
         }
-        let report = piece[..length].windows(rule.text.len()).any(|part| part == rule.text);
-        println!("{}", if report { "report" } else { "other" });
+        let holds = |text: &[u8]| piece[..length].windows(text.len()).any(|part| part == text);
+        let report = holds(&rule.workflow);
+        if report {
+            println!("report");
+        } else if holds(&rule.agent) {
+            println!("question");
+        }
         if report && rule.seen.fetch_add(1, Ordering::Relaxed) + 1 == rule.nth && !rule.late.is_zero() {
             println!("late");
             let Some(more) = held(client, rule.late)? else {

@@ -4,7 +4,8 @@
 //	server-standin -listen ADDR ACTIONS.yaml
 //
 // ACTIONS.yaml is the list under `actions:` of a Template, as in examples/. It is rendered as a Template is, with the
-// hardware's first disk as /dev/sda. Each report of the agent is one JSON line on standard output.
+// hardware's first disk as /dev/sda. Each report of the agent is one JSON line on standard output, and each question that
+// nothing is served for.
 package main
 
 import (
@@ -58,6 +59,7 @@ func (s *server) GetAction(_ context.Context, request *proto.ActionRequest) (*pr
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy || s.next >= len(s.actions) {
+		fmt.Println(`{"asked":"in vain"}`)
 		return nil, status.Error(codes.NotFound, "no workflow for this agent")
 	}
 	s.busy = true
