@@ -36,15 +36,16 @@ pub fn server(line: &str) -> Option<String> {
     (valid && !host.is_empty()).then(|| host.to_owned())
 }
 
-/// The address by which the server knows this machine: six pairs of digits, joined by colons, in small letters. From
-/// `worker_id`, else `hw_addr`.
+/// The address by which Smee knows this machine: six pairs of digits, joined by colons, in small letters. From
+/// `hw_addr`, else `worker_id`, which is the same unless the Hardware has an agentID (Tinkerbell v0.25.0, Smee's
+/// `ipxe/script`).
 pub fn hardware_address(line: &str) -> Option<String> {
     let address = |name: &str| {
         let text = value(line, name)?.to_ascii_lowercase().replace('-', ":");
         let pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit());
         (text.split(':').count() == 6 && text.split(':').all(pair)).then_some(text)
     };
-    address("worker_id").or_else(|| address("hw_addr"))
+    address("hw_addr").or_else(|| address("worker_id"))
 }
 
 #[cfg(test)]
@@ -79,10 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn the_hardware_address_is_the_workers() {
+    fn the_hardware_address_is_smees() {
         let own = |line| hardware_address(line);
         assert_eq!(own("worker_id=AA:bb:CC:00:11:22").as_deref(), Some("aa:bb:cc:00:11:22"));
         assert_eq!(own("hw_addr=aa-bb-cc-00-11-22").as_deref(), Some("aa:bb:cc:00:11:22"));
+        let other = "worker_id=aa:bb:cc:00:11:33 hw_addr=aa:bb:cc:00:11:22";
+        assert_eq!(own(other).as_deref(), Some("aa:bb:cc:00:11:22"));
         assert_eq!(own("worker_id=some-name hw_addr=aa:bb:cc:00:11:22").as_deref(), Some("aa:bb:cc:00:11:22"));
         assert_eq!(own("worker_id=aa:bb:cc:00:11:2/ quiet"), None);
         assert_eq!(own("quiet"), None);

@@ -164,11 +164,14 @@ const LONGEST_SECONDS: u64 = 86_400;
 const DOCKER_PORT: u16 = 2375;
 /// How much of a wrong value is shown, in characters.
 const SHOWN_VALUE: usize = 80;
+/// What has no use but with `netboot-off`, and what has none but with a URL; each with its field.
+const OF_NETBOOT_OFF: (&str, &str) = ("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL");
+const OF_A_URL: (&str, &str) = ("WAITDAEMON_WAIT_FOR_STATUS", "environment.WAITDAEMON_WAIT_FOR_STATUS");
 /// What has no use without WAITDAEMON_WAIT_FOR, each with its field.
 const OF_A_SIGNAL: [(&str, &str); 4] = [
-    ("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL"),
+    OF_NETBOOT_OFF,
     ("WAITDAEMON_WAIT_EXPIRED", "environment.WAITDAEMON_WAIT_EXPIRED"),
-    ("WAITDAEMON_WAIT_FOR_STATUS", "environment.WAITDAEMON_WAIT_FOR_STATUS"),
+    OF_A_URL,
     ("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS"),
 ];
 /// Every variable of ours that has our prefix; others with the prefix are likely typing errors.
@@ -303,18 +306,18 @@ impl Reader {
         let expired = self.expired();
         let what = match wanted.as_deref() {
             None => {
-                for (name, field) in OF_A_SIGNAL {
-                    let wrong = self.problems.iter().any(|problem| problem.field == field);
-                    if let Some(text) = self.text(name, field, fix).filter(|_| !wrong) {
-                        let problem = format!("{name} is set, and WAITDAEMON_WAIT_FOR is not");
-                        self.wrong(field, &text, problem, "set WAITDAEMON_WAIT_FOR, or leave this out");
-                    }
-                }
+                OF_A_SIGNAL.into_iter().for_each(|variable| self.of_no_use(variable, "not"));
                 return None;
             }
-            Some("netboot-off") => Awaited::NetbootOff { smee },
+            Some("netboot-off") => {
+                self.of_no_use(OF_A_URL, "netboot-off");
+                Awaited::NetbootOff { smee }
+            }
             Some(text) => match self.as_url("WAITDAEMON_WAIT_FOR", field, text, fix) {
-                Some(url) => Awaited::Status { url, status },
+                Some(url) => {
+                    self.of_no_use(OF_NETBOOT_OFF, "a URL");
+                    Awaited::Status { url, status }
+                }
                 None => return None,
             },
         };
@@ -324,6 +327,15 @@ impl Reader {
             self.wrong(field, &most.as_secs().to_string(), problem.into(), "raise it, or lower WAIT_SECONDS");
         }
         Some(WaitFor { what, most, expired })
+    }
+
+    /// Reports a variable that is set although WAITDAEMON_WAIT_FOR is something that it does not belong to.
+    fn of_no_use(&mut self, (name, field): (&'static str, &'static str), what: &str) {
+        let fix = "leave it out, or set WAITDAEMON_WAIT_FOR to what it belongs to";
+        let reported = self.problems.iter().any(|problem| problem.field == field);
+        if let Some(text) = self.text(name, field, fix).filter(|_| !reported) {
+            self.wrong(field, without_secret(&text), format!("{name} is set, and WAITDAEMON_WAIT_FOR is {what}"), fix);
+        }
     }
 
     fn registry_login(&mut self) -> Option<(String, PathBuf)> {
@@ -409,9 +421,7 @@ impl Reader {
         let found = url.filter(valid);
         if found.is_none() {
             let what = if https { "is https, which is not supported" } else { "is no http URL" };
-            // A query or a password may be a secret.
-            let shown = if text.contains('@') { "" } else { text.split('?').next().unwrap_or_default() };
-            self.wrong(field, shown, format!("{name} {what}"), fix);
+            self.wrong(field, without_secret(text), format!("{name} {what}"), fix);
         }
         found
     }
@@ -510,6 +520,11 @@ impl Reader {
         }
         self.problems.push(Problem { field, value: Some(shown), problem, fix });
     }
+}
+
+/// Of a URL's text what is no secret, as a query or a password may be.
+fn without_secret(text: &str) -> &str {
+    if text.contains('@') { "" } else { text.split('?').next().unwrap_or_default() }
 }
 
 /// `host:port`, with this port where none is given; `None` where it is no address.
@@ -668,9 +683,20 @@ mod tests {
             let problem = one_problem(name, value);
             assert!(problem.problem.contains("WAITDAEMON_WAIT_FOR is not"), "{problem:?}");
         }
-        for secret in ["https://h/ready?token=s3cret", "http://u:s3cret@h/"] {
-            let problem = one_problem("WAITDAEMON_WAIT_FOR", secret);
+        for (name, secret) in [
+            ("WAITDAEMON_WAIT_FOR", "https://h/ready?token=s3cret"),
+            ("WAITDAEMON_WAIT_FOR", "http://u:s3cret@h/"),
+            ("WAITDAEMON_SMEE_URL", "http://h/auto.ipxe?token=s3cret"),
+        ] {
+            let problem = one_problem(name, secret);
             assert!(!format!("{problem:?}").contains("s3cret"), "{problem:?}");
+        }
+        for (wait_for, name, value) in [
+            ("netboot-off", "WAITDAEMON_WAIT_FOR_STATUS", "503"),
+            ("http://h/ready", "WAITDAEMON_SMEE_URL", "http://h"),
+        ] {
+            let problems = read(&[("WAITDAEMON_WAIT_FOR", wait_for), (name, value)]).unwrap_err();
+            assert_eq!((problems.len(), problems[0].field), (1, format!("environment.{name}").as_str()));
         }
         let short = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off"), ("WAITDAEMON_WAIT_MAX_SECONDS", "5")]).unwrap_err();
         assert_eq!(short[0].field, "environment.WAITDAEMON_WAIT_MAX_SECONDS");

@@ -92,8 +92,15 @@ pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
         Server::None => {}
         Server::Awaited(kept) if kept.len() < MOST_KEPT => kept.push(message),
         Server::Awaited(_) => {}
-        // What does not reach the network stands in the log all the same.
-        Server::Known(socket) => drop(socket.send(&message)),
+        Server::Known(socket) => deliver(socket, &message),
+    }
+}
+
+/// Sends one message. What does not reach the network stands in the log all the same.
+fn deliver(socket: &UdpSocket, message: &[u8]) {
+    // The kernel may refuse it for what became of the one before (udp(7), asynchronous errors).
+    if socket.send(message).is_err() {
+        let _ = socket.send(message);
     }
 }
 
@@ -116,7 +123,7 @@ fn set(before: Server, address: SocketAddr) {
     match socket {
         Ok(socket) => {
             if let Server::Awaited(kept) = before {
-                kept.iter().for_each(|message| drop(socket.send(message)));
+                kept.iter().for_each(|message| deliver(&socket, message));
             }
             put(Server::Known(socket));
         }
@@ -162,6 +169,22 @@ mod tests {
         let text = "<27>1 2026-11-23T14:00:00.000001Z machine1 tinkerbell_reboot_a0 - - - {\"level\":\"ERROR\"}";
         assert_eq!(String::from_utf8(made).unwrap(), text);
         assert!(message(4, "t", ("", "ä"), "x").starts_with(b"<28>1 t - - - - - x"));
+    }
+
+    #[test]
+    fn a_refused_message_does_not_cost_the_next() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = receiver.local_addr().unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(address).unwrap();
+        drop(receiver);
+        deliver(&sender, b"nobody is there");
+        let receiver = UdpSocket::bind(address).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        deliver(&sender, b"somebody is");
+        let mut message = [0; 64];
+        let length = receiver.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"somebody is");
     }
 
     #[test]

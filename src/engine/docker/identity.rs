@@ -52,7 +52,7 @@ pub async fn prove(api: &Api, handoff: &HandoffId) -> Result<Value, Failure> {
     }
     Err(Failure::new(format!("none of the containers of the engine at {} is this one", api.host()))
         .field("volumes")
-        .fix("mount the socket of the very engine that runs this action"))
+        .fix("mount the socket of the very engine that runs this action; if that is nerdctl, set CONTAINER_RUNTIME: nerdctl"))
 }
 
 /// Listens to all candidates at once while the mark is said; the first that echoes it is us.
