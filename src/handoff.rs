@@ -143,14 +143,22 @@ pub fn ticket<E: Engine>(
         action_id: action_id.to_owned(),
         action_name: action_name.to_owned(),
         tty: engine.has_terminal(action),
-        // A signal tells the safe moment; without one only time can.
-        wait_seconds: settings.wait.unwrap_or(if signal.is_some() { Duration::ZERO } else { USUAL_WAIT }).as_secs(),
+        wait_seconds: least_wait(settings, signal.is_some()).as_secs(),
         signal,
         watch_seconds: settings.watch.max(least_watch).as_secs(),
         finish_reboot,
         log: settings.log,
         syslog: syslog::server(&settings.syslog, engine.keeps_logs(), &host::command_line()),
     }
+}
+
+/// WAIT_SECONDS, or its default. A signal tells the safe moment; without one only time can. So where one was asked
+/// for that cannot come, 0, which is right beside a signal, does not stand. Pure.
+fn least_wait(settings: &Settings, signal: bool) -> Duration {
+    if signal {
+        return settings.wait.unwrap_or_default();
+    }
+    settings.wait.filter(|wait| settings.wait_for.is_none() || !wait.is_zero()).unwrap_or(USUAL_WAIT)
 }
 
 /// The step's result, or a failure as soon as somebody stops us.
@@ -178,4 +186,23 @@ fn stopped(signal: &str) -> Failure {
     Failure::new(format!("stopped by {signal} before the handoff was done"))
         .field("timeout")
         .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_signal_makes_no_wait_safe() {
+        let least = |pairs: &[(&str, &str)], signal| {
+            let all = [("IMAGE", "a")].iter().chain(pairs).map(|(name, value)| (name.into(), value.into()));
+            least_wait(&Settings::read(all).unwrap(), signal).as_secs()
+        };
+        let (netboot_off, wait) = (("WAITDAEMON_WAIT_FOR", "netboot-off"), |text| ("WAIT_SECONDS", text));
+        assert_eq!((least(&[], false), least(&[wait("0")], false), least(&[wait("7")], false)), (10, 0, 7));
+        for (given, with, without) in [(None, 0, 10), (Some("0"), 0, 10), (Some("7"), 7, 7)] {
+            let pairs: Vec<_> = given.map(wait).into_iter().chain([netboot_off]).collect();
+            assert_eq!((least(&pairs, true), least(&pairs, false)), (with, without), "{given:?}");
+        }
+    }
 }

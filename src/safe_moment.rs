@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Uri};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
 use crate::clock::{Moment, sleep_until};
@@ -32,6 +32,8 @@ const NETBOOT_IS_ON: u16 = 200;
 const NETBOOT_IS_OFF: u16 = 404;
 /// The longest that one question may take.
 const QUESTION_LIMIT: Duration = Duration::from_secs(3);
+/// The longest that one address of a name may take to connect; the next has its turn then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long the handoff asks again where it gets no answer.
 const REACH_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first question; it grows to the longest. Many machines end in the same second.
@@ -133,14 +135,19 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
     };
     let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
     let counts = if netboot { Counts::OfTheWell } else { Counts::Every };
-    let asked = patiently(REACH_LIMIT, "asking for the signal", || ask(&url, counts)).await;
-    let answer = asked.because(format!("cannot wait for {name}: nobody answers at {}", shown(&url)));
+    let asked = async || patiently(REACH_LIMIT, "asking for the signal", || ask(&url, counts)).await;
+    let mut answer = asked().await;
+    if netboot && matches!(answer, Ok(NETBOOT_IS_OFF)) {
+        // As for the waiter, only two in a row count.
+        sleep(SURE_PAUSE).await;
+        answer = asked().await;
+    }
+    let answer = answer.because(format!("cannot wait for {name}: nobody answers at {}", shown(&url)));
     let answer = answer.map_err(|failure| {
-        let smee = "WAITDAEMON_SMEE_URL names another place, leaving WAITDAEMON_WAIT_FOR out goes by WAIT_SECONDS";
-        let other = "check the URL, and that the action's network leads there";
+        let smee = "add to the action:  namespaces: {network: host}, or name another place: WAITDAEMON_SMEE_URL; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
+        let other = "check the URL; where the action's own network does not lead there add:  namespaces: {network: host}";
         failure.field(FIELD).fix(if netboot { smee } else { other })
     })?;
-    tracing::info!(url = shown(&url), status = u64::from(answer), "the waiter will wait for {name}");
     if netboot && answer != NETBOOT_IS_ON {
         let what = "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off";
         let fix = "check that the Hardware allows netboot, and for this address; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
@@ -151,6 +158,7 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
         tracing::warn!(field = FIELD, fix, "{what}; WAIT_SECONDS alone counts");
         return Ok(None);
     }
+    tracing::info!(url = shown(&url), status = u64::from(answer), "the waiter will wait for {name}");
     Ok(Some(Signal {
         name,
         url: url.to_string(),
@@ -226,8 +234,8 @@ async fn asked(url: Uri, counts: Counts) -> Result<u16, NoAnswer> {
     // As it is shown, for a query without a path has its slash there alone.
     let path = url.path_and_query().map_or_else(|| "/".into(), ToString::to_string);
     let asked = async {
-        let socket = TcpStream::connect(&address).await;
-        let socket = socket.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
+        let socket =
+            connect(&address).await.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
         let authority = url.authority().map_or(host, |authority| authority.as_str());
         // Every part comes from a URL that was read before.
         let request = Request::get(path).header("Host", authority).header("Connection", "close");
@@ -238,6 +246,19 @@ async fn asked(url: Uri, counts: Counts) -> Result<u16, NoAnswer> {
         status if status >= 500 && counts == Counts::OfTheWell => Err(NoAnswer::Unwell(status)),
         status => Ok(status),
     }
+}
+
+/// Connects to the first of a name's addresses that answers: of two families only one may lead there.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut result = Err(io::Error::other("the name has no address"));
+    for address in lookup_host(address).await? {
+        result =
+            timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// A URL without its query, which may be a secret.

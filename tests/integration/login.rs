@@ -117,7 +117,7 @@ fn of_the_command_line() -> Result<()> {
         format!("quiet docker_registry={registry} registry_username={USERNAME} registry_password={PASSWORD}\n")
     };
     let action = json!({
-        "command": ["sh", "-c", "env > /out/environment"], "environment": {"IMAGE": IMAGE, "WAIT_SECONDS": "0"},
+        "command": ["sh", "-c", "env > /out/environment"], "environment": {"IMAGE": IMAGE, "WAIT_SECONDS": "5"},
     });
     // Another registry's login is not given to this one.
     captain.set_command_line(&login("127.0.0.1:5004"))?;
@@ -128,6 +128,16 @@ fn of_the_command_line() -> Result<()> {
     captain.set_command_line(&login("127.0.0.1:5003"))?;
     let agent = reported(&captain, action, "SUCCESS")?;
     ensure!(!shows(&agent.log()), "the agent's log shows it: {}", agent.log());
+    // While both wait.
+    for name in [USER, WAITER] {
+        let inspected = captain.nerdctl(&["inspect", "--mode", "native", name])?;
+        ensure!(inspected.contains(IMAGE) || name == WAITER, "{inspected}");
+        ensure!(!shows(&inspected), "{name} shows it: {inspected}");
+    }
+    ensure!(
+        !log(&captain).is_empty() && !shows(&format!("{:?}", log(&captain))),
+        "the waiter's log shows it, or nothing"
+    );
     ran_without_a_trace(&captain)
 }
 

@@ -1,7 +1,10 @@
 //! The start waits for a signal: Smee's 404, or any status at a URL. By a stand-in for Smee.
 
+use std::time::UNIX_EPOCH;
+
 use anyhow::{Context, Result, ensure};
 use lab::agent::{Agent, Runtime};
+use lab::captain::Captain;
 use lab::machine::{Engine, Machine};
 use lab::nest::REBOOTED;
 use lab::paths;
@@ -20,6 +23,8 @@ const SMEE: &str = "0.0.0.0:7080";
 const SCRIPT: &str = "/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe";
 /// From Smee's answer that netboot is off to the start: a second answer, and what a busy machine takes to ask.
 const SOON: f64 = 0.5;
+/// From there to the start itself: what an engine takes on a busy machine, too.
+const STARTED_SOON: f64 = 5.0;
 
 pub fn cases() -> Vec<crate::Case> {
     crate::cases![
@@ -37,6 +42,7 @@ pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::starts_when_netboot_is_off", || on_captain("127.0.0.1", &json!({}))),
         ("captain::starts_when_netboot_is_off_ipv6", || on_captain("[::1]", &json!({}))),
         ("captain::starts_when_netboot_is_off_own_nerdctl", own_nerdctl),
+        ("captain::without_two_in_a_row_it_never_runs", never_two_in_a_row),
         ("captain::example_netboot_off", example),
     ]
 }
@@ -62,7 +68,7 @@ fn line(machine: &Machine, words: &str) -> Result<Value> {
 /// The seconds since 1970 of a line of the log.
 fn seconds(line: &Value) -> Result<f64> {
     let time = humantime::parse_rfc3339(line["time"].as_str().context("no time")?)?;
-    Ok(time.duration_since(std::time::UNIX_EPOCH)?.as_secs_f64())
+    Ok(time.duration_since(UNIX_EPOCH)?.as_secs_f64())
 }
 
 /// When the stand-in first said so.
@@ -76,6 +82,7 @@ fn started_soon_after_404(machine: &Machine, smee: &Smee) -> Result<()> {
     let started = await_event(machine, "start", USER)?.time;
     let off = first(smee, "404")?;
     ensure!(started > off, "started {:.3} s before netboot was off", off - started);
+    ensure!(started - off < STARTED_SOON, "started {:.3} s after netboot was off", started - off);
     let came = seconds(&line(machine, "came: netboot")?)? - off;
     ensure!((0.0..SOON).contains(&came), "seen {came:.3} s after netboot was off");
     ensure!(count(machine, "start", USER)? == 1, "it started more than once");
@@ -228,8 +235,16 @@ fn found_out_before_success(engine: Engine) -> Result<()> {
     smee.say("403")?;
     waits(&machine, &host).run()?.expect(1, field, "HTTP status 403")?;
     nothing_there(&machine)?;
-    smee.say("404")?;
+    // One 404 among others is no word, here neither.
+    let before = smee.answers()?.len();
+    smee.say("flap")?;
     let said = waits(&machine, &host).run_well()?;
+    ensure!(smee.answers()?[before].said == "404" && !said.err.contains("no boot script"), "{said:?}");
+    ensure!(said.out.contains("the waiter will wait for netboot"), "{said:?}");
+    machine.docker(&["rm", "-f", WAITER, USER])?;
+    smee.say("404")?;
+    // 0 is what WAIT_SECONDS is beside a signal; without the signal it would be too soon.
+    let said = waits(&machine, &host).env("WAIT_SECONDS", "0").run_well()?;
     ensure!(said.err.contains("\"level\":\"WARN\"") && said.err.contains("no boot script"), "{said:?}");
     let waiting = line(&machine, "waiting")?;
     ensure!(waiting["wait_seconds"] == 10, "{waiting}");
@@ -238,18 +253,18 @@ fn found_out_before_success(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-/// By the kernel's command line, as Tinkerbell gives it; Smee at its usual port.
-fn on_captain(host: &str, more: &Value) -> Result<()> {
-    let captain = captain()?;
+/// An action that waits for netboot to be switched off, by the kernel's command line, as Tinkerbell gives it; Smee at
+/// its usual port.
+fn handed_over_on_captain(captain: &Captain, host: &str, more: &Value) -> Result<Smee> {
     let line = format!("quiet grpc_authority={host}:42113 worker_id=AA:BB:CC:00:11:22 syslog_host=192.0.2.1\n");
     captain.set_command_line(&line)?;
-    let smee = Smee::start(&captain, &format!("{host}:7080"), "200")?;
+    let smee = Smee::start(captain, &format!("{host}:7080"), "200")?;
     let mut environment = json!({"IMAGE": "alpine", "WAITDAEMON_WAIT_FOR": "netboot-off"});
     if let (Some(all), Some(more)) = (environment.as_object_mut(), more.as_object()) {
         all.extend(more.clone());
     }
     let action = json!({
-        "command": ["sh", "-c", "date +%s.%N > /out/ran && exec sleep 1000"],
+        "command": ["sh", "-c", "touch /out/ran && exec sleep 1000"],
         "environment": environment,
         "volumes": [
             format!("{}:/out", captain.out().display()),
@@ -261,7 +276,13 @@ fn on_captain(host: &str, more: &Value) -> Result<()> {
         ],
         "namespaces": {"network": "host"},
     });
-    reported(&captain, action, "SUCCESS")?;
+    reported(captain, action, "SUCCESS")?;
+    Ok(smee)
+}
+
+fn on_captain(host: &str, more: &Value) -> Result<()> {
+    let captain = captain()?;
+    let smee = handed_over_on_captain(&captain, host, more)?;
     smee.asked(4, LIMIT)?;
     let ran = captain.out().join("ran");
     ensure!(!ran.exists(), "it ran although netboot is on");
@@ -274,6 +295,27 @@ fn on_captain(host: &str, more: &Value) -> Result<()> {
     let came = lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.starts_with("came: netboot")));
     let came = seconds(came.with_context(|| format!("{lines:?}"))?)? - first(&smee, "404")?;
     ensure!((0.0..SOON).contains(&came), "seen {came:.3} s after netboot was off");
+    let started = ran.metadata()?.modified()?.duration_since(UNIX_EPOCH)?.as_secs_f64() - first(&smee, "404")?;
+    ensure!((0.0..STARTED_SOON).contains(&started), "it ran {started:.3} s after netboot was off");
+    Ok(())
+}
+
+/// 404 and 200 in turn, to the end of the wait: there it never runs.
+fn never_two_in_a_row() -> Result<()> {
+    let captain = captain()?;
+    let more = json!({"WAITDAEMON_WAIT_MAX_SECONDS": "6", "WAITDAEMON_WAIT_EXPIRED": "abort"});
+    let smee = handed_over_on_captain(&captain, "127.0.0.1", &more)?;
+    smee.say("flap")?;
+    smee.asked(4, LIMIT)?;
+    let error = until("the waiter's error", LIMIT, || {
+        Ok(captain.logged().into_iter().find(|line| line["level"] == "ERROR" && line["phase"] == "waiter"))
+    })?;
+    let said = error["message"].as_str().is_some_and(|text| text.starts_with("waited 6 s in vain for netboot"));
+    ensure!(said && error["field"] == "environment.WAITDAEMON_WAIT_FOR", "{error}");
+    until("the user container's removal", LIMIT, || Ok(captain.id_of(USER).is_none().then_some(())))?;
+    ensure!(!captain.out().join("ran").exists(), "it ran without two answers in a row");
+    let answers = smee.answers()?;
+    ensure!(answers.iter().any(|answer| answer.said == "404"), "never 404: {answers:?}");
     Ok(())
 }
 
