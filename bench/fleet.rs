@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lab::tinkerbell::{SMEE, Server};
 use lab::until::until;
 use lab::watch::Watch;
-use waitdaemon::clock::Moment;
+use waitdaemon::machine::clock::Clock;
 use waitdaemon::safe_moment::{self, Signal, Waited};
 use waitdaemon::settings::Expired;
 
@@ -48,7 +48,7 @@ fn poll(url: &str) -> Result<()> {
         url: url.to_owned(),
         status: 404,
         times: 2,
-        most_seconds: 60,
+        max_seconds: 60,
         expired: Expired::Abort,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -59,7 +59,7 @@ fn poll(url: &str) -> Result<()> {
             let (signal, begin) = (signal.clone(), WITHIN * u32::try_from(number)? / u32::try_from(MACHINES)?);
             pollers.spawn_local(async move {
                 tokio::time::sleep(begin).await;
-                safe_moment::come(Moment::now(), Duration::ZERO, Some(&signal)).await
+                safe_moment::wait_until_safe(Clock::SinceBoot, Clock::SinceBoot.now(), Duration::ZERO, Some(&signal)).await
             });
         }
         while let Some(waited) = pollers.join_next().await {

@@ -6,15 +6,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use serde_json::Value;
-use waitdaemon::engine::docker::{copy as docker, pull, stream};
-use waitdaemon::engine::nerdctl::{check, copy as nerdctl};
+use waitdaemon::engine::docker::{attach, pull, request as docker};
+use waitdaemon::engine::nerdctl::{check, flags as nerdctl};
 use waitdaemon::engine::tail::Tail;
 use waitdaemon::login::Login;
 use waitdaemon::names::HandoffId;
 use waitdaemon::reference::Reference;
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::ticket::Ticket;
-use waitdaemon::{cmdline, logging, procfs};
+use waitdaemon::logging;
+use waitdaemon::machine::{command_line, procfs};
 
 /// Takes any input; panics where something does not hold.
 type Target = fn(&[u8]);
@@ -45,7 +46,7 @@ pub fn settings(data: &[u8]) {
         })
         .collect();
     let names: Vec<OsString> = variables.iter().map(|(name, _)| name.clone()).collect();
-    settings::unknown(&names);
+    settings::unrecognized(&names);
     match Settings::read(variables) {
         Ok(settings) => {
             plain_word(settings.image.as_written());
@@ -59,22 +60,22 @@ pub fn settings(data: &[u8]) {
 /// The kernel's command line.
 pub fn command_line(data: &[u8]) {
     let line = String::from_utf8_lossy(data);
-    if let Some(host) = cmdline::server(&line) {
+    if let Some(host) = command_line::server(&line) {
         // It goes into a URL.
         let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
         assert!(!inner.is_empty() && !inner.contains(['/', '@', '?', '#', ' ', '[', ']']), "{host:?}");
         assert!(!inner.contains(':') || inner.len() < host.len(), "{host:?}");
     }
-    if let Some(address) = cmdline::hardware_address(&line) {
+    if let Some(address) = command_line::hardware_address(&line) {
         assert!(address.len() == 17 && address.bytes().all(|byte| byte == b':' || byte.is_ascii_hexdigit()));
     }
     for name in ["syslog_host", "docker_registry"] {
-        assert!(cmdline::value(&line, name).is_none_or(|value| !value.is_empty() && line.contains(value)));
+        assert!(command_line::value(&line, name).is_none_or(|value| !value.is_empty() && line.contains(value)));
     }
     for image in ["alpine", "r.example.org:5000/image"] {
         let image = Reference::parse(image).unwrap();
         if Login::of_machine(&line, &image).is_some() {
-            let registry = cmdline::value(&line, "docker_registry").unwrap().to_lowercase();
+            let registry = command_line::value(&line, "docker_registry").unwrap().to_lowercase();
             assert!(registry.contains("docker.io") || registry.contains("r.example.org:5000"), "{registry}");
         }
     }
@@ -181,7 +182,7 @@ fn pieces(data: &[u8]) -> Option<(usize, &[u8])> {
 pub fn pull_stream(data: &[u8]) {
     let Some((size, data)) = pieces(data) else { return };
     let read = |size: usize| {
-        let mut progress = pull::Progress::default();
+        let mut progress = pull::PullStream::default();
         data.chunks(size).try_for_each(|piece| progress.feed(piece)).and_then(|()| progress.end())?;
         let (done, all) = progress.bytes();
         assert!(done <= all);
@@ -194,9 +195,9 @@ pub fn pull_stream(data: &[u8]) {
 pub fn attach_stream(data: &[u8]) {
     let Some((size, data)) = pieces(data) else { return };
     for tty in [false, true] {
-        let mut whole = stream::Demux::new(tty);
+        let mut whole = attach::Demux::new(tty);
         let expected = whole.feed(data);
-        let (mut demux, mut tail, mut output) = (stream::Demux::new(tty), Tail::default(), Vec::new());
+        let (mut demux, mut tail, mut output) = (attach::Demux::new(tty), Tail::default(), Vec::new());
         for piece in data.chunks(size) {
             let said = demux.feed(piece);
             tail.feed(&said);

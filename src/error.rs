@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt::Display;
 
-/// Exit codes; an interface, documented in the README.
+/// Exit codes; an interface, documented in docs/reference.md.
 pub mod exit {
     /// The handoff failed; the action reports FAILED.
     pub const HANDOFF_FAILED: u8 = 1;
@@ -17,10 +17,10 @@ pub mod exit {
 
 /// One failure: what happened, which template field it is about, what mends it, and the cause.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}")]
+#[error("{message}")]
 pub struct Failure {
     /// What could not be done, in words.
-    pub what: String,
+    pub message: String,
     /// The field of the Action in the Template, such as `environment.IMAGE`, or empty.
     pub field: &'static str,
     /// What the reader can do, or empty.
@@ -32,8 +32,8 @@ pub struct Failure {
 
 impl Failure {
     /// A failure with no field, fix or cause yet.
-    pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), field: "", fix: String::new(), cause: None }
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), field: "", fix: String::new(), cause: None }
     }
 
     /// Adds the template field at fault.
@@ -54,31 +54,36 @@ impl Failure {
         self
     }
 
-    /// The causes from the nearest to the root, joined by `: `, or empty. A cause that only
-    /// repeats the text before it is left out.
+    /// The causes as [`chain`] shows them, or empty.
     pub fn causes(&self) -> String {
-        let mut texts: Vec<String> = Vec::new();
-        let mut next = self.source();
-        while let Some(error) = next {
-            let text = error.to_string();
-            if !texts.last().is_some_and(|last| last.ends_with(&text)) {
-                texts.push(text);
-            }
-            next = error.source();
-        }
-        texts.join(": ")
+        self.source().map(chain).unwrap_or_default()
     }
 }
 
-/// Turns any error into a [`Failure`] with a sentence in front.
-pub trait Because<T> {
-    /// The value, or a [`Failure`] that says `what` with the error as its cause.
-    fn because(self, what: impl Display) -> Result<T, Failure>;
+/// An error and its causes from the nearest to the root, joined by `: `. One that only repeats the text before it is
+/// left out.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !texts.last().is_some_and(|last| last.ends_with(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ")
 }
 
-impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Because<T> for Result<T, E> {
-    fn because(self, what: impl Display) -> Result<T, Failure> {
-        self.map_err(|cause| Failure::new(what.to_string()).cause(cause))
+/// Turns any error into a [`Failure`] with a sentence in front.
+pub trait Context<T> {
+    /// The value, or a [`Failure`] that says `message` with the error as its cause.
+    fn context(self, message: impl Display) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
+    fn context(self, message: impl Display) -> Result<T, Failure> {
+        self.map_err(|cause| Failure::new(message.to_string()).cause(cause))
     }
 }
 

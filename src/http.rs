@@ -10,15 +10,18 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What HTTP is spoken over. As a trait object, so that the code for HTTP is there once.
-pub trait Wire: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
+pub trait Transport: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
 /// Sends a request; returns when the answer's head is there.
 ///
 /// # Errors
-/// Where the connection breaks before, or what comes is not HTTP.
-pub async fn exchange(wire: Pin<Box<dyn Wire>>, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await?;
+/// If the connection breaks before, or what comes is not HTTP.
+pub async fn exchange(
+    transport: Pin<Box<dyn Transport>>,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Response<Incoming>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(transport)).await?;
     tokio::spawn(connection);
     sender.send_request(request).await
 }

@@ -44,7 +44,7 @@ pub fn announce(message: &'static str, handoff: &HandoffId) {
     tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), "{message}");
 }
 
-/// True where a complete line of `output` is the announcement of this message by this handoff.
+/// True if a complete line of `output` is the announcement of this message by this handoff.
 pub fn announces(output: &str, message: &str, handoff: &HandoffId) -> bool {
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.into_iter().any(|line| line["message"] == message && line["handoff"] == handoff.as_str())
@@ -67,7 +67,7 @@ fn write_to(stream: &mut impl Write, line: &[u8]) {
 pub fn failure(failure: &Failure) {
     let (causes, field, fix) = (failure.causes(), failure.field, failure.fix.as_str());
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    tracing::error!(error = some(&causes), field = some(field), fix = some(fix), "{}", failure.what);
+    tracing::error!(error = some(&causes), field = some(field), fix = some(fix), "{}", failure.message);
 }
 
 struct Lines {

@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde_json::json;
 
-use crate::cmdline;
-use crate::error::{Because, Failure};
+use crate::error::{Context, Failure};
+use crate::machine::command_line;
 use crate::names::HandoffId;
 use crate::reference::Reference;
 use crate::settings::Settings;
@@ -41,7 +41,7 @@ impl Login {
     /// Where the password's file cannot be read.
     pub fn given(settings: &Settings) -> Result<Option<Self>, Failure> {
         let Some((username, file)) = &settings.registry_login else { return Ok(None) };
-        let password = fs::read_to_string(file).because(format!("cannot read the password in {}", file.display()));
+        let password = fs::read_to_string(file).context(format!("cannot read the password in {}", file.display()));
         let password = password.map_err(|failure| {
             let field = "environment.WAITDAEMON_REGISTRY_PASSWORD_FILE";
             failure.field(field).fix("mount the file: volumes: [\"/host/path:/path:ro\"]")
@@ -52,7 +52,7 @@ impl Login {
 
     /// The login that the kernel's command line has for the agent, where the image is in that very registry. Pure.
     pub fn of_machine(line: &str, image: &Reference) -> Option<Self> {
-        let value = |name| cmdline::value(line, name);
+        let value = |name| command_line::value(line, name);
         let registry = value("docker_registry")?;
         let registry = registry.split_once("://").map_or(registry, |(_, rest)| rest);
         let registry = registry.split_once('/').map_or(registry, |(host, _)| host);

@@ -7,15 +7,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tracing::Level;
-use waitdaemon::engine::Chosen;
+use waitdaemon::engine::Engine;
+use waitdaemon::engine::choose::choose;
 use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
-use waitdaemon::error::{Because, Failure, exit};
+use waitdaemon::error::{Context, Failure, exit};
+use waitdaemon::handoff::{self, show};
 use waitdaemon::login::Login;
+use waitdaemon::machine::{Process, namespaces};
 use waitdaemon::settings::{self, Problem, Settings, Syslog};
-use waitdaemon::signals::Stop;
+use waitdaemon::signals::StopSignals;
 use waitdaemon::ticket::{EngineTicket, Ticket};
-use waitdaemon::{dry_run, engine, handoff, host, logging, names, syslog, waiter};
+use waitdaemon::{logging, names, syslog, waiter};
 
 /// How long an end waits for the syslog server's name.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
@@ -28,15 +31,16 @@ fn main() -> ExitCode {
 
 /// The action container's journey; returns the exit code.
 fn be_action() -> u8 {
+    let process = Process::own();
     let settings = match Settings::read(std::env::vars_os()) {
         Ok(settings) => settings,
         Err(problems) => {
             logging::start(Level::INFO, "handoff");
             if settings::asks_for_dry_run(std::env::vars_os()) {
-                return dry_run::invalid(&problems);
+                return show::invalid(&problems);
             }
             return on_one_thread(exit::INVALID_SETTINGS, async {
-                tell_syslog(&settings::syslog(std::env::vars_os()));
+                tell_syslog(&settings::syslog(std::env::vars_os()), &process);
                 for Problem { field, value, problem, fix } in problems {
                     tracing::error!(field, value, fix, "{problem}");
                 }
@@ -46,33 +50,42 @@ fn be_action() -> u8 {
     };
     logging::start(settings.log.into(), "handoff");
     let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-    for name in settings::unknown(&names) {
-        tracing::warn!(field = format!("environment.{name}"), "{name} is no variable of waitdaemon; a typing error?");
+    for name in settings::unrecognized(&names) {
+        tracing::warn!(field = format!("environment.{name}"), "unknown variable {name}; is it misspelled?");
     }
     // While we are in our own mount namespace: the password's file is the action's.
     let login = match Login::given(&settings) {
         Ok(login) => login,
-        Err(failure) if settings.dry_run => return dry_run::failed(&failure),
+        Err(failure) if settings.dry_run => return show::failed(&failure),
         Err(failure) => {
             return on_one_thread(exit::INVALID_SETTINGS, async {
-                tell_syslog(&settings.syslog);
+                tell_syslog(&settings.syslog, &process);
                 Err(failure)
             });
         }
     };
     if settings.dry_run {
-        return on_one_thread(exit::HANDOFF_FAILED, async { Ok(dry_run::run(&settings, login).await) });
+        return on_one_thread(exit::HANDOFF_FAILED, async { Ok(show::run(&settings, &process, login).await) });
     }
     on_one_thread(exit::HANDOFF_FAILED, async {
-        let mut stop = Stop::catch().because("cannot catch signals")?;
-        match engine::choose(&settings).await {
-            Ok(Chosen::Docker(docker)) => handoff::run(&docker, &settings, login, &mut stop).await.map(|()| 0),
-            Ok(Chosen::Nerdctl(nerdctl)) => handoff::run(&nerdctl, &settings, login, &mut stop).await.map(|()| 0),
+        let mut stop = StopSignals::catch().context("cannot catch signals")?;
+        let reached = match choose(&settings, &process).await {
+            Ok(reached) => reached,
             Err(failures) => {
-                tell_syslog(&settings.syslog);
+                tell_syslog(&settings.syslog, &process);
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
-                Ok(exit::NO_ENGINE)
+                return Ok(exit::NO_ENGINE);
+            }
+        };
+        let keeps_logs = reached.engine.about().keeps_logs;
+        let server = syslog::server(&settings.syslog, keeps_logs, &process.command_line);
+        server.iter().for_each(|address| syslog::start(address));
+        match handoff::run(&reached, &process, &settings, login, &mut stop).await {
+            Ok(()) => Ok(0),
+            Err(failures) => {
+                failures.iter().for_each(logging::failure);
+                Ok(exit::HANDOFF_FAILED)
             }
         }
     })
@@ -80,11 +93,11 @@ fn be_action() -> u8 {
 
 /// Before an engine has answered: sends what goes wrong to the OSIE's syslog, but where Docker does, which sends what
 /// containers print.
-fn tell_syslog(wanted: &Syslog) {
+fn tell_syslog(wanted: &Syslog, process: &Process) {
     let socket = Path::new("/var/run/docker.sock");
     let found = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let docker = found(socket) || host::path_through_init(socket).is_some_and(|path| found(&path));
-    if let Some(address) = syslog::server(wanted, !docker, &host::command_line()) {
+    let docker = found(socket) || namespaces::path_through_init(socket).is_some_and(|path| found(&path));
+    if let Some(address) = syslog::server(wanted, !docker, &process.command_line) {
         syslog::start(&address);
     }
 }
@@ -100,22 +113,21 @@ fn be_waiter() -> u8 {
             return exit::WAITER_FAILED;
         }
     };
-    logging::start(ticket.log.into(), "waiter");
-    logging::set_action(&ticket.action_name);
+    let Ticket { engine, duty } = ticket;
+    logging::start(duty.log.into(), "waiter");
+    logging::set_action(&duty.action_name);
+    let process = Process::own();
     on_one_thread(exit::WAITER_FAILED, async {
-        let mut stop = Stop::catch().because("cannot catch signals")?;
-        match ticket.engine.clone() {
-            EngineTicket::Docker { host, later, version } => {
-                ticket.syslog.iter().for_each(|address| syslog::start(address));
-                waiter::run(&Docker::known(host, later, version), &ticket, &mut stop).await?;
+        let mut stop = StopSignals::catch().context("cannot catch signals")?;
+        let engine: Box<dyn Engine> = match engine {
+            EngineTicket::Docker { host, socket_after_restart, version } => {
+                Box::new(Docker::from_ticket(host, socket_after_restart, version))
             }
-            EngineTicket::Nerdctl { host, namespace, .. } => {
-                let nerdctl = Nerdctl::known(host, &namespace)?;
-                // Now that the network is the host's.
-                ticket.syslog.iter().for_each(|address| syslog::start(address));
-                waiter::run(&nerdctl, &ticket, &mut stop).await?;
-            }
-        }
+            EngineTicket::Nerdctl { host, namespace } => Box::new(Nerdctl::open(host, &namespace)?),
+        };
+        // The network is the host's by now, if nerdctl is.
+        duty.syslog.iter().for_each(|address| syslog::start(address));
+        waiter::run(engine.as_ref(), &process, &duty, &mut stop).await?;
         Ok(0)
     })
 }

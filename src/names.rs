@@ -31,6 +31,11 @@ impl Role {
         }
     }
 
+    /// The role of a label's value.
+    pub fn of(label: &str) -> Option<Self> {
+        [Self::Waiter, Self::User].into_iter().find(|role| role.as_str() == label)
+    }
+
     /// The container's name for an action: `<action>-waiter` or `<action>-user`.
     pub fn container_name(self, action: &str) -> String {
         format!("{action}-{}", self.as_str())

@@ -5,67 +5,67 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// The pause after the first try.
+/// The pause after the first attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: what waits for an engine goes on soon after it came back.
+/// The longest pause: whoever waits for an engine goes on soon after it is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often [`Worth::Few`] is tried in all.
+/// How many attempts [`Retry::AFewTimes`] makes in all.
 const FEW: u32 = 3;
 
-/// Whether the same question may be answered a little later.
+/// Whether the same request may succeed a little later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Worth {
+pub enum Retry {
     /// The answer is final.
-    Nothing,
-    /// It may be a stumble or final: nobody can tell.
-    Few,
+    Never,
+    /// The answer may pass or be final: nobody can tell.
+    AFewTimes,
     /// Whoever answers is away or busy.
-    Long,
+    UntilDeadline,
 }
 
-/// An error that knows whether trying again is worth it.
-pub trait Stumble: Display {
-    /// See [`Worth`].
-    fn worth(&self) -> Worth;
+/// An error that knows whether it may pass.
+pub trait Transient: Display {
+    /// Whether to try again; see [`Retry`].
+    fn retry(&self) -> Retry;
 }
 
-/// The tries of one thing.
+/// The attempts at one thing.
 #[derive(Debug)]
-pub struct Tries {
+pub struct Attempts {
     end: Instant,
-    made: u32,
+    failed: u32,
 }
 
-impl Tries {
-    /// Tries within a limit, from now.
+impl Attempts {
+    /// Allows attempts for `limit`, from now.
     pub fn within(limit: Duration) -> Self {
-        Self { end: Instant::now() + limit, made: 0 }
+        Self { end: Instant::now() + limit, failed: 0 }
     }
 
-    /// How many tries have failed.
+    /// Counts the attempts that have failed.
     pub fn failed(&self) -> u32 {
-        self.made
+        self.failed
     }
 
-    /// Logs why the last try failed and waits before the next; false where there shall be none.
-    pub async fn again(&mut self, what: &str, error: &impl Stumble) -> bool {
-        self.again_worth(error.worth(), what, error).await
+    /// Logs why the last attempt failed and waits before the next one; returns false if there is to be none.
+    pub async fn wait(&mut self, what: &str, error: &impl Transient) -> bool {
+        self.wait_as(error.retry(), what, error).await
     }
 
-    /// As [`Tries::again`], where the caller knows better what trying again is worth.
-    pub async fn again_worth(&mut self, worth: Worth, what: &str, error: &impl Display) -> bool {
-        self.made += 1;
-        let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.made);
-        let enough = match worth {
-            Worth::Nothing => true,
-            Worth::Few => self.made >= FEW,
-            Worth::Long => false,
+    /// As [`Attempts::wait`], for a caller that knows better whether the error may pass.
+    pub async fn wait_as(&mut self, retry: Retry, what: &str, error: &dyn Display) -> bool {
+        self.failed += 1;
+        let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.failed);
+        let enough = match retry {
+            Retry::Never => true,
+            Retry::AFewTimes => self.failed >= FEW,
+            Retry::UntilDeadline => false,
         };
         if enough || Instant::now() + pause >= self.end {
             return false;
         }
         let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(error = %error, tries = self.made, milliseconds, "{what} failed, trying again");
+        tracing::warn!(error = %error, tries = self.failed, milliseconds, "{what} failed, trying again");
         sleep(pause).await;
         true
     }
@@ -74,37 +74,70 @@ impl Tries {
 /// Asks until there is an answer, or an error that stands.
 ///
 /// # Errors
-/// The last try's.
-pub async fn patiently<T, E: Stumble, F: Future<Output = Result<T, E>>>(
+/// The last attempt's.
+pub async fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
     limit: Duration,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, E> {
-    let mut tries = Tries::within(limit);
+    let mut attempts = Attempts::within(limit);
     loop {
         match ask().await {
-            Err(error) if tries.again(what, &error).await => {}
+            Err(error) if attempts.wait(what, &error).await => {}
             other => return other,
         }
     }
 }
 
-/// The pause after so many tries: doubled each time up to the longest, less up to a half by chance, so that many
-/// machines do not ask in step.
-pub fn pause(first: Duration, longest: Duration, made: u32) -> Duration {
-    less(first.saturating_mul(1 << made.saturating_sub(1).min(10)).min(longest), random())
+/// Returns the pause after so many failures: doubled each time up to the longest, shortened by up to a half by chance,
+/// so that many machines do not ask in step.
+pub fn pause(first: Duration, longest: Duration, failed: u32) -> Duration {
+    shorten(first.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(longest), chance::byte())
 }
 
-/// Less up to a half. Pure.
-fn less(whole: Duration, random: u8) -> Duration {
+/// Takes up to a half away. Pure.
+fn shorten(whole: Duration, random: u8) -> Duration {
     whole - whole / 2 * u32::from(random) / 255
 }
 
-fn random() -> u8 {
-    let mut byte = [0];
-    // Where the kernel has none, the pauses are whole.
-    let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty());
-    byte[0]
+#[cfg(not(test))]
+mod chance {
+    /// A random byte from the kernel; zero if it has none, and then the pauses are whole.
+    pub fn byte() -> u8 {
+        let mut byte = [0];
+        let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty());
+        byte[0]
+    }
+}
+
+/// In tests chance is seeded, so that a simulation can be run again.
+#[cfg(test)]
+pub mod chance {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) };
+    }
+
+    /// Starts this thread's sequence anew.
+    pub fn seed(seed: u64) {
+        STATE.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    }
+
+    /// The next number of this thread's sequence (xorshift64*).
+    pub fn number() -> u64 {
+        let mut state = STATE.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        STATE.set(state);
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    /// The next byte.
+    pub fn byte() -> u8 {
+        number().to_le_bytes()[2]
+    }
 }
 
 #[cfg(test)]
@@ -113,29 +146,29 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_limit_and_differ_by_chance() {
-        for (made, whole) in [(1, 100), (2, 200), (4, 800), (7, 5000), (100, 5000)] {
+        for (failed, whole) in [(1, 100), (2, 200), (4, 800), (7, 5000), (100, 5000)] {
             let whole = Duration::from_millis(whole);
-            assert_eq!((less(whole, 0), less(whole, 255)), (whole, whole / 2));
-            let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, made);
+            assert_eq!((shorten(whole, 0), shorten(whole, 255)), (whole, whole / 2));
+            let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, failed);
             assert!(whole / 2 <= pause && pause <= whole, "{pause:?}");
         }
     }
 
     #[derive(Debug, thiserror::Error)]
     #[error("no")]
-    struct No(Worth);
-    impl Stumble for No {
-        fn worth(&self) -> Worth {
+    struct No(Retry);
+    impl Transient for No {
+        fn retry(&self) -> Retry {
             self.0
         }
     }
 
-    fn tries(worth: Worth, limit: Duration) -> u32 {
+    fn attempts(retry: Retry, limit: Duration) -> u32 {
         let mut made = 0;
         let asked = async {
-            patiently(limit, "asking", || {
+            retry_within(limit, "asking", || {
                 made += 1;
-                async { Err::<(), _>(No(worth)) }
+                async { Err::<(), _>(No(retry)) }
             })
             .await
         };
@@ -145,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_worth_it_is_tried_again_and_never_for_ever() {
-        assert_eq!(tries(Worth::Nothing, Duration::from_secs(60)), 1);
-        assert_eq!(tries(Worth::Few, Duration::from_secs(60)), FEW);
-        assert!((2..10).contains(&tries(Worth::Long, Duration::from_millis(400))));
+    fn only_what_may_pass_is_tried_again_and_never_for_ever() {
+        assert_eq!(attempts(Retry::Never, Duration::from_secs(60)), 1);
+        assert_eq!(attempts(Retry::AFewTimes, Duration::from_secs(60)), FEW);
+        assert!((2..10).contains(&attempts(Retry::UntilDeadline, Duration::from_millis(400))));
     }
 }

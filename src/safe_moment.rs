@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 
-use crate::clock::{Moment, sleep_until};
-use crate::error::{Because, Failure};
-use crate::retry::{self, Stumble, Worth, patiently};
+use crate::error::{Context, Failure};
+use crate::http;
+use crate::machine::Process;
+use crate::machine::clock::{Clock, Moment};
+use crate::machine::command_line;
+use crate::retry::{self, Retry, Transient, retry_within};
 use crate::settings::{Awaited, Expired, Settings};
-use crate::{cmdline, host, http};
 
 /// How often a long wait says that it goes on.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
@@ -56,7 +58,7 @@ pub struct Signal {
     /// How often in a row it must be the answer.
     pub times: u32,
     /// Seconds from the action's end after which it is awaited no longer.
-    pub most_seconds: u64,
+    pub max_seconds: u64,
     /// What happens then.
     pub expired: Expired,
 }
@@ -98,24 +100,24 @@ pub enum NoAnswer {
     /// Nothing within [`QUESTION_LIMIT`].
     #[error("no answer within {} s", QUESTION_LIMIT.as_secs())]
     Late,
-    /// The server is not well.
+    /// The server is in trouble.
     #[error("the answer is HTTP status {0}")]
-    Unwell(u16),
+    ServerError(u16),
 }
 
-/// Which answers count.
+/// Which statuses are answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counts {
-    /// Every status: somebody's own signal may be any.
-    Every,
-    /// Not 500 and above: a server that is not well cannot tell.
-    OfTheWell,
+enum Accept {
+    /// All: somebody's own signal may be any.
+    Any,
+    /// Not 500 and above: a server in trouble cannot tell.
+    NotServerErrors,
 }
 
 /// All of them may pass: servers and networks come back.
-impl Stumble for NoAnswer {
-    fn worth(&self) -> Worth {
-        Worth::Long
+impl Transient for NoAnswer {
+    fn retry(&self) -> Retry {
+        Retry::UntilDeadline
     }
 }
 
@@ -123,26 +125,26 @@ impl Stumble for NoAnswer {
 /// or where Smee cannot give it, which is warned of.
 ///
 /// # Errors
-/// Where nobody can be asked, or nobody answers.
-pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
+/// If nobody can be asked, or nobody answers.
+pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Signal>, Failure> {
     let Some(wait_for) = &settings.wait_for else { return Ok(None) };
     let (name, url, status, times) = match &wait_for.what {
         Awaited::NetbootOff { smee } => {
-            let script = boot_script(&host::command_line(), smee.as_ref())?;
+            let script = boot_script(&process.command_line, smee.as_ref())?;
             ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, 2)
         }
         Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
     };
     let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
-    let counts = if netboot { Counts::OfTheWell } else { Counts::Every };
-    let asked = async || patiently(REACH_LIMIT, "asking for the signal", || ask(&url, counts)).await;
-    let mut answer = asked().await;
+    let accept = if netboot { Accept::NotServerErrors } else { Accept::Any };
+    let ask = async || retry_within(REACH_LIMIT, "asking for the signal", || http_status(&url, accept)).await;
+    let mut answer = ask().await;
     if netboot && matches!(answer, Ok(NETBOOT_IS_OFF)) {
         // As for the waiter, only two in a row count.
         sleep(SURE_PAUSE).await;
-        answer = asked().await;
+        answer = ask().await;
     }
-    let answer = answer.because(format!("cannot wait for {name}: nobody answers at {}", shown(&url)));
+    let answer = answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
     let answer = answer.map_err(|failure| {
         let smee = "add to the action:  namespaces: {network: host}, or name another place: WAITDAEMON_SMEE_URL; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
         let other = "check the URL; where the action's own network does not lead there add:  namespaces: {network: host}";
@@ -164,41 +166,47 @@ pub async fn prepare(settings: &Settings) -> Result<Option<Signal>, Failure> {
         url: url.to_string(),
         status,
         times,
-        most_seconds: wait_for.most.as_secs(),
+        max_seconds: wait_for.max_wait.as_secs(),
         expired: wait_for.expired,
     }))
 }
 
-/// Waits `least` from the action's end, and for the signal.
+/// Waits at least `min_wait` from the moment `action_ended`, and for the signal.
 ///
 /// # Errors
-/// Where the kernel gives no timer, or the ticket's URL is none.
-pub async fn come(ended: Moment, least: Duration, signal: Option<&Signal>) -> Result<Waited, Failure> {
+/// If the kernel gives no timer, or the ticket has no URL.
+pub async fn wait_until_safe(
+    clock: Clock,
+    action_ended: Moment,
+    min_wait: Duration,
+    signal: Option<&Signal>,
+) -> Result<Waited, Failure> {
     if let Some(signal) = signal {
-        let url: Uri = signal.url.parse().because("the ticket has no URL")?;
-        tracing::info!(most_seconds = signal.most_seconds, "waiting for {}", signal.name);
+        let url: Uri = signal.url.parse().context("the ticket has no URL")?;
+        tracing::info!(max_seconds = signal.max_seconds, "waiting for {}", signal.name);
         tokio::select! {
-            () = given(&url, signal) => {}
-            over = sleep_until(ended + Duration::from_secs(signal.most_seconds)) => {
-                return over.because("the kernel gives no timer").map(|()| Waited::Expired);
+            biased;
+            () = poll_until_signal(&url, signal) => {}
+            over = clock.sleep_until(action_ended + Duration::from_secs(signal.max_seconds)) => {
+                return over.context("the kernel gives no timer").map(|()| Waited::Expired);
             }
         }
     }
-    count_down(ended + least).await.map(|()| Waited::Safe)
+    count_down(clock, action_ended + min_wait).await.map(|()| Waited::Safe)
 }
 
 /// Asks until the signal is given. Says what changes.
-async fn given(url: &Uri, signal: &Signal) {
+async fn poll_until_signal(url: &Uri, signal: &Signal) {
     let (mut asked, mut in_a_row, mut last) = (0, 0, String::new());
-    let counts = if signal.times > 1 { Counts::OfTheWell } else { Counts::Every };
+    let accept = if signal.times > 1 { Accept::NotServerErrors } else { Accept::Any };
     loop {
-        let answer = ask(url, counts).await;
+        let answer = http_status(url, accept).await;
         if let Ok(status) = answer
             && status == signal.status
         {
             in_a_row += 1;
             if in_a_row >= signal.times {
-                tracing::info!(status = u64::from(status), "came: {}", signal.name);
+                tracing::info!(status = u64::from(status), "signal received: {}", signal.name);
                 return;
             }
             sleep(SURE_PAUSE).await;
@@ -212,9 +220,9 @@ async fn given(url: &Uri, signal: &Signal) {
         };
         if said != last {
             if answered {
-                tracing::info!("not yet {}: {said}", signal.name);
+                tracing::info!("still waiting for {}: got {said}", signal.name);
             } else {
-                tracing::warn!(error = said, "nobody answers while waiting for {}", signal.name);
+                tracing::warn!(error = said, "no response while waiting for {}", signal.name);
             }
             last = said;
         }
@@ -222,18 +230,18 @@ async fn given(url: &Uri, signal: &Signal) {
     }
 }
 
-/// The HTTP status at a URL.
-fn ask(url: &Uri, counts: Counts) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
-    // Boxed: its code is there once, and not in each who asks.
-    Box::pin(asked(url.clone(), counts))
+/// Asks once for the HTTP status at a URL. Boxed: its code is there once, and not in each who asks.
+fn http_status(url: &Uri, accept: Accept) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
+    let url = url.clone();
+    Box::pin(async move { get_status(&url, accept).await })
 }
 
-async fn asked(url: Uri, counts: Counts) -> Result<u16, NoAnswer> {
+async fn get_status(url: &Uri, accept: Accept) -> Result<u16, NoAnswer> {
     let host = url.host().unwrap_or_default();
     let address = format!("{host}:{}", url.port_u16().unwrap_or(80));
     // As it is shown, for a query without a path has its slash there alone.
     let path = url.path_and_query().map_or_else(|| "/".into(), ToString::to_string);
-    let asked = async {
+    let ask = async {
         let socket =
             connect(&address).await.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
         let authority = url.authority().map_or(host, |authority| authority.as_str());
@@ -242,8 +250,8 @@ async fn asked(url: Uri, counts: Counts) -> Result<u16, NoAnswer> {
         let request = request.body(Full::new(Bytes::new())).unwrap_or_default();
         Ok(http::exchange(Box::pin(socket), request).await?.status().as_u16())
     };
-    match timeout(QUESTION_LIMIT, asked).await.unwrap_or(Err(NoAnswer::Late))? {
-        status if status >= 500 && counts == Counts::OfTheWell => Err(NoAnswer::Unwell(status)),
+    match timeout(QUESTION_LIMIT, ask).await.unwrap_or(Err(NoAnswer::Late))? {
+        status if status >= 500 && accept == Accept::NotServerErrors => Err(NoAnswer::ServerError(status)),
         status => Ok(status),
     }
 }
@@ -277,21 +285,21 @@ fn boot_script(line: &str, smee: Option<&Uri>) -> Result<Uri, Failure> {
         Some(url) if url.path().ends_with(".ipxe") => return Ok(url.clone()),
         Some(url) => shown(url).trim_end_matches('/').to_owned(),
         None => {
-            let server = cmdline::server(line)
+            let server = command_line::server(line)
                 .ok_or_else(|| lacks("grpc_authority", "set WAITDAEMON_SMEE_URL: http://<tinkerbell>:7080"))?;
             format!("http://{server}:{SMEE_PORT}")
         }
     };
-    let address = cmdline::hardware_address(line)
+    let address = command_line::hardware_address(line)
         .ok_or_else(|| lacks("worker_id or hw_addr", "set WAITDAEMON_SMEE_URL to the boot script's whole URL"))?;
-    format!("{base}/ipxe/script/{address}/auto.ipxe").parse().because("Smee's address makes no URL")
+    format!("{base}/ipxe/script/{address}/auto.ipxe").parse().context("Smee's address makes no URL")
 }
 
-async fn count_down(end: Moment) -> Result<(), Failure> {
+async fn count_down(clock: Clock, end: Moment) -> Result<(), Failure> {
     loop {
-        let next = (Moment::now() + STILL_WAITING_EVERY).min(end);
-        sleep_until(next).await.because("the kernel gives no timer")?;
-        let left = end.left();
+        let next = (clock.now() + STILL_WAITING_EVERY).min(end);
+        clock.sleep_until(next).await.context("the kernel gives no timer")?;
+        let left = end.since(clock.now());
         if left.is_zero() {
             return Ok(());
         }
@@ -315,7 +323,7 @@ mod tests {
         let whole = "http://smee/ipxe/script/x/auto.ipxe";
         assert_eq!(url("", Some(whole)).unwrap(), whole);
         assert!(url("worker_id=aa:bb:cc:00:11:22", None).unwrap_err().fix.contains("WAITDAEMON_SMEE_URL"));
-        assert!(url("grpc_authority=h:1", None).unwrap_err().what.contains("worker_id"));
+        assert!(url("grpc_authority=h:1", None).unwrap_err().message.contains("worker_id"));
     }
 
     #[test]

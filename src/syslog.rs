@@ -10,11 +10,10 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 use tracing::Level;
 
-use crate::cmdline;
-use crate::settings::{Syslog, host_and_port};
+use crate::machine::command_line;
+use crate::settings::Syslog;
+use crate::settings::values::{SYSLOG_PORT, host_and_port};
 
-/// Syslog's port (RFC 5426).
-pub const PORT: u16 = 514;
 /// Facility `daemon`, as Docker's syslog driver has it.
 const DAEMON: u8 = 3;
 /// The longest message, in bytes, that every receiver should take (RFC 5426, 3.2).
@@ -43,7 +42,9 @@ pub fn server(wanted: &Syslog, keeps_logs: bool, line: &str) -> Option<String> {
     match wanted {
         Syslog::Off => None,
         Syslog::To(address) => Some(address.clone()),
-        Syslog::Usual if keeps_logs => cmdline::value(line, "syslog_host").and_then(|host| host_and_port(host, PORT)),
+        Syslog::Usual if keeps_logs => {
+            command_line::value(line, "syslog_host").and_then(|host| host_and_port(host, SYSLOG_PORT))
+        }
         Syslog::Usual => None,
     }
 }

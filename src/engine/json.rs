@@ -61,6 +61,26 @@ pub fn differences(field: &str, action: &Value, user: &Value, found: &mut Vec<Va
     found.push(json!({"field": field, "action": of_action, "user": of_user}));
 }
 
+/// Any JSON, for tests of what reads it.
+#[cfg(test)]
+pub fn any() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    const KEYS: &str =
+        "Id|ID|State|Status|Pid|Config|Labels|Args|Process|Spec|process|args|Image|ImageConfig|config|Path|mounts|x";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "created|running|exited|stopped|\\PC{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 48, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((KEYS, inner), 0..6).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,235 +1,369 @@
-//! The seam: what both journeys ask of a container engine, and choosing one.
-#![allow(async_fn_in_trait)] // Used by this program alone, on one thread: no caller needs Send bounds.
+//! The seam: what a container engine can do, one attempt each.
+//!
+//! Nothing here decides: what is tried again, what counts as done and what becomes of it all is said once, above
+//! (lifecycle.rs, identity.rs, handoff/, waiter/). Below lies what only one engine needs.
 
+pub mod choose;
 pub mod docker;
-pub mod failures;
 pub mod json;
 pub mod nerdctl;
+pub mod registry;
 pub mod tail;
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::pin::Pin;
 
 use serde_json::Value;
 
-use crate::clock::Moment;
 use crate::error::Failure;
 use crate::login::Login;
-use crate::names::HandoffId;
+use crate::names::{HandoffId, Role};
 use crate::reference::Reference;
-use crate::settings::{Runtime, Settings};
-use crate::ticket::{EngineTicket, Ticket};
+use crate::retry::{Retry, Transient};
+use crate::ticket::Duty;
 
-/// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
-pub const ARMING_LIMIT: Duration = Duration::from_secs(30);
+/// An answer of the engine, boxed, so that each journey is compiled once for all engines.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + 'a>>;
 
-/// The action container's end, as far as the waiter can know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It exited with 0: the agent reports SUCCESS.
-    Succeeded,
-    /// It ended in another way; says how.
-    Failed(String),
-    /// It is gone and nothing tells how it ended; says why.
-    Unknown(String),
+/// The end of a container that is awaited: [`Life::Ended`] if the engine says how with it, else [`Life::Unknown`].
+pub type End = Pin<Box<dyn Future<Output = Result<Life, Refusal>>>>;
+
+/// Primitives of a container engine. Each is tried once and bounded in time.
+pub trait Engine {
+    /// What is the same for all of its containers.
+    fn about(&self) -> About;
+
+    /// Shows those of these containers, by ID or name, that exist.
+    fn look<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>>;
+
+    /// Lists the IDs of containers.
+    fn list<'a>(&'a self, which: Which<'a>) -> Answer<'a, Vec<String>>;
+
+    /// Shows an image by its name or ID; `None` if it is not on this machine.
+    fn image<'a>(&'a self, image: &'a str) -> Answer<'a, Option<Image>>;
+
+    /// Asks the registry for an image, without pulling it.
+    fn find_in_registry<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>) -> Answer<'a, ()>;
+
+    /// Pulls an image. The caller limits the time.
+    fn pull<'a>(
+        &'a self,
+        image: &'a Reference,
+        login: Option<&'a Login>,
+        progress: &'a RefCell<Progress>,
+    ) -> Answer<'a, ()>;
+
+    /// Builds the requests for both containers; changes nothing.
+    fn prepare<'a>(&'a self, order: &'a Order<'a>) -> Pin<Box<dyn Future<Output = Prepared> + 'a>>;
+
+    /// Creates a container, and starts the waiter's with it if the engine does both at once.
+    fn create<'a>(&'a self, request: &'a Request) -> Answer<'a, Created>;
+
+    /// Does or checks what creating leaves open, for a container that this request created. Twice is as good as once.
+    fn complete<'a>(&'a self, request: &'a Request, id: &'a str) -> Answer<'a, ()>;
+
+    /// Starts a container that was seen [`Life::Created`] or [`Life::Starting`].
+    fn start<'a>(&'a self, container: &'a Seen) -> Answer<'a, ()>;
+
+    /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process, if it is known.
+    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End>;
+
+    /// Opens a container's output.
+    fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>>;
+
+    /// Removes a container with its anonymous volumes.
+    fn remove<'a>(&'a self, container: &'a str, how: Removal) -> Answer<'a, ()>;
+
+    /// Keeps the engine from starting a container again once it ends.
+    fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()>;
 }
 
-/// What the waiter saw of the user container while it watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Still running when the time was over.
+/// What is the same for all containers of an engine.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The engine in words: what it is and where it was reached.
+    pub described: String,
+    /// What to check if it does not answer.
+    pub check: &'static str,
+    /// What containers print stays on the machine unless somebody sends it.
+    pub keeps_logs: bool,
+    /// The kernel shows the container's ID as the last part of its processes' cgroup.
+    pub names_cgroups: bool,
+    /// Creating the waiter starts it, so it may run before the user container is there.
+    pub starts_waiter_early: bool,
+    /// The fields of the Action that say in which engine, or part of it, the action runs; and what to do with them.
+    pub place: (&'static str, &'static str),
+}
+
+/// How much to ask about a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Labels and life.
+    Life,
+    /// The engine's whole document too.
+    Whole,
+}
+
+/// Which containers to list.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    /// All of ours, running or not.
+    Ours,
+    /// What this handoff made, running or not.
+    MadeBy(&'a HandoffId),
+    /// All that run.
     Running,
-    /// It ended.
-    Exited {
-        /// Its exit code.
+}
+
+/// What an engine says of a container's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// It never had a process.
+    Created,
+    /// It has a process that does not run its command yet: somebody starts it, or was killed while he did.
+    Starting {
+        /// The process, as the host counts.
+        pid: Option<u32>,
+    },
+    /// It runs.
+    Running {
+        /// Its process, as the host counts.
+        pid: Option<u32>,
+    },
+    /// It ran and ended.
+    Ended {
+        /// The exit code.
         code: i64,
         /// What the engine says about the end, such as "out of memory"; may be empty.
         note: String,
-        /// The last lines of its output, oldest first.
-        last_lines: Vec<String>,
     },
-    /// Somebody removed it.
-    Removed,
-    /// The engine went away; says how. A machine that goes down looks like this.
-    Lost(String),
+    /// It is being removed.
+    Leaving,
+    /// The engine says something else.
+    Unknown(String),
 }
 
-/// What became of a user container that shall not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Discarded {
-    /// It has not run and is gone.
-    Removed,
-    /// Too late: it was started. It is left alone.
-    Started,
+impl Life {
+    /// True if its command has not run yet.
+    pub fn is_before_start(&self) -> bool {
+        matches!(self, Self::Created | Self::Starting { .. })
+    }
+
+    /// Its process, if it has one that is known.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Starting { pid } | Self::Running { pid } => *pid,
+            _ => None,
+        }
+    }
 }
 
-/// What an earlier attempt of the same action left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Earlier {
-    /// Nothing that matters now: nothing was there, or it was pending and has been removed.
-    Cleared,
-    /// Its user container runs; the ID. It and its waiter are left alone.
-    Running(String),
+/// A container as an engine shows it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for, if it is one of ours.
+    pub role: Option<Role>,
+    /// The action that it belongs to, if it is one of ours.
+    pub action: String,
+    /// The mark of the handoff that made it, if it is one of ours.
+    pub handoff: String,
+    /// Its life.
+    pub life: Life,
+    /// The rest; empty unless the whole was asked for.
+    pub whole: Whole,
 }
 
-/// Who has the name of one of our containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Nobody.
-    Free,
-    /// An earlier attempt of the same action; it does not run.
-    Pending,
-    /// An earlier attempt of the same action; it runs.
-    Running,
-    /// A container that is not this action's.
-    Foreign,
+/// What [`Detail::Whole`] shows besides.
+#[derive(Debug, Clone, Default)]
+pub struct Whole {
+    /// The image from which it was created, as [`Engine::image`] takes it.
+    pub image: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// It has a terminal.
+    pub tty: bool,
+    /// Whoever runs it deletes it if it succeeded and keeps it if it failed (the Tink Agent on containerd, since
+    /// Tinkerbell v0.24).
+    pub deleted_on_success: bool,
+    /// The engine's own document, untouched.
+    pub document: Value,
 }
 
-/// What would become of the action, as far as it can be told without making anything.
+/// An image on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// What is the same for the same content.
+    pub id: String,
+    /// Its OCI configuration (`Entrypoint`, `Cmd` ...).
+    pub config: Value,
+    /// The engine's own document, untouched.
+    pub document: Value,
+}
+
+/// What both containers are made from.
+pub struct Order<'a> {
+    /// The action container, with its document.
+    pub action: &'a Seen,
+    /// The action's image, which is our own.
+    pub own_image: &'a Image,
+    /// `IMAGE`.
+    pub image: &'a Reference,
+    /// What the waiter has to do.
+    pub duty: &'a Duty,
+}
+
+/// What would be asked of the engine.
 #[derive(Debug, Default)]
-pub struct Planned {
+pub struct Prepared {
+    /// The user container; `None` if it cannot be made.
+    pub user: Option<Request>,
+    /// The waiter; `None` if it cannot be made.
+    pub waiter: Option<Request>,
     /// The action's arguments, all of which are the user's.
     pub words: Vec<Value>,
     /// Where the user container differs from the action: `field`, and what each has there that the other lacks.
     pub differences: Vec<Value>,
-    /// What would make the handoff fail.
+    /// What the engine would not take, in the words in which it is known before.
+    pub refusals: Vec<Refusal>,
+    /// What else keeps something from being made.
     pub problems: Vec<Failure>,
 }
 
-/// A container engine, as the two journeys need it.
-pub trait Engine {
-    /// What the engine knows of the action container: our own container, identified with proof.
-    type Action;
-    /// The end of the action container, awaited since the waiter is armed.
-    type Pending;
-    /// The output of the user container.
-    type Output;
-
-    /// Finds our own container and proves it.
-    async fn identify(&self, handoff: &HandoffId) -> Result<Self::Action, Failure>;
-
-    /// The engine in words: what it is and where it was reached.
-    fn described(&self) -> String;
-
-    /// True where what containers print stays on the machine unless somebody sends it.
-    fn keeps_logs(&self) -> bool;
-
-    /// What proved that the container is ours, in words.
-    fn proof(&self, action: &Self::Action) -> &'static str;
-
-    /// The action container's ID and name.
-    fn action_names<'a>(&self, action: &'a Self::Action) -> (&'a str, &'a str);
-
-    /// True where the action has a terminal, and so the user container too.
-    fn has_terminal(&self, action: &Self::Action) -> bool;
-
-    /// How the waiter will reach this engine.
-    fn ticket(&self, action: &Self::Action) -> EngineTicket;
-
-    /// Pulls the image within `limit`, with the registry's login if there is one.
-    async fn pull(&self, image: &Reference, login: Option<&Login>, limit: Duration) -> Result<(), Failure>;
-
-    /// The image's OCI configuration (`Entrypoint`, `Cmd`), or `None` where it is not on this machine.
-    async fn image(&self, image: &Reference) -> Result<Option<Value>, Failure>;
-
-    /// Asks the registry for the image, without pulling it.
-    async fn find_in_registry(&self, image: &Reference, login: Option<&Login>) -> Result<(), Failure>;
-
-    /// Who has the name `container`, which is one of ours for the action of this name.
-    async fn standing(&self, container: &str, action_name: &str) -> Result<Standing, Failure>;
-
-    /// What the handoff would create.
-    async fn plan(&self, action: &Self::Action, image: &Reference, ticket: &Ticket) -> Planned;
-
-    /// Clears what an earlier attempt of the same action left pending.
-    async fn clear_earlier(&self, action: &Self::Action) -> Result<Earlier, Failure>;
-
-    /// Creates the user container with everything that the action was given.
-    async fn create_user(&self, action: &Self::Action, image: &Reference, handoff: &HandoffId) -> Result<(), Failure>;
-
-    /// Creates the waiter, and starts it where the engine does both at once.
-    async fn create_waiter(&self, action: &Self::Action, ticket: &Ticket) -> Result<Made, Failure>;
-
-    /// Starts the waiter if it was not, and returns when it says that it is armed.
-    async fn start_waiter(&self, action: &Self::Action, waiter: &Made, handoff: &HandoffId) -> Result<(), Failure>;
-
-    /// Removes every container that the handoff made; the waiter last, for it may be the caller.
-    async fn remove_made_by(&self, handoff: &HandoffId) -> Result<(), Failure>;
-
-    /// The waiter's first step: finds itself and the user container, and awaits the action's end.
-    async fn arm(&self, ticket: &Ticket) -> Result<Armed<Self::Pending>, Failure>;
-
-    /// Waits for the action container's end; returns how and when it ended.
-    async fn verdict(&self, pending: Self::Pending) -> (Verdict, Moment);
-
-    /// Listens to the user container's output, before it is started.
-    async fn listen(&self, user: &str, tty: bool) -> Result<Self::Output, Failure>;
-
-    /// Starts the user container exactly once, also where the engine's answer is lost.
-    async fn start(&self, user: &str) -> Result<(), Failure>;
-
-    /// Watches the started user container for at most `limit`.
-    async fn watch(&self, user: &str, output: Option<Self::Output>, limit: Duration) -> Outcome;
-
-    /// Removes the user container unless it was started.
-    async fn discard(&self, user: &str) -> Result<Discarded, Failure>;
-
-    /// Removes a container that ended.
-    async fn remove_ended(&self, container: &str) -> Result<(), Failure>;
-
-    /// Keeps the engine from starting our container again once we end.
-    async fn retire(&self, waiter: &str) -> Result<(), Failure>;
-
-    /// Removes the container in which we run; this process ends with it.
-    async fn remove_self(&self, waiter: &str) -> Result<(), Failure>;
+/// A container to be created.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What it is for.
+    pub role: Role,
+    /// Its name.
+    pub name: String,
+    /// The handoff that makes it.
+    pub handoff: HandoffId,
+    /// The engine's own part.
+    pub body: Body,
 }
 
-/// A container that was made.
+/// A request in the engine's own form.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Docker Engine API.
+    Docker(Box<docker::request::Creation>),
+    /// Arguments of nerdctl.
+    Nerdctl(Box<nerdctl::Call>),
+    /// A simulated engine needs none.
+    #[cfg(test)]
+    Fake,
+}
+
+/// A container that was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
+pub struct Created {
     /// Its ID.
     pub id: String,
-    /// True where it is known to be started, too.
+    /// It is known to be started, too.
     pub started: bool,
 }
 
-/// What the waiter knows when it is armed.
-pub struct Armed<P> {
-    /// The waiter's own container ID.
-    pub waiter: String,
-    /// The user container's ID.
-    pub user: String,
-    /// The action container's end.
-    pub pending: P,
-    /// True where the user container was started before: by an earlier life of this waiter, which was killed.
-    pub started: bool,
+/// Whose output to open, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen<'a> {
+    /// The container's ID.
+    pub container: &'a str,
+    /// It has a terminal.
+    pub tty: bool,
+    /// What it said before counts too, if the engine still has it.
+    pub replay: bool,
+    /// It is one of ours, whose log we know; else an action container's.
+    pub ours: bool,
 }
 
-/// An engine that answered.
-pub enum Chosen {
-    /// Docker Engine.
-    Docker(docker::Docker),
-    /// containerd through nerdctl.
-    Nerdctl(nerdctl::Nerdctl),
+/// A container's output, both streams in one.
+pub trait Output {
+    /// Waits for more; `None` when no more will come. Nothing is lost if the wait is given up.
+    fn next(&mut self) -> Answer<'_, Option<Vec<u8>>>;
 }
 
-/// Reaches the engine that the settings ask for; `auto` takes Docker where it answers, else nerdctl.
-///
-/// # Errors
-/// For each engine that was tried, why it cannot be used; the program ends with
-/// [`crate::error::exit::NO_ENGINE`].
-pub async fn choose(settings: &Settings) -> Result<Chosen, Vec<Failure>> {
-    let mut failures = Vec::new();
-    if settings.runtime != Runtime::Nerdctl {
-        match docker::Docker::reach(&settings.docker_host).await {
-            Ok(docker) => return Ok(Chosen::Docker(docker)),
-            Err(failure) => failures.push(failure),
+/// How to remove a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// One that runs is refused.
+    Idle,
+    /// One that runs is ended.
+    Any,
+    /// It may be the one in which this process runs, which ends with it.
+    Own,
+}
+
+/// How far a pull is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes received, of the layers whose size is known.
+    pub bytes: u64,
+    /// Bytes in all of those layers.
+    pub bytes_known: u64,
+    /// What the engine said last.
+    pub status: String,
+}
+
+/// The engine did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{said}")]
+pub struct Refusal {
+    /// What it means.
+    pub kind: Kind,
+    /// The engine's own words, or why it could not be asked.
+    pub said: String,
+}
+
+/// What a refusal means, whatever the engine's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// The container, or its process that was to be awaited, is not there (any more).
+    Gone,
+    /// A container has this name; its ID, if the engine says so.
+    NameTaken {
+        /// The other's ID.
+        by: Option<String>,
+    },
+    /// There is nothing to run.
+    NoCommand,
+    /// The command is not in the image, or must not be executed.
+    NotExecutable,
+    /// The image is not on this machine.
+    ImageMissing,
+    /// The image's name is not one.
+    NotAnImageName,
+    /// The container is being removed already.
+    RemovalInProgress,
+    /// A setting of the action cannot be carried over.
+    NotCarried,
+    /// Another answer that stands.
+    Final,
+    /// It may be done a little later.
+    MayPass(Retry),
+}
+
+impl Refusal {
+    /// A refusal of this kind, in these words.
+    pub fn new(kind: Kind, said: impl Into<String>) -> Self {
+        Self { kind, said: said.into() }
+    }
+
+    /// True if the container is not there.
+    pub fn is_gone(&self) -> bool {
+        self.kind == Kind::Gone
+    }
+}
+
+impl Transient for Refusal {
+    fn retry(&self) -> Retry {
+        match self.kind {
+            Kind::MayPass(retry) => retry,
+            Kind::RemovalInProgress => Retry::UntilDeadline,
+            _ => Retry::Never,
         }
     }
-    if settings.runtime != Runtime::Docker {
-        match nerdctl::Nerdctl::reach(settings.nerdctl_host, &settings.nerdctl_namespace).await {
-            Ok(nerdctl) => return Ok(Chosen::Nerdctl(nerdctl)),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Err(failures)
 }

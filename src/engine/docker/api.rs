@@ -16,8 +16,8 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::http::{self, Wire};
-use crate::retry::{Stumble, Worth, patiently};
+use crate::http::{self, Transport};
+use crate::retry::{Retry, Transient, retry_within};
 use crate::settings::DockerHost;
 
 /// The newest API version whose behaviour is tested; a newer engine is spoken to in this one.
@@ -28,7 +28,7 @@ const OLDEST: (u32, u32) = (1, 41);
 const PING_LIMIT: Duration = Duration::from_secs(5);
 /// How long an engine that does not answer at first is asked again.
 const REACH_LIMIT: Duration = Duration::from_secs(12);
-/// Bounds a request that can be made twice, which is done where it gets no answer.
+/// Bounds a question, which can be asked again.
 const QUESTION_LIMIT: Duration = Duration::from_secs(15);
 /// Bounds one that changes something, whose fate is looked for then. Creating and starting take under a
 /// second on a quiet machine; a machine that unpacks an image at the same time is not quiet.
@@ -36,14 +36,12 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 /// Keeps what may stand in one part of a path or query: RFC 3986 `unreserved`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the API listens, which version is spoken, and for how long what can be asked twice is asked
-/// again where the engine stumbles.
+/// Where the API listens, and which version is spoken. Each request is made once.
 #[derive(Debug, Clone)]
 pub struct Api {
     host: DockerHost,
     version: String,
-    patience: Duration,
-    later: Option<PathBuf>,
+    socket_after_restart: Option<PathBuf>,
 }
 
 /// Why a request got no good answer.
@@ -102,37 +100,27 @@ pub enum ApiError {
     TooOld(String),
 }
 
-impl ApiError {
-    /// The HTTP status of a refusal.
-    pub fn status(&self) -> Option<u16> {
-        match self {
-            Self::Refused { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
-}
-
-impl Stumble for ApiError {
-    fn worth(&self) -> Worth {
+impl Transient for ApiError {
+    fn retry(&self) -> Retry {
         use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, WouldBlock};
         match self {
             // WouldBlock: the engine's queue of connections is full (connect(2), EAGAIN).
             Self::Connect { source, .. } => match source.kind() {
-                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock => Worth::Long,
-                _ => Worth::Nothing,
+                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock => Retry::UntilDeadline,
+                _ => Retry::Never,
             },
-            Self::Broken { .. } | Self::Late { .. } | Self::NotJson { .. } | Self::Empty { .. } => Worth::Long,
-            Self::Refused { status: 502..=504 | 429, .. } => Worth::Long,
+            Self::Broken { .. } | Self::Late { .. } | Self::NotJson { .. } | Self::Empty { .. } => Retry::UntilDeadline,
+            Self::Refused { status: 502..=504 | 429, .. } => Retry::UntilDeadline,
             // The engine says it of much: of what it cannot do at this moment, and of what it never can.
-            Self::Refused { status: 500, .. } => Worth::Few,
-            Self::Refused { .. } | Self::TooOld(_) => Worth::Nothing,
+            Self::Refused { status: 500, .. } => Retry::AFewTimes,
+            Self::Refused { .. } | Self::TooOld(_) => Retry::Never,
         }
     }
 }
 
-/// What a request says beside its path.
+/// What a request carries besides its path.
 #[derive(Default, Clone, Copy)]
-struct Said<'a> {
+struct Payload<'a> {
     body: Option<&'a Value>,
     auth: Option<&'a str>,
 }
@@ -147,7 +135,7 @@ impl Stream {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// [`ApiError::Broken`] where the connection broke.
+    /// [`ApiError::Broken`] if the connection broke.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
             match self.body.frame().await {
@@ -162,29 +150,29 @@ impl Stream {
         }
     }
 
-    /// The whole rest as JSON; `null` where it is empty.
+    /// The whole rest as JSON; `null` if it is empty.
     ///
     /// # Errors
     /// [`ApiError::Broken`], [`ApiError::NotJson`].
     pub async fn json(self) -> Result<Value, ApiError> {
-        self.whole().await?.json()
+        self.collect().await?.json()
     }
 
-    async fn whole(self) -> Result<Whole, ApiError> {
+    async fn collect(self) -> Result<Body, ApiError> {
         let Self { request, body } = self;
         let broken = |source| ApiError::Broken { request: request.clone(), source };
         let bytes = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(Whole { request, bytes })
+        Ok(Body { request, bytes })
     }
 }
 
 /// An answer that has arrived.
-struct Whole {
+struct Body {
     request: String,
     bytes: Bytes,
 }
 
-impl Whole {
+impl Body {
     fn json(self) -> Result<Value, ApiError> {
         Ok(self.json_lines()?.pop().unwrap_or_default())
     }
@@ -212,19 +200,19 @@ impl Api {
     /// Asks the engine for its API version and agrees on one.
     ///
     /// # Errors
-    /// Where no engine answers at `host`, or one that is too old.
-    pub async fn reach(host: &DockerHost, patience: Duration) -> Result<Self, ApiError> {
-        let api = Self::known(host.clone(), String::new(), patience);
-        let version = patiently(REACH_LIMIT, "reaching the engine", || api.ping()).await?;
+    /// If no engine answers at `host`, or one that is too old.
+    pub async fn reach(host: &DockerHost) -> Result<Self, ApiError> {
+        let api = Self::with_version(host.clone(), String::new());
+        let version = retry_within(REACH_LIMIT, "reaching the engine", || api.ping()).await?;
         Ok(Self { version, ..api })
     }
 
-    /// The API version to speak, by the engine's answer to a ping.
+    /// Asks which API version to speak.
     async fn ping(&self) -> Result<String, ApiError> {
         let request = "GET /_ping".to_owned();
         let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
         let ping =
-            async { accepted(&request, self.send(Method::GET, "/_ping", &request, Said::default()).await?).await };
+            async { accepted(&request, self.send(Method::GET, "/_ping", &request, Payload::default()).await?).await };
         let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
         let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if header.is_empty() {
@@ -234,13 +222,13 @@ impl Api {
     }
 
     /// The engine at `host`, with the version that was agreed on before.
-    pub fn known(host: DockerHost, version: String, patience: Duration) -> Self {
-        Self { host, version, patience, later: None }
+    pub fn with_version(host: DockerHost, version: String) -> Self {
+        Self { host, version, socket_after_restart: None }
     }
 
-    /// The same engine, which may have made a new socket here.
-    pub fn later_at(self, later: Option<PathBuf>) -> Self {
-        Self { later, ..self }
+    /// The same engine, which may make a new socket here when it restarts.
+    pub fn socket_after_restart(self, socket_after_restart: Option<PathBuf>) -> Self {
+        Self { socket_after_restart, ..self }
     }
 
     /// The same engine, spoken to in an older version.
@@ -258,10 +246,10 @@ impl Api {
         &self.version
     }
 
-    /// GET; the answer as JSON.
+    /// GET; the answer is a JSON object.
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.get_as(path, None).await
     }
@@ -269,12 +257,21 @@ impl Api {
     /// As [`Api::get`], with a registry's login (X-Registry-Auth).
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// As [`Api::get`].
     pub async fn get_as(&self, path: &str, auth: Option<&str>) -> Result<Value, ApiError> {
-        patiently(self.patience, "a question to the engine", || async {
-            self.whole(QUESTION_LIMIT, Method::GET, path, Said { body: None, auth }).await?.json()
-        })
-        .await
+        let answer = self.exchange(QUESTION_LIMIT, Method::GET, path, Payload { body: None, auth }).await?.json()?;
+        if answer.is_object() { Ok(answer) } else { Err(ApiError::Empty { request: describe(&Method::GET, path) }) }
+    }
+
+    /// GET; the answer is a JSON array.
+    ///
+    /// # Errors
+    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
+    pub async fn get_list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        match self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json()? {
+            Value::Array(list) => Ok(list),
+            _ => Err(ApiError::Empty { request: describe(&Method::GET, path) }),
+        }
     }
 
     /// GET; every document of an answer that has one per line.
@@ -282,30 +279,23 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        patiently(self.patience, "a question to the engine", || async {
-            self.whole(QUESTION_LIMIT, Method::GET, path, Said::default()).await?.json_lines()
-        })
-        .await
+        self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json_lines()
     }
 
-    /// POST with an optional JSON body; the answer as JSON. It is made once: where the answer is lost, only
-    /// the caller can find out what became of it.
+    /// POST with an optional JSON body; the answer as JSON, `null` if it is empty.
     ///
     /// # Errors
     /// Every [`ApiError`].
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
-        self.whole(CHANGE_LIMIT, Method::POST, path, Said { body, auth: None }).await?.json()
+        self.exchange(CHANGE_LIMIT, Method::POST, path, Payload { body, auth: None }).await?.json()
     }
 
-    /// DELETE. Made twice it finds nothing, which the engine says as 404.
+    /// DELETE.
     ///
     /// # Errors
     /// Every [`ApiError`].
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
-        patiently(self.patience, "a removal", || async {
-            self.whole(CHANGE_LIMIT, Method::DELETE, path, Said::default()).await?.json().map(drop)
-        })
-        .await
+        self.exchange(CHANGE_LIMIT, Method::DELETE, path, Payload::default()).await?.json().map(drop)
     }
 
     /// POST that listens or waits and changes nothing; its answer is read piece by piece and may take for
@@ -314,34 +304,37 @@ impl Api {
     /// # Errors
     /// Every [`ApiError`].
     pub async fn listen(&self, path: &str) -> Result<Stream, ApiError> {
-        patiently(self.patience, "a question to the engine", || async {
-            let late = ApiError::Late { request: describe(&Method::POST, path), seconds: QUESTION_LIMIT.as_secs() };
-            timeout(QUESTION_LIMIT, self.asked(Method::POST, path, Said::default())).await.unwrap_or(Err(late))
-        })
-        .await
+        let late = ApiError::Late { request: describe(&Method::POST, path), seconds: QUESTION_LIMIT.as_secs() };
+        timeout(QUESTION_LIMIT, self.open(Method::POST, path, Payload::default())).await.unwrap_or(Err(late))
     }
 
-    /// POST whose answer begins when the engine has something to say and is read piece by piece. It is made
-    /// once and without a limit. `auth` is a registry's login (X-Registry-Auth).
+    /// POST whose answer begins when the engine has something to say and is read piece by piece; without a
+    /// limit. `auth` is a registry's login (X-Registry-Auth).
     ///
     /// # Errors
     /// Every [`ApiError`].
     pub async fn post_stream(&self, path: &str, auth: Option<&str>) -> Result<Stream, ApiError> {
-        self.asked(Method::POST, path, Said { body: None, auth }).await
+        self.open(Method::POST, path, Payload { body: None, auth }).await
     }
 
     /// The whole answer, within the limit.
-    async fn whole(&self, limit: Duration, method: Method, path: &str, said: Said<'_>) -> Result<Whole, ApiError> {
+    async fn exchange(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        payload: Payload<'_>,
+    ) -> Result<Body, ApiError> {
         let late = ApiError::Late { request: describe(&method, path), seconds: limit.as_secs() };
-        let answer = async { self.asked(method, path, said).await?.whole().await };
+        let answer = async { self.open(method, path, payload).await?.collect().await };
         timeout(limit, answer).await.unwrap_or(Err(late))
     }
 
     /// Sends a request of the agreed version; returns when the answer's head is there.
-    async fn asked(&self, method: Method, path: &str, said: Said<'_>) -> Result<Stream, ApiError> {
+    async fn open(&self, method: Method, path: &str, payload: Payload<'_>) -> Result<Stream, ApiError> {
         let request = describe(&method, path);
         let versioned = format!("/v{}{path}", self.version);
-        let answer = accepted(&request, self.send(method, &versioned, &request, said).await?).await?;
+        let answer = accepted(&request, self.send(method, &versioned, &request, payload).await?).await?;
         Ok(Stream { request, body: answer.into_body() })
     }
 
@@ -350,7 +343,7 @@ impl Api {
         method: Method,
         path: &str,
         request: &str,
-        Said { body, auth }: Said<'_>,
+        Payload { body, auth }: Payload<'_>,
     ) -> Result<Response<Incoming>, ApiError> {
         let broken = |source| ApiError::Broken { request: request.to_owned(), source };
         // `to_vec` fails on maps with keys that are no strings; a Value has none.
@@ -369,26 +362,26 @@ impl Api {
         })?;
         let begin = Instant::now();
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
-        let wire = self.connect().await.map_err(connect)?;
-        let answer = http::exchange(wire, message).await.map_err(broken)?;
+        let transport = self.connect().await.map_err(connect)?;
+        let answer = http::exchange(transport, message).await.map_err(broken)?;
         let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds, "asked the engine");
         Ok(answer)
     }
 
     /// A connection to the engine.
-    async fn connect(&self) -> io::Result<Pin<Box<dyn Wire>>> {
+    async fn connect(&self) -> io::Result<Pin<Box<dyn Transport>>> {
         Ok(match &self.host {
             DockerHost::Unix(path) => {
-                let socket = match (UnixStream::connect(path).await, &self.later) {
-                    // The kernel refuses a folder just as it refuses a socket where nobody listens (connect(2)); only
+                let socket = match (UnixStream::connect(path).await, &self.socket_after_restart) {
+                    // The kernel refuses a folder just as it refuses a socket on which nothing is listening (connect(2)); only
                     // the latter can change.
                     (Err(error), _) if std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
                         Err(io::Error::new(io::ErrorKind::InvalidInput, error))
                     }
-                    // Where it has not made a new one yet, the old one's refusal stands.
-                    (Err(error), Some(later)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        UnixStream::connect(later).await.map_err(|_| error)
+                    // If it has not made a new one yet, the old one's refusal stands.
+                    (Err(error), Some(socket)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        UnixStream::connect(socket).await.map_err(|_| error)
                     }
                     (socket, _) => socket,
                 };
@@ -409,7 +402,7 @@ impl fmt::Display for DockerHost {
 }
 
 /// One part of a path or query, escaped so that no text can leave its place.
-pub fn part(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 
@@ -424,8 +417,8 @@ fn agree(engine: &str) -> Option<String> {
     (version >= OLDEST).then(|| version.min(NEWEST)).map(|(major, minor)| format!("{major}.{minor}"))
 }
 
-/// True where the first API version is newer than the second.
-pub fn newer(one: &str, other: &str) -> bool {
+/// True if the first API version is newer than the second.
+pub fn is_newer(one: &str, other: &str) -> bool {
     parse(one) > parse(other)
 }
 
@@ -445,7 +438,7 @@ mod tests {
         {
             assert_eq!(agree(engine).as_deref(), agreed);
         }
-        assert!(newer("1.54", "1.51") && !newer("1.51", "1.51") && !newer("1.9", "1.51"));
+        assert!(is_newer("1.54", "1.51") && !is_newer("1.51", "1.51") && !is_newer("1.9", "1.51"));
         for engine in ["1.40", "", "x", "1.x"] {
             assert_eq!(agree(engine), None, "{engine}");
         }
@@ -453,6 +446,6 @@ mod tests {
 
     #[test]
     fn no_text_leaves_its_place_in_a_path() {
-        assert_eq!(part("a/../b?c=d#e%f g"), "a%2F..%2Fb%3Fc%3Dd%23e%25f%20g");
+        assert_eq!(escape("a/../b?c=d#e%f g"), "a%2F..%2Fb%3Fc%3Dd%23e%25f%20g");
     }
 }

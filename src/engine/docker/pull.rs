@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// How far a pull is, from the lines so far.
 #[derive(Default)]
-pub struct Progress {
+pub struct PullStream {
     buffer: Vec<u8>,
     layers: HashMap<String, (u64, u64)>,
     status: String,
@@ -23,11 +23,11 @@ const LINE_LENGTH: usize = 1 << 20;
 #[error("{0}")]
 pub struct PullError(pub String);
 
-impl Progress {
+impl PullStream {
     /// Feeds a piece of the stream.
     ///
     /// # Errors
-    /// [`PullError`] where a line says that the pull failed, or is no JSON.
+    /// [`PullError`] if a line says that the pull failed, or is not JSON.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), PullError> {
         self.buffer.extend_from_slice(piece);
         while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
@@ -43,7 +43,7 @@ impl Progress {
     /// Takes the end of the stream.
     ///
     /// # Errors
-    /// As [`Progress::feed`]: the last line may lack its newline.
+    /// As [`PullStream::feed`]: the last line may lack its newline.
     pub fn end(&mut self) -> Result<(), PullError> {
         let line = std::mem::take(&mut self.buffer);
         self.line(&line)
@@ -101,7 +101,7 @@ mod tests {
 {"status":"Download complete","progressDetail":{},"id":"a"}
 "#;
         for size in [1, 7, text.len()] {
-            let mut progress = Progress::default();
+            let mut progress = PullStream::default();
             text.chunks(size).for_each(|piece| progress.feed(piece).unwrap());
             progress.end().unwrap();
             assert_eq!((progress.bytes(), progress.status()), ((105, 105), "Download complete"));
@@ -113,10 +113,10 @@ mod tests {
         let text = br#"{"status":"Pulling"}
 {"errorDetail":{"message":"manifest unknown"},"error":"manifest unknown"}
 "#;
-        assert_eq!(Progress::default().feed(text), Err(PullError("manifest unknown".into())));
-        let mut progress = Progress::default();
+        assert_eq!(PullStream::default().feed(text), Err(PullError("manifest unknown".into())));
+        let mut progress = PullStream::default();
         progress.feed(br#"{"error":"no space left"}"#).unwrap();
         assert_eq!(progress.end(), Err(PullError("no space left".into())));
-        assert!(Progress::default().feed(b"<html>\n").is_err());
+        assert!(PullStream::default().feed(b"<html>\n").is_err());
     }
 }

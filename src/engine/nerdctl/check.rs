@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copy::{
-    NAME_FILES, RIGHTS_OF_MOUNTS, Refused, USUAL_SYSCTL, WITHOUT_EFFECT, environment, is_usual, made_by_nerdctl,
+use super::flags::{
+    NAME_FILES, NotCarried, RIGHTS_OF_MOUNTS, USUAL_SYSCTL, WITHOUT_EFFECT, environment, is_usual, made_by_nerdctl,
     nothing, privileged,
 };
 use crate::engine::json::{cleaned, list, text};
@@ -18,8 +18,8 @@ use crate::engine::json::{cleaned, list, text};
 /// action's image.
 ///
 /// # Errors
-/// [`Refused`] with the first setting that the user container lacks or has otherwise.
-pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
+/// [`NotCarried`] with the first setting that the user container lacks or has otherwise.
+pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     same("", &essence(action), &essence(user))?;
     same("namespaces", &namespaces(action), &namespaces(user))?;
     // The agent leaves it to containerd, and nerdctl to its own configuration.
@@ -30,13 +30,13 @@ pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(),
     mounts(action, &own["ImageConfig"]["config"]["Volumes"], user)?;
     let hooks = action["Spec"]["hooks"].as_object().into_iter().flat_map(|kinds| kinds.values().flat_map(list));
     match hooks.into_iter().find(|hook| !is_nerdctls(hook)) {
-        Some(hook) => Err(Refused(format!("a hook that runs {}", text(&hook["path"])))),
+        Some(hook) => Err(NotCarried(format!("a hook that runs {}", text(&hook["path"])))),
         None => Ok(()),
     }
 }
 
 /// Every variable of the action has its value; where one stands twice, the last counts.
-fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
+fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     fn values<'a>(all: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
         all.filter_map(|variable| variable.split_once('=')).collect()
     }
@@ -45,7 +45,7 @@ fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
         // nerdctl overrides it in its own containers too, with the container's hostname.
         let is_nerdctls = name == "HOSTNAME" && made_by_nerdctl(action);
         if of_user.get(name) != Some(&value) && !is_nerdctls {
-            return Err(Refused(format!("the variable {name}")));
+            return Err(NotCarried(format!("the variable {name}")));
         }
     }
     Ok(())
@@ -98,7 +98,7 @@ fn runtime(container: &Value) -> Value {
 
 /// Every mount that the action was given is there, with all its options; more may come from the user
 /// image. The volumes of our own image are not the action's.
-fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
+fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     let of_action = list(&action["Spec"]["mounts"]);
     let place = |mount: &Value| cleaned(text(&mount["destination"]));
     // Some lie in a folder that bears the container's ID.
@@ -133,7 +133,7 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), Refused> {
                 .iter()
                 .any(|other| !is_usual(other) && Path::new(&target).starts_with(text(&other["destination"])));
         if !carried && !below_a_volume {
-            return Err(Refused(format!("the mount on {target}: {mount}")));
+            return Err(NotCarried(format!("the mount on {target}: {mount}")));
         }
     }
     Ok(())
@@ -161,7 +161,7 @@ fn is_nerdctls(hook: &Value) -> bool {
 }
 
 /// Equal, where missing, zero and empty are the same.
-fn same(at: &str, action: &Value, user: &Value) -> Result<(), Refused> {
+fn same(at: &str, action: &Value, user: &Value) -> Result<(), NotCarried> {
     match (action, user) {
         (Value::Object(one), Value::Object(other)) => {
             let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
@@ -173,7 +173,7 @@ fn same(at: &str, action: &Value, user: &Value) -> Result<(), Refused> {
         _ if action == user || (nothing(action) && nothing(user)) => Ok(()),
         _ => {
             let short = |value: &Value| value.to_string().chars().take(200).collect::<String>();
-            Err(Refused(format!(
+            Err(NotCarried(format!(
                 "{at}: the action has {}, the user container would have {}",
                 short(action),
                 short(user)

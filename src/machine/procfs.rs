@@ -1,9 +1,29 @@
-//! Parsers of /proc. Pure; the reading is in host.rs.
+//! What /proc tells of a process. All but [`Traces::read`] is pure.
 
 use std::path::Path;
 
 /// The length of a container ID.
 const ID_LENGTH: usize = 64;
+
+/// What shows which container a process is in. Each can be missing or name another container.
+#[derive(Debug, Clone, Default)]
+pub struct Traces {
+    /// See [`candidates`].
+    pub ids: Vec<String>,
+    /// The text of /proc/self/cgroup.
+    pub cgroup: String,
+}
+
+impl Traces {
+    /// Reads those of this process; a trace that cannot be read names nothing.
+    pub fn read() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let (mounts, cgroup) = (read("/proc/self/mountinfo"), read("/proc/self/cgroup"));
+        let hostname = rustix::system::uname();
+        let ids = candidates(&mounts, &cgroup, &hostname.nodename().to_string_lossy());
+        Self { ids, cgroup }
+    }
+}
 
 /// Container IDs that the traces of our own process name, most telling first, each once. They are
 /// candidates, no more: with `network: container:X` mountinfo names X, and anybody may choose a

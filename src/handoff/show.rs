@@ -1,141 +1,141 @@
-//! A dry run: what a handoff would do, found out without changing anything.
-//!
-//! It asks what the handoff asks, in the same order, and goes on where the handoff would end, so that all
-//! problems are found at once. What only the engine's own try can tell, such as a setting that it does not
-//! take, it cannot find.
+//! A dry run: a plan, shown and not applied. What only applying it would tell, the registry's answer and who holds the
+//! names, is asked for besides. What only the engine's own attempt can tell, such as a setting that it does not take, is
+//! not found.
 
 use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
 
-use crate::engine::{self, Chosen, Engine, Standing, failures, json};
-use crate::error::{Failure, exit};
-use crate::handoff;
-use crate::host;
+use super::plan::{Plan, plan, runs};
+use crate::engine::choose::{Reached, choose};
+use crate::engine::{Life, json};
+use crate::error::{Context, Failure, exit};
+use crate::failures;
+use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::login::Login;
+use crate::machine::Process;
 use crate::names::{HandoffId, Role};
-use crate::safe_moment;
 use crate::settings::{Problem, Settings};
 
 /// What was found, as it is printed: on a terminal for a reader, else as lines of the log.
-struct Plan {
+struct Report {
     found: Vec<(&'static str, Value)>,
     problems: Vec<Value>,
     for_a_reader: bool,
 }
 
 /// Finds out what a handoff with these settings would do and prints it; returns the handoff's exit code.
-pub async fn run(settings: &Settings, login: Option<Login>) -> u8 {
-    let mut plan = Plan::new();
-    let code = match engine::choose(settings).await {
-        Ok(Chosen::Docker(docker)) => plan.of(&docker, settings, login).await,
-        Ok(Chosen::Nerdctl(nerdctl)) => plan.of(&nerdctl, settings, login).await,
+pub async fn run(settings: &Settings, process: &Process, login: Option<Login>) -> u8 {
+    let mut report = Report::new();
+    let code = match choose(settings, process).await {
+        Ok(reached) => match report.plan(&reached, process, settings, login).await {
+            Ok(()) if report.problems.is_empty() => 0,
+            Ok(()) => exit::HANDOFF_FAILED,
+            Err(failures) => {
+                failures.iter().for_each(|failure| report.failed(failure));
+                exit::HANDOFF_FAILED
+            }
+        },
         Err(failures) => {
-            failures.iter().for_each(|failure| plan.failed(failure));
-            plan.failed(&Failure::new("no container engine can be used"));
+            failures.iter().for_each(|failure| report.failed(failure));
+            report.failed(&Failure::new("no container engine can be used"));
             exit::NO_ENGINE
         }
     };
-    plan.print(code)
+    report.print(code)
 }
 
 /// Prints what else is wrong with them; returns the handoff's exit code.
 pub fn failed(failure: &Failure) -> u8 {
-    let mut plan = Plan::new();
-    plan.failed(failure);
-    plan.print(exit::INVALID_SETTINGS)
+    let mut report = Report::new();
+    report.failed(failure);
+    report.print(exit::INVALID_SETTINGS)
 }
 
 /// Prints what is wrong with the settings; returns the handoff's exit code.
 pub fn invalid(problems: &[Problem]) -> u8 {
-    let mut plan = Plan::new();
+    let mut report = Report::new();
     for problem in problems {
         let mut failure = Failure::new(problem.problem.as_str()).field(problem.field).fix(problem.fix);
         failure.cause = problem.value.as_deref().map(|value| format!("the value is {value:?}").into());
-        plan.failed(&failure);
+        report.failed(&failure);
     }
-    plan.print(exit::INVALID_SETTINGS)
+    report.print(exit::INVALID_SETTINGS)
 }
 
-impl Plan {
+impl Report {
     fn new() -> Self {
         Self { found: Vec::new(), problems: Vec::new(), for_a_reader: std::io::stdout().is_terminal() }
     }
 
-    async fn of<E: Engine>(&mut self, engine: &E, settings: &Settings, login: Option<Login>) -> u8 {
-        self.say("engine", engine.described());
-        match self.look(engine, settings, login).await {
-            Ok(()) if self.problems.is_empty() => 0,
-            Ok(()) => exit::HANDOFF_FAILED,
-            Err(failure) => {
-                self.failed(&failure);
-                exit::HANDOFF_FAILED
-            }
+    async fn plan(
+        &mut self,
+        reached: &Reached,
+        process: &Process,
+        settings: &Settings,
+        login: Option<Login>,
+    ) -> Result<(), Vec<Failure>> {
+        self.say("engine", reached.engine.about().described);
+        let handoff = HandoffId::random().context("the kernel gives no random numbers")?;
+        let mut plan = plan(reached, process, settings, &handoff).await?;
+        let own = &plan.action.container;
+        self.say("action", json!({"name": own.name, "id": own.id, "proof": plan.action.proof}));
+        if let Some(user) = plan.running_user() {
+            self.say("earlier_attempt", [format!("{} runs already; it would be left alone", user.name)]);
+            return Ok(());
         }
+        std::mem::take(&mut plan.problems).iter().for_each(|failure| self.failed(failure));
+        self.foresee(reached, process, settings, &plan, login).await?;
+        self.say_containers(settings, &plan);
+        Ok(())
     }
 
-    async fn look<E: Engine>(&mut self, engine: &E, settings: &Settings, login: Option<Login>) -> Result<(), Failure> {
-        let handoff = HandoffId::random().map_err(|error| Failure::new("no random numbers").cause(error))?;
-        let action = engine.identify(&handoff).await?;
-        let (id, name) = engine.action_names(&action);
-        logging::set_action(name);
-        self.say("action", json!({"name": name, "id": id, "proof": engine.proof(&action)}));
-
-        let mut earlier = Vec::new();
-        for role in [Role::Waiter, Role::User] {
-            let container = role.container_name(name);
-            match engine.standing(&container, name).await? {
-                Standing::Free => {}
-                Standing::Pending => earlier.push(format!("{container} would be removed")),
-                Standing::Running if role == Role::User => {
-                    self.say("earlier_attempt", [format!("{container} runs already; it would be left alone")]);
-                    return Ok(());
-                }
-                Standing::Running => earlier.push(format!("{container} would be ended and removed")),
-                Standing::Foreign => self.failed(
-                    &Failure::new(format!("the name {container} is taken by another container"))
-                        .fix(failures::NAME_IS_TAKEN),
-                ),
+    /// Asks for what applying the plan would find out by doing it.
+    async fn foresee(
+        &mut self,
+        reached: &Reached,
+        process: &Process,
+        settings: &Settings,
+        plan: &Plan,
+        login: Option<Login>,
+    ) -> Result<(), Vec<Failure>> {
+        let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
+        let action = plan.action.container.name.as_str();
+        let names = [Role::Waiter, Role::User].map(|role| role.container_name(action));
+        let holders = lifecycle.look(&[&names[0], &names[1]]).await;
+        for holder in holders.context(format!("cannot inspect {} and {}", names[0], names[1]))? {
+            if holder.action != action {
+                let taken = format!("the name {} is taken by another container", holder.name);
+                self.failed(&Failure::new(taken).fix(failures::NAME_IS_TAKEN));
             }
         }
-        self.say("earlier_attempt", earlier);
-
-        let image = engine.image(&settings.image).await?;
-        self.say("image", json!({"name": settings.image.as_written(), "on_this_machine": image.is_some()}));
-        if image.is_none() {
-            let login = login.or_else(|| Login::of_machine(&host::command_line(), &settings.image));
-            let found = engine.find_in_registry(&settings.image, login.as_ref()).await;
-            found.unwrap_or_else(|failure| self.failed(&failure));
-        }
-
-        let signal = safe_moment::prepare(settings).await;
-        let signal = signal.unwrap_or_else(|failure| {
-            self.failed(&failure);
-            None
+        let earlier = plan.earlier.iter().map(|seen| match seen.life {
+            Life::Running { .. } => format!("{} would be ended and removed", seen.name),
+            _ => format!("{} would be removed", seen.name),
         });
-        let ticket = handoff::ticket(engine, &action, settings, &handoff, signal);
-        let planned = engine.plan(&action, &settings.image, &ticket).await;
-        planned.problems.iter().for_each(|failure| self.failed(failure));
-        let config = image.unwrap_or_default();
-        let or = |words: &[Value], other: &Value| -> Vec<Value> {
-            if words.is_empty() { other.as_array().cloned().unwrap_or_default() } else { words.to_vec() }
-        };
-        let command = or(&planned.words, &config["Cmd"]);
-        let runs = [or(&[], &config["Entrypoint"]), command].concat();
-        if runs.is_empty() && config.is_object() {
-            self.failed(&failures::no_command());
+        self.say("earlier_attempt", earlier.collect::<Vec<_>>());
+        if plan.image.is_none() {
+            let login = login.or_else(|| Login::of_machine(&process.command_line, &settings.image));
+            if let Err(refusal) = reached.engine.find_in_registry(&settings.image, login.as_ref()).await {
+                self.failed(&failures::pull_failed(&settings.image).cause(refusal));
+            }
         }
-        self.say(
-            "user_container",
-            json!({"name": Role::User.container_name(name), "runs": runs, "differences": planned.differences}),
-        );
-        self.say("waiter", json!({"name": Role::Waiter.container_name(name)}));
-        self.say("wait_seconds", ticket.wait_seconds);
-        self.say("waits_for", ticket.signal.as_ref().map(|signal| signal.name.as_str()));
-        self.say("watch_seconds", ticket.watch_seconds);
-        self.say("asks_systemd_for", ticket.finish_reboot.map(|request| request.name()));
         Ok(())
+    }
+
+    fn say_containers(&mut self, settings: &Settings, plan: &Plan) {
+        let action = plan.action.container.name.as_str();
+        self.say("image", json!({"name": settings.image.as_written(), "on_this_machine": plan.image.is_some()}));
+        let config = plan.image.as_ref().map(|image| image.config.clone()).unwrap_or_default();
+        let runs = runs(&plan.prepared.words, &config);
+        let name = Role::User.container_name(action);
+        self.say("user_container", json!({"name": name, "runs": runs, "differences": plan.prepared.differences}));
+        self.say("waiter", json!({"name": Role::Waiter.container_name(action)}));
+        self.say("wait_seconds", plan.duty.wait_seconds);
+        self.say("waits_for", plan.duty.signal.as_ref().map(|signal| signal.name.as_str()));
+        self.say("watch_seconds", plan.duty.watch_seconds);
+        self.say("asks_systemd_for", plan.duty.finish_reboot.map(|request| request.name()));
     }
 
     fn say(&mut self, what: &'static str, value: impl Into<Value>) {
@@ -146,7 +146,7 @@ impl Plan {
         if !self.for_a_reader {
             logging::failure(failure);
         }
-        let mut problem = Map::from_iter([("message".to_owned(), failure.what.as_str().into())]);
+        let mut problem = Map::from_iter([("message".to_owned(), failure.message.as_str().into())]);
         let others = [("error", failure.causes()), ("field", failure.field.to_owned()), ("fix", failure.fix.clone())];
         problem.extend(
             others.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), text.into())),
@@ -160,7 +160,7 @@ impl Plan {
         self.say("problems", problems);
         self.say("exit_code", code);
         if self.for_a_reader {
-            // There is nobody to tell where a terminal cannot be written.
+            // There is nobody to tell if a terminal cannot be written.
             let _ = std::io::stdout().write_all(shown(&self.found).as_bytes());
         } else {
             let plan: Map<String, Value> =

@@ -67,7 +67,7 @@ impl Request {
     }
 }
 
-/// True where the PID 1 that we see is systemd in charge of its machine (sd_booted(3), seen through
+/// True if the PID 1 that we see is systemd in charge of its machine (sd_booted(3), seen through
 /// PID 1's root, for our own has no such folder).
 pub fn systemd_is_init() -> bool {
     Path::new("/proc/1/root/run/systemd/system").is_dir()

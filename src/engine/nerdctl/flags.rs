@@ -14,7 +14,7 @@ use crate::login;
 /// Something of the action that nerdctl cannot carry over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("nerdctl cannot carry over {0}")]
-pub struct Refused(pub String);
+pub struct NotCarried(pub String);
 
 /// What nerdctl is to be run with.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +37,7 @@ impl Creation {
 pub trait Host {
     /// The path of a block device by its major and minor number: the spec has no more.
     fn block_device(&self, major: u64, minor: u64) -> Option<String>;
-    /// True where what is mounted below this path shows in the mount's copies too.
+    /// True if what is mounted below this path shows in the mount's copies too.
     fn propagates(&self, path: &str) -> bool;
 }
 
@@ -64,15 +64,15 @@ pub const USUAL_SYSCTL: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "
 /// not say.
 ///
 /// # Errors
-/// [`Refused`] with the first thing that nerdctl has no flag for.
+/// [`NotCarried`] with the first thing that nerdctl has no flag for.
 pub fn user_container(
     action: &Value,
     own: &Value,
     image: &str,
     name: &str,
     labels: &[(&str, String)],
-    host: &impl Host,
-) -> Result<Creation, Refused> {
+    host: &dyn Host,
+) -> Result<Creation, NotCarried> {
     let spec = &action["Spec"];
     let config = &own["ImageConfig"]["config"];
     let mut flags = Flags(vec![format!("--name={name}")]);
@@ -99,14 +99,6 @@ pub fn user_container(
     Ok(Creation { arguments, input })
 }
 
-/// The action's volumes on these places, as values of `--volume`.
-pub fn volumes_on(action: &Value, places: &[&str]) -> Vec<String> {
-    let on = list(&action["Spec"]["mounts"])
-        .iter()
-        .filter(|mount| places.contains(&cleaned(text(&mount["destination"])).as_str()));
-    on.map(|mount| format!("{}:{}", text(&mount["source"]), cleaned(text(&mount["destination"])))).collect()
-}
-
 /// True for a container that nerdctl made; the agent's have only some of its labels.
 pub fn made_by_nerdctl(action: &Value) -> bool {
     action["Labels"].get("nerdctl/networks").is_some()
@@ -124,7 +116,7 @@ pub fn privileged(spec: &Value) -> bool {
     writable && linux["seccomp"].is_null() && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
 }
 
-/// True where every device is allowed.
+/// True if every device is allowed.
 fn all_devices(spec: &Value) -> bool {
     list(&spec["linux"]["resources"]["devices"]).iter().any(|rule| {
         rule["allow"] == true
@@ -226,11 +218,11 @@ impl Flags {
 
     /// Each namespace that the spec does not make is the host's; all are said, for nerdctl's defaults
     /// are not the agent's.
-    fn namespaces(&mut self, action: &Value) -> Result<(), Refused> {
+    fn namespaces(&mut self, action: &Value) -> Result<(), NotCarried> {
         let spaces = list(&action["Spec"]["linux"]["namespaces"]);
         let own: BTreeSet<&str> = spaces.iter().map(|space| text(&space["type"])).collect();
         if own.contains("user") {
-            return Err(Refused("a user namespace: nerdctl makes them by its own configuration only".into()));
+            return Err(NotCarried("a user namespace: nerdctl makes them by its own configuration only".into()));
         }
         match text(&action["Labels"]["nerdctl/pid-container"]) {
             "" if !own.contains("pid") => self.say("pid", "host"),
@@ -254,7 +246,7 @@ impl Flags {
         Ok(())
     }
 
-    fn network(&mut self, action: &Value) -> Result<(), Refused> {
+    fn network(&mut self, action: &Value) -> Result<(), NotCarried> {
         let spec = &action["Spec"];
         let has = |kind: &str| list(&spec["linux"]["namespaces"]).iter().any(|space| space["type"] == kind);
         let labelled = label_json(action, "nerdctl/networks");
@@ -278,7 +270,7 @@ impl Flags {
         if let Some(variable) = hostname_variable(action).filter(|variable| *variable != hostname || hosts_own) {
             // nerdctl's own variable comes last and wins: it can be had by this name only.
             if !is_hostname(variable) {
-                return Err(Refused(format!("the variable HOSTNAME={variable}: a hostname cannot be that")));
+                return Err(NotCarried(format!("the variable HOSTNAME={variable}: a hostname cannot be that")));
             }
             self.say("hostname", variable);
         } else if has("uts") && !hostname.is_empty() && !hosts_own && id.get(..12) != Some(hostname) {
@@ -340,7 +332,7 @@ impl Flags {
     }
 
     /// What runs before the command; returns the user's words, which are all after our own program.
-    fn start_up(&mut self, spec: &Value) -> Result<Vec<String>, Refused> {
+    fn start_up(&mut self, spec: &Value) -> Result<Vec<String>, NotCarried> {
         let mut words = list(&spec["process"]["args"]);
         if let [first, second, rest @ ..] = words
             && second == "--"
@@ -356,7 +348,7 @@ impl Flags {
         Ok(words.iter().skip(1).map(|word| text(word).to_owned()).collect())
     }
 
-    fn resources(&mut self, linux: &Value, host: &impl Host) -> Result<(), Refused> {
+    fn resources(&mut self, linux: &Value, host: &dyn Host) -> Result<(), NotCarried> {
         let known = [
             ("memory", "limit", "memory"),
             ("memory", "reservation", "memory-reservation"),
@@ -385,7 +377,7 @@ impl Flags {
             let values = values.as_object().into_iter().flatten();
             for (field, value) in values.filter(|(field, value)| counts(field) || !nothing(value)) {
                 let Some((_, _, flag)) = known.iter().find(|(of, named, _)| of == group && named == field) else {
-                    return Err(Refused(format!("the limit {group}.{field}")));
+                    return Err(NotCarried(format!("the limit {group}.{field}")));
                 };
                 match value {
                     Value::Array(devices) => {
@@ -393,7 +385,7 @@ impl Flags {
                             let number = |field: &str| limit[field].as_u64().unwrap_or_default();
                             let value = limit["weight"].as_u64().unwrap_or_else(|| number("rate"));
                             let path = host.block_device(number("major"), number("minor")).ok_or_else(|| {
-                                Refused(format!(
+                                NotCarried(format!(
                                     "{group}.{field}: there is no device {}:{}",
                                     limit["major"], limit["minor"]
                                 ))
@@ -420,7 +412,7 @@ impl Flags {
         Ok(())
     }
 
-    fn mounts(&mut self, action: &Value, own: &Value, host: &impl Host) -> Result<(), Refused> {
+    fn mounts(&mut self, action: &Value, own: &Value, host: &dyn Host) -> Result<(), NotCarried> {
         if made_by_nerdctl(action) {
             self.labelled_mounts(action, own)
         } else {
@@ -429,7 +421,7 @@ impl Flags {
     }
 
     /// nerdctl keeps what was asked for in a label: the spec alone does not tell a volume's name.
-    fn labelled_mounts(&mut self, action: &Value, own: &Value) -> Result<(), Refused> {
+    fn labelled_mounts(&mut self, action: &Value, own: &Value) -> Result<(), NotCarried> {
         let anonymous = label_json(action, "nerdctl/anonymous-volumes");
         for mount in list(&label_json(action, "nerdctl/mounts")) {
             let (name, target, mode) = (text(&mount["Name"]), text(&mount["Destination"]), text(&mount["Mode"]));
@@ -446,7 +438,7 @@ impl Flags {
         Ok(())
     }
 
-    fn mounts_of_spec(&mut self, spec: &Value, host: &impl Host) -> Result<(), Refused> {
+    fn mounts_of_spec(&mut self, spec: &Value, host: &dyn Host) -> Result<(), NotCarried> {
         let mounts = list(&spec["mounts"]);
         for (index, mount) in mounts.iter().enumerate() {
             let (kind, target, source) = (text(&mount["type"]), text(&mount["destination"]), text(&mount["source"]));
@@ -485,15 +477,15 @@ impl Flags {
                     let all: Vec<&str> = options.iter().copied().chain(rights.map(|(_, right)| *right)).collect();
                     self.say("tmpfs", format!("{target}:{}", all.join(",")));
                 }
-                _ => return Err(Refused(format!("the mount of type {kind} on {target}"))),
+                _ => return Err(NotCarried(format!("the mount of type {kind} on {target}"))),
             }
         }
         Ok(())
     }
 
-    fn volume(&mut self, source: &str, target: &str, mode: &str) -> Result<(), Refused> {
+    fn volume(&mut self, source: &str, target: &str, mode: &str) -> Result<(), NotCarried> {
         if source.contains(':') || target.contains(':') {
-            return Err(Refused(format!("the volume {source} on {target}: there is a colon in its path")));
+            return Err(NotCarried(format!("the volume {source} on {target}: there is a colon in its path")));
         }
         self.say("volume", format!("{source}:{target}:{mode}").trim_end_matches(':'));
         Ok(())
@@ -629,7 +621,7 @@ mod tests {
         serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap()
     }
 
-    fn copy(action: &Value) -> Result<Vec<String>, Refused> {
+    fn copy(action: &Value) -> Result<Vec<String>, NotCarried> {
         let own = json!({"ImageConfig": {"config": {"Entrypoint": ["/waitdaemon"]}}});
         let labels = [("waitdaemon.role", "user".into())];
         user_container(action, &own, "alpine", "a-user", &labels, &Nothing).map(|made| made.arguments)

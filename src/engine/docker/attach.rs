@@ -1,9 +1,31 @@
-//! A container's output as the Engine API's attach sends it. Pure.
+//! A container's output as the Engine API's attach sends it.
+
+use super::api::Stream;
+use crate::engine::{Answer, Output};
 
 /// The head of a frame: stream, three zeros, length in big endian (API 1.41, `ContainerAttach`).
 const HEAD: usize = 8;
 
-/// Takes the frames of an attach stream apart.
+/// An output that is attached to.
+pub struct Attached {
+    stream: Stream,
+    demux: Demux,
+}
+
+impl Attached {
+    /// The output of a container with (`tty`) or without a terminal.
+    pub fn new(stream: Stream, tty: bool) -> Self {
+        Self { stream, demux: Demux::new(tty) }
+    }
+}
+
+impl Output for Attached {
+    fn next(&mut self) -> Answer<'_, Option<Vec<u8>>> {
+        Box::pin(async move { Ok(self.stream.next().await?.map(|piece| self.demux.feed(&piece))) })
+    }
+}
+
+/// Takes the frames of an attach stream apart. Pure.
 pub struct Demux {
     tty: bool,
     buffer: Vec<u8>,

@@ -1,36 +1,15 @@
-//! What our own process can be asked, and entering the host's namespaces.
+//! The host as a container with its PIDs sees it, and entering its namespaces.
 
 use std::path::{Component, Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
+use super::procfs;
 use crate::error::Failure;
-use crate::procfs;
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
 const MOST_LINKS: u32 = 40;
-
-/// The IDs that our own traces name; see [`procfs::candidates`]. A trace that cannot be read names
-/// nothing.
-pub fn own_candidates() -> Vec<String> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    procfs::candidates(
-        &read("/proc/self/mountinfo"),
-        &read("/proc/self/cgroup"),
-        &rustix::system::uname().nodename().to_string_lossy(),
-    )
-}
-
-/// The kernel's command line.
-pub fn command_line() -> String {
-    std::fs::read_to_string("/proc/cmdline").unwrap_or_default()
-}
-
-/// Our own program's name and arguments, as the engine gave them.
-pub fn own_command() -> Vec<String> {
-    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
-}
 
 /// The path of a block device by its major and minor number (sysfs, `uevent`); `None` where there is no
 /// such device.

@@ -1,0 +1,97 @@
+//! What the Docker Engine's refusals mean, by HTTP status and by its own words. Pure.
+
+use super::api::ApiError;
+use crate::engine::{Kind, Refusal};
+use crate::error::chain;
+use crate::retry::{Retry, Transient};
+
+/// An answer that is not about what was asked.
+pub const NOT_A_CONTAINER: &str = "the answer is not about a container";
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let said = chain(&error);
+        let kind = match &error {
+            ApiError::Refused { status, message, .. } => kind_of(*status, message),
+            _ => None,
+        };
+        Self { kind: kind.unwrap_or_else(|| passing(&error)), said }
+    }
+}
+
+fn passing(error: &ApiError) -> Kind {
+    match error.retry() {
+        Retry::Never => Kind::Final,
+        retry => Kind::MayPass(retry),
+    }
+}
+
+/// Reads the engine's words; `None` if they say no more than the status does.
+fn kind_of(status: u16, message: &str) -> Option<Kind> {
+    let says = |words: &str| message.contains(words);
+    Some(match status {
+        404 if says("No such container") => Kind::Gone,
+        404 if says("No such image") => Kind::ImageMissing,
+        409 if says("already in use by container") => Kind::NameTaken { by: quoted_after(message, "by container") },
+        409 if says("already in progress") => Kind::RemovalInProgress,
+        400 if says("ommand specified") => Kind::NoCommand,
+        400 if says("invalid reference format") => Kind::NotAnImageName,
+        // runc, through containerd: `exec: "name": executable file not found in $PATH`, `...: permission denied`
+        _ if says("exec: \"") => Kind::NotExecutable,
+        _ => return None,
+    })
+}
+
+/// The first text in double quotes after these words.
+fn quoted_after(message: &str, words: &str) -> Option<String> {
+    let (_, rest) = message.split_once(words)?;
+    rest.split('"').nth(1).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What real engines said: status, words, and what they mean. `make recordings` records them; tests/fixtures/README.md.
+    #[test]
+    fn recorded_refusals_are_understood() {
+        let recorded = include_str!("../../../tests/fixtures/docker-refusals.tsv");
+        let rows: Vec<Vec<&str>> = recorded.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+        assert!(rows.len() >= 16, "two engines, eight refusals");
+        for row in rows {
+            let [engine, what, status, message] = row[..] else { panic!("{row:?}") };
+            let request = what.to_owned();
+            let refused = ApiError::Refused { request, status: status.parse().unwrap(), message: message.into() };
+            let refusal = Refusal::from(refused);
+            let expected = match what {
+                "inspect a container that is not there" | "remove a container that is not there" => Kind::Gone,
+                "create with an image that is not there" => Kind::ImageMissing,
+                "create with a name that is taken" => match &refusal.kind {
+                    Kind::NameTaken { by: Some(id) } if id.len() == 64 => continue,
+                    other => panic!("{engine}, {what}: {other:?}"),
+                },
+                "create without a command" => Kind::NoCommand,
+                "start what cannot be executed" => Kind::NotExecutable,
+                "inspect an image by no name" => Kind::NotAnImageName,
+                "remove a container that runs" => Kind::Final,
+                other => panic!("unknown row {other}"),
+            };
+            assert_eq!(refusal.kind, expected, "{engine}, {what}: {status} {message}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_known_by_the_status() {
+        for (status, kind) in [
+            (500, Kind::MayPass(Retry::AFewTimes)),
+            (503, Kind::MayPass(Retry::UntilDeadline)),
+            (429, Kind::MayPass(Retry::UntilDeadline)),
+            (403, Kind::Final),
+        ] {
+            let error = ApiError::Refused { request: "GET /x".into(), status, message: "words".into() };
+            assert_eq!(Refusal::from(error).kind, kind, "{status}");
+        }
+        let removal = "removal of container x is already in progress";
+        assert_eq!(kind_of(409, removal), Some(Kind::RemovalInProgress));
+    }
+}

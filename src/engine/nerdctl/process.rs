@@ -1,0 +1,47 @@
+//! A container's process, watched through a pidfd.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+
+use crate::machine::readable;
+
+/// A process of a container.
+pub struct Process(AsyncFd<OwnedFd>);
+
+impl Process {
+    /// Opens a process that is in the cgroup of this container; the check guards against a PID that has been given to
+    /// another process.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn open(pid: u32, container: &str) -> io::Result<Self> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = raw.ok_or_else(|| io::Error::other("the engine gave no PID"))?;
+        let process = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
+        let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        if !cgroup.contains(container) {
+            return Err(io::Error::other(format!("process {pid} is not in the container's cgroup")));
+        }
+        // A pidfd becomes readable when its process ends (pidfd_open(2)).
+        Ok(Self(readable::watch(process)?))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What epoll(7) reports.
+    pub async fn ended(&self) -> io::Result<()> {
+        self.0.readable().await.map(drop)
+    }
+
+    /// Kills it.
+    ///
+    /// # Errors
+    /// What pidfd_send_signal(2) reports.
+    pub fn kill(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(self.0.get_ref(), Signal::KILL)?)
+    }
+}

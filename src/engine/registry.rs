@@ -1,0 +1,90 @@
+//! What a registry says, as both engines pass it on. Pure.
+
+use super::{Kind, Refusal};
+use crate::retry::Retry;
+
+/// Why a pull failed, by the words of the engine.
+pub fn refusal_of_pull(said: String) -> Refusal {
+    let kind = match retry_of_pull(&said) {
+        Retry::Never => Kind::Final,
+        retry => Kind::MayPass(retry),
+    };
+    Refusal::new(kind, said)
+}
+
+/// Tells whether a pull that failed with these words may succeed a little later: if the network or the registry failed,
+/// not if it said no (words of Go's net, distribution and containerd).
+pub fn retry_of_pull(said: &str) -> Retry {
+    const PASSING: [&str; 23] = [
+        "connection refused",
+        "connection reset",
+        "connection timed out",
+        "connection broke",
+        "broken pipe",
+        "network is unreachable",
+        "no route to host",
+        "no such host",
+        "server misbehaving",
+        "name resolution",
+        "i/o timeout",
+        "handshake timeout",
+        "Client.Timeout",
+        "request canceled",
+        "deadline exceeded",
+        "EOF",
+        "closed network connection",
+        "short read",
+        "toomanyrequests",
+        "too many requests",
+        "Too Many Requests",
+        "Unavailable",
+        "Bad Gateway",
+    ];
+    if PASSING.iter().any(|word| said.contains(word)) || tells_of_a_busy_server(said) {
+        Retry::UntilDeadline
+    } else {
+        Retry::Never
+    }
+}
+
+/// True if the words tell of HTTP status 429 or 5xx: a word of its own, so that no port, tag or digest counts.
+fn tells_of_a_busy_server(said: &str) -> bool {
+    let about_http = said.contains("HTTP") || said.contains("status");
+    let mut words = said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+    about_http && words.any(|word| word.len() == 3 && word.parse().is_ok_and(|code| matches!(code, 429 | 500..=599)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_pulled_again() {
+        for said in [
+            "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused",
+            "dial tcp: lookup registry.example.org on 10.0.0.1:53: no such host",
+            "received unexpected HTTP status: 503 Service Unavailable",
+            "unexpected status from GET request to http://r/v2/a/blobs/sha256:0: 502 Bad Gateway",
+            "toomanyrequests: rate exceeded",
+            "error parsing HTTP 429 response body: no error details found in HTTP response body: \"{}\"",
+            "unexpected status from HEAD request to http://127.0.0.1:5002/v2/ok/manifests/1: 503 Service Unavailable",
+            "failed to copy: httpReadSeeker: failed open: unexpected EOF",
+            "net/http: TLS handshake timeout",
+        ] {
+            assert_eq!(retry_of_pull(said), Retry::UntilDeadline, "{said}");
+        }
+        for said in [
+            "manifest unknown",
+            "unauthorized: authentication required",
+            "pull access denied for x, repository does not exist",
+            "received unexpected HTTP status: 403 Forbidden",
+            "unexpected status from HEAD request to http://r/v2/a/manifests/1: 401 Unauthorized",
+            "no matching manifest for linux/amd64 in the manifest list entries",
+            "unexpected status from GET request to http://r:500/v2/a/manifests/503: 403 Forbidden",
+            "no space left on device",
+            "http: server gave HTTP response to HTTPS client",
+        ] {
+            assert_eq!(retry_of_pull(said), Retry::Never, "{said}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Which container are we? Traces give candidates; the proof is the kernel's word, or our own voice.
+//!
+//! The kernel's word: the candidate's ID is the last part of our cgroup, which the runtime made for that very
+//! container. Our own voice: we write a line with our random mark to our own standard output, and the candidate from
+//! whose output the mark comes back is us: nothing else writes there. That holds with every log driver, network,
+//! hostname, cgroup and user namespace, while each trace alone can be missing or name another container (observed:
+//! tests/integration/identity.rs, captain_identity.rs). As a second witness the candidate's command line must be ours,
+//! so that a container that merely repeats our log is not taken for us.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::engine::{Image, Listen, Output, Seen, Which};
+use crate::error::{Context, Failure};
+use crate::lifecycle::Lifecycle;
+use crate::logging::STARTED;
+use crate::machine::{Process, procfs};
+use crate::names::HandoffId;
+use crate::retry::retry_within;
+
+/// How long a mark may take from our standard output through the engine and back; about a millisecond is usual.
+const ECHO_LIMIT: Duration = Duration::from_secs(5);
+/// The mark is written again after this time: an engine answers an attach a moment before it listens (moby
+/// `containerAttach`).
+const SAY_AGAIN: Duration = Duration::from_millis(50);
+/// The most containers that are asked if no trace leads to us.
+const MOST_ASKED: usize = 256;
+
+/// The kernel's word, as proof.
+const BY_CGROUP: &str = "its process is in the cgroup that was made for this container";
+/// Our own voice, as proof.
+const BY_VOICE: &str = "the engine gave back a line that this container alone wrote";
+
+/// The action container: our own, with proof.
+#[derive(Debug, Clone)]
+pub struct Action {
+    /// The container, with its document.
+    pub container: Seen,
+    /// Its image, which is our own.
+    pub image: Image,
+    /// What proved that it is ours, in words.
+    pub proof: &'static str,
+}
+
+/// Shows the containers to which our traces lead and that run our command line.
+pub async fn gather(lifecycle: &Lifecycle<'_>, process: &Process) -> Vec<Seen> {
+    like_us(lifecycle, process, &(process.traces)().ids).await
+}
+
+/// Finds our own container: among the `candidates` first, then among all that run.
+///
+/// # Errors
+/// If no container of this engine can be proved to be ours, or its image cannot be inspected.
+pub async fn identify(
+    lifecycle: &Lifecycle<'_>,
+    process: &Process,
+    candidates: &[Seen],
+    handoff: &HandoffId,
+) -> Result<Action, Failure> {
+    let (container, proof) = prove(lifecycle, process, candidates, handoff).await?;
+    let failed = "cannot inspect waitdaemon's own image";
+    let image = lifecycle.image(&container.whole.image).await;
+    let image = image.context(failed).map_err(|failure| failure.fix(lifecycle.engine.about().check))?;
+    let image = image
+        .ok_or_else(|| Failure::new(failed).fix("it was removed after the action started; run the Workflow again"))?;
+    Ok(Action { container, image, proof })
+}
+
+async fn prove(
+    lifecycle: &Lifecycle<'_>,
+    process: &Process,
+    candidates: &[Seen],
+    handoff: &HandoffId,
+) -> Result<(Seen, &'static str), Failure> {
+    let about = lifecycle.engine.about();
+    let cgroup = (process.traces)().cgroup;
+    let named = candidates.iter().find(|seen| about.names_cgroups && procfs::is_in_cgroup_of(&cgroup, &seen.id));
+    if let Some(own) = named {
+        return Ok((own.clone(), BY_CGROUP));
+    }
+    if let Some(own) = hear(lifecycle, process, candidates, handoff).await {
+        return Ok((own, BY_VOICE));
+    }
+    tracing::debug!("no trace leads to our container; asking all that run");
+    let mut running = lifecycle.list(Which::Running).await.context("cannot list the running containers")?;
+    running.retain(|id| !candidates.iter().any(|known| known.id == *id));
+    running.truncate(MOST_ASKED);
+    let others = like_us(lifecycle, process, &running).await;
+    if let Some(own) = hear(lifecycle, process, &others, handoff).await {
+        return Ok((own, BY_VOICE));
+    }
+    let (field, fix) = about.place;
+    Err(Failure::new(format!("none of the containers of {} is this one", about.described)).field(field).fix(fix))
+}
+
+/// Shows those containers that run our command line; an init may stand before it. One that cannot be inspected,
+/// perhaps because it is deleted at this moment, proves nothing.
+async fn like_us(lifecycle: &Lifecycle<'_>, process: &Process, containers: &[String]) -> Vec<Seen> {
+    let mut found: Vec<Seen> = Vec::new();
+    for container in containers {
+        match lifecycle.inspect(container).await {
+            Ok(Some(seen)) if seen.whole.command.ends_with(&process.command) => found.push(seen),
+            Ok(_) => {}
+            Err(refusal) => {
+                tracing::warn!(container, error = %refusal, "cannot inspect a container that may be this one");
+            }
+        }
+    }
+    found
+}
+
+/// Says the mark and listens to all candidates at once; returns the first from which it comes back.
+async fn hear(lifecycle: &Lifecycle<'_>, process: &Process, candidates: &[Seen], handoff: &HandoffId) -> Option<Seen> {
+    if candidates.is_empty() {
+        return None;
+    }
+    // Attached before the mark is said.
+    let mut listeners: Vec<Listener<'_>> = Vec::new();
+    for candidate in candidates {
+        let listen = Listen { container: &candidate.id, tty: candidate.whole.tty, replay: false, ours: false };
+        match retry_within(lifecycle.patience, "listening", || lifecycle.engine.output(listen)).await {
+            Ok(output) => listeners.push(Box::pin(echo(lifecycle, candidate, listen, output, handoff))),
+            Err(refusal) => {
+                let container = candidate.id.as_str();
+                tracing::warn!(container, error = %refusal, "cannot listen to a container that may be this one");
+            }
+        }
+    }
+    if listeners.is_empty() {
+        return None;
+    }
+    let end = Instant::now() + ECHO_LIMIT;
+    let speak = async {
+        while Instant::now() < end {
+            (process.announce)(STARTED, handoff);
+            sleep(SAY_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = speak => None,
+        own = first(&mut listeners) => Some(own.clone()),
+    }
+}
+
+type Listener<'a> = Pin<Box<dyn Future<Output = &'a Seen> + 'a>>;
+
+/// Returns the candidate once the mark comes from it.
+async fn echo<'a>(
+    lifecycle: &'a Lifecycle<'_>,
+    candidate: &'a Seen,
+    listen: Listen<'a>,
+    mut output: Box<dyn Output>,
+    handoff: &'a HandoffId,
+) -> &'a Seen {
+    let mark = handoff.as_str().as_bytes();
+    let mut heard: Vec<u8> = Vec::new();
+    loop {
+        while let Ok(Some(piece)) = output.next().await {
+            heard.extend_from_slice(&piece);
+            if heard.windows(mark.len()).any(|window| window == mark) {
+                return candidate;
+            }
+            // The mark may lie across two pieces; more of the past is not needed.
+            heard.drain(..heard.len().saturating_sub(mark.len()));
+        }
+        // The container has ended, or the connection broke; the mark is said again and again.
+        sleep(SAY_AGAIN).await;
+        if let Ok(again) = lifecycle.engine.output(listen).await {
+            output = again;
+        }
+    }
+}
+
+/// Waits for the first of them.
+async fn first<'a>(listeners: &mut [Listener<'a>]) -> &'a Seen {
+    std::future::poll_fn(|context| {
+        let ready = listeners.iter_mut().find_map(|listener| match listener.as_mut().poll(context) {
+            Poll::Ready(own) => Some(own),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}

@@ -1,0 +1,277 @@
+//! What is done with containers, each promise at one place for all engines: created once, started once, removed for
+//! certain.
+//!
+//! The engine is asked for one thing at a time and may fail, lose its answer or answer late. A question is asked again.
+//! A change is made again only after the engine was asked what became of the last attempt.
+
+use std::time::Duration;
+
+use crate::engine::{Created, Detail, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
+use crate::error::{Context, Failure};
+use crate::names::{HandoffId, Role};
+use crate::retry::{Attempts, Retry, Transient, retry_within};
+
+/// How long an engine that does not answer at first is asked again: longer than one question may take.
+pub const REACH_LIMIT: Duration = Duration::from_secs(20);
+/// How long the handoff asks again if the engine fails.
+pub const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the waiter does, which has more time.
+pub const WAITER_PATIENCE: Duration = Duration::from_secs(300);
+/// How long removing a container is tried: longer than an engine that hangs is waited for.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+
+const QUESTION: &str = "a question to the engine";
+
+/// What became of a user container that is not to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// It has not run and is gone.
+    Removed,
+    /// Too late: it was started. It is left alone.
+    Started,
+}
+
+/// What an earlier attempt of the same action left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EarlierAttempt {
+    /// Nothing that matters now: nothing was there, or it was pending and has been removed.
+    Cleared,
+    /// Its user container runs; the ID. It and its waiter are left alone.
+    Running(String),
+}
+
+/// An engine, and how long a journey has patience with it.
+#[derive(Clone, Copy)]
+pub struct Lifecycle<'a> {
+    /// The engine.
+    pub engine: &'a dyn Engine,
+    /// How long it is asked again.
+    pub patience: Duration,
+}
+
+impl<'a> Lifecycle<'a> {
+    /// The engine with this much patience.
+    pub fn new(engine: &'a dyn Engine, patience: Duration) -> Self {
+        Self { engine, patience }
+    }
+
+    /// Shows those of these containers that exist.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn look(&self, containers: &[&str]) -> Result<Vec<Seen>, Refusal> {
+        if containers.is_empty() {
+            return Ok(Vec::new());
+        }
+        retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life)).await
+    }
+
+    /// Shows one container; `None` if it is gone.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn look_at(&self, container: &str) -> Result<Option<Seen>, Refusal> {
+        Ok(self.look(&[container]).await?.pop())
+    }
+
+    /// Shows one container with its document; `None` if it is gone.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn inspect(&self, container: &str) -> Result<Option<Seen>, Refusal> {
+        let one = [container];
+        let seen = retry_within(self.patience, QUESTION, || self.engine.look(&one, Detail::Whole)).await;
+        Ok(seen?.pop())
+    }
+
+    /// Lists containers.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn list(&self, which: Which<'_>) -> Result<Vec<String>, Refusal> {
+        retry_within(self.patience, QUESTION, || self.engine.list(which)).await
+    }
+
+    /// Shows an image; `None` if it is not on this machine.
+    ///
+    /// # Errors
+    /// If the engine does not answer, or does not take the name.
+    pub async fn image(&self, image: &str) -> Result<Option<Image>, Refusal> {
+        retry_within(self.patience, QUESTION, || self.engine.image(image)).await
+    }
+
+    /// Creates a container exactly once and completes it. If the answer is lost, the engine may have made it: then a
+    /// container with its name and this handoff's mark is there.
+    ///
+    /// # Errors
+    /// Why it cannot be created.
+    pub async fn create_once(&self, request: &Request) -> Result<Created, Refusal> {
+        let created = self.create(request).await?;
+        retry_within(self.patience, "completing a container", || self.engine.complete(request, &created.id)).await?;
+        Ok(created)
+    }
+
+    async fn create(&self, request: &Request) -> Result<Created, Refusal> {
+        let mut attempts = Attempts::within(self.patience);
+        loop {
+            let refusal = match self.engine.create(request).await {
+                Ok(created) => return Ok(created),
+                Err(refusal) => refusal,
+            };
+            // To a second attempt the engine may say that the name is taken: by the first one's.
+            let taken = attempts.failed() > 0 && matches!(refusal.kind, Kind::NameTaken { .. });
+            if refusal.retry() == Retry::Never && !taken {
+                return Err(refusal);
+            }
+            match self.look_at(&request.name).await? {
+                Some(seen) if seen.handoff == request.handoff.as_str() => {
+                    return Ok(Created { id: seen.id, started: false });
+                }
+                // Another's; if the engine has not said so yet, it will.
+                Some(_) if taken => return Err(refusal),
+                _ => {}
+            }
+            // Taken and not to be seen: the first attempt is still at work.
+            let retry = if taken { Retry::UntilDeadline } else { refusal.retry() };
+            if !attempts.wait_as(retry, "creating a container", &refusal).await {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Starts a container exactly once: only one that is seen not to have been started is started, before the first
+    /// attempt as after one whose answer is lost.
+    ///
+    /// # Errors
+    /// Why it cannot be started; [`Kind::Gone`] if it is not there.
+    pub async fn start_surely(&self, container: &str) -> Result<(), Refusal> {
+        let mut attempts = Attempts::within(self.patience);
+        loop {
+            let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
+            let seen = self.look_at(container).await?.ok_or_else(gone)?;
+            let refusal = match &seen.life {
+                Life::Created | Life::Starting { .. } => match self.engine.start(&seen).await {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => refusal,
+                },
+                Life::Running { .. } | Life::Ended { .. } => return Ok(()),
+                Life::Leaving => return Err(Refusal::new(Kind::Gone, "somebody is removing it")),
+                Life::Unknown(said) => Refusal::new(Kind::MayPass(Retry::UntilDeadline), said),
+            };
+            if !attempts.wait("starting a container", &refusal).await {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Removes a container and returns when it is gone. The engine's word for it is not enough: it is looked for.
+    ///
+    /// # Errors
+    /// If it is still there in the end, or runs and is to be removed only if it does not.
+    pub async fn remove_surely(&self, container: &str, how: Removal) -> Result<(), Refusal> {
+        let mut attempts = Attempts::within(REMOVAL_LIMIT);
+        loop {
+            let said = self.engine.remove(container, how).await.err();
+            let Some(seen) = self.look_at(container).await? else { return Ok(()) };
+            let refusal = said.unwrap_or_else(|| {
+                Refusal::new(Kind::RemovalInProgress, "the engine said it was removed, and it is still there")
+            });
+            if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
+                return Err(Refusal { kind: Kind::Final, ..refusal });
+            }
+            if !attempts.wait_as(Retry::UntilDeadline, "removing a container", &refusal).await {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// Clears what earlier attempts of the action `action` left pending. `ours` are the containers of ours that are
+    /// there.
+    ///
+    /// The user container goes first, and the engine refuses to remove one that runs: so either it never ran and its
+    /// waiter is of no use any more, or it runs and keeps its waiter.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub async fn clear_earlier(&self, action: &str, ours: &[String]) -> Result<EarlierAttempt, Failure> {
+        let failed = |refusal: Refusal| {
+            Failure::new("cannot clear what an earlier attempt of this action left")
+                .fix(self.engine.about().check)
+                .cause(refusal)
+        };
+        let found = self.of_action(action, ours).await.map_err(failed)?;
+        if let Some(user) = running_user(&found) {
+            return Ok(EarlierAttempt::Running(user.id.clone()));
+        }
+        for user in found.iter().filter(|seen| seen.role == Some(Role::User)) {
+            tracing::warn!(container = user.id, "removing the user container of an earlier attempt of this action");
+            if let Err(refusal) = self.remove_surely(&user.id, Removal::Idle).await {
+                let now = self.of_action(action, std::slice::from_ref(&user.id)).await.map_err(failed)?;
+                return match running_user(&now) {
+                    Some(user) => Ok(EarlierAttempt::Running(user.id.clone())),
+                    None => Err(failed(refusal)),
+                };
+            }
+        }
+        for waiter in found.iter().filter(|seen| seen.role != Some(Role::User)) {
+            tracing::warn!(container = waiter.id, "removing the waiter of an earlier attempt of this action");
+            self.remove_surely(&waiter.id, Removal::Any).await.map_err(failed)?;
+        }
+        Ok(EarlierAttempt::Cleared)
+    }
+
+    /// Shows those of these containers that belong to an action.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn of_action(&self, action: &str, ours: &[String]) -> Result<Vec<Seen>, Refusal> {
+        let ids: Vec<&str> = ours.iter().map(String::as_str).collect();
+        let mut found = self.look(&ids).await?;
+        found.retain(|seen| seen.action == action);
+        Ok(found)
+    }
+
+    /// Removes a user container that is not to run, unless it was started.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
+        let failed = "cannot remove the user container, which is not to run";
+        match self.look_at(user).await.context(failed)? {
+            None => return Ok(Discarded::Removed),
+            Some(seen) if matches!(seen.life, Life::Running { .. } | Life::Ended { .. }) => {
+                return Ok(Discarded::Started);
+            }
+            Some(_) => {}
+        }
+        match self.remove_surely(user, Removal::Idle).await {
+            Ok(()) => Ok(Discarded::Removed),
+            Err(refusal) if refusal.kind == Kind::Final => Ok(Discarded::Started),
+            Err(refusal) => Err(refusal).context(failed),
+        }
+    }
+
+    /// Removes every container that the handoff made; the waiter last, for it may be the caller.
+    ///
+    /// # Errors
+    /// If one cannot be removed; the others are removed all the same.
+    pub async fn roll_back(&self, handoff: &HandoffId) -> Result<(), Failure> {
+        let failed = "cannot remove what this handoff made";
+        let made = self.list(Which::MadeBy(handoff)).await.context(failed)?;
+        let ids: Vec<&str> = made.iter().map(String::as_str).collect();
+        let mut found = self.look(&ids).await.context(failed)?;
+        found.sort_by_key(|seen| seen.role == Some(Role::Waiter));
+        let mut result = Ok(());
+        for seen in found {
+            let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Any };
+            let removed = self.remove_surely(&seen.id, how).await;
+            result = result.and(removed.context(format!("{failed}: {}", seen.id)));
+        }
+        result
+    }
+}
+
+/// The first user container that runs.
+pub fn running_user(found: &[Seen]) -> Option<&Seen> {
+    found.iter().find(|seen| seen.role == Some(Role::User) && matches!(seen.life, Life::Running { .. }))
+}

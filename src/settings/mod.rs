@@ -1,0 +1,413 @@
+//! The action's environment, read into validated settings. Pure.
+//!
+//! Only the variables documented in docs/reference.md are read. All problems are reported at once, and
+//! nothing falls back in silence: a value that is set and wrong is a problem.
+
+mod reader;
+pub mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+
+use self::reader::Reader;
+use crate::reference::Reference;
+
+/// What the action's `environment` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `IMAGE`: the user container's image.
+    pub image: Reference,
+    /// `WAIT_SECONDS`: from the action container's end to the user container's start; `None` if it is not set.
+    pub wait: Option<Duration>,
+    /// `WAITDAEMON_WAIT_FOR`: a signal that is waited for, too.
+    pub wait_for: Option<WaitFor>,
+    /// `WAITDAEMON_WATCH_SECONDS`: how long the user container is watched; zero is not at all.
+    pub watch: Duration,
+    /// `WAITDAEMON_PULL_TIMEOUT_SECONDS`: the longest that getting the image may take.
+    pub pull_timeout: Duration,
+    /// `WAITDAEMON_FINISH_REBOOT`: ask systemd for the reboot that BusyBox could not get from it.
+    pub finish_reboot: bool,
+    /// `CONTAINER_RUNTIME`.
+    pub runtime: Runtime,
+    /// `DOCKER_HOST`.
+    pub docker_host: DockerHost,
+    /// `NERDCTL_NAMESPACE`.
+    pub nerdctl_namespace: String,
+    /// `NERDCTL_HOST`: use the host's nerdctl, in the host's namespaces.
+    pub nerdctl_host: bool,
+    /// `WAITDAEMON_LOG`.
+    pub log: LogLevel,
+    /// `WAITDAEMON_DRY_RUN`: show what a handoff would do, and change nothing.
+    pub dry_run: bool,
+    /// `WAITDAEMON_REGISTRY_USERNAME` and the file in which its password is.
+    pub registry_login: Option<(String, PathBuf)>,
+    /// `WAITDAEMON_SYSLOG`.
+    pub syslog: Syslog,
+}
+
+/// `WAITDAEMON_WAIT_FOR` and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitFor {
+    /// What is waited for.
+    pub what: Awaited,
+    /// `WAITDAEMON_WAIT_MAX_SECONDS`: how long at most, from the action container's end.
+    pub max_wait: Duration,
+    /// `WAITDAEMON_WAIT_EXPIRED`: what happens then.
+    pub expired: Expired,
+}
+
+/// `WAITDAEMON_WAIT_FOR`: the signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Awaited {
+    /// Smee does not serve this machine's boot script any more.
+    NetbootOff {
+        /// `WAITDAEMON_SMEE_URL`.
+        smee: Option<Uri>,
+    },
+    /// Any URL answers with a status.
+    Status {
+        /// The URL.
+        url: Uri,
+        /// `WAITDAEMON_WAIT_FOR_STATUS`.
+        status: u16,
+    },
+}
+
+/// `WAITDAEMON_WAIT_EXPIRED`: what happens where the signal does not come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Expired {
+    /// The user container runs all the same.
+    Run,
+    /// It is removed.
+    Abort,
+}
+
+/// `WAITDAEMON_SYSLOG`: where WARN and ERROR lines go, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Syslog {
+    /// To the OSIE's own server, where the engine does not send them.
+    Usual,
+    /// Nowhere.
+    Off,
+    /// To this one, `host:port`.
+    To(String),
+}
+
+/// `CONTAINER_RUNTIME`: which engine to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Docker where it answers, else nerdctl.
+    Auto,
+    /// Docker Engine only.
+    Docker,
+    /// nerdctl only.
+    Nerdctl,
+}
+
+/// `DOCKER_HOST`: where the Docker Engine API listens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum DockerHost {
+    /// A Unix socket, by its path in our container.
+    Unix(PathBuf),
+    /// `host:port`, without TLS.
+    Tcp(String),
+}
+
+impl Default for DockerHost {
+    fn default() -> Self {
+        Self::Unix("/var/run/docker.sock".into())
+    }
+}
+
+/// `WAITDAEMON_LOG`: the least level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum LogLevel {
+    /// Errors only.
+    Error,
+    /// Warnings too.
+    Warn,
+    /// The default.
+    Info,
+    /// Every request to the engine.
+    Debug,
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+        }
+    }
+}
+
+/// One wrong setting, as it is reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The field of the Action in the Template, such as `environment.WAIT_SECONDS`.
+    pub field: &'static str,
+    /// The value as given, shortened; `None` if it is missing.
+    pub value: Option<String>,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to write instead.
+    pub fix: &'static str,
+}
+
+/// Every variable of ours that has our prefix; others with the prefix are likely misspelled.
+const PREFIXED: [&str; 13] = [
+    "WAITDAEMON_DRY_RUN",
+    "WAITDAEMON_FINISH_REBOOT",
+    "WAITDAEMON_LOG",
+    "WAITDAEMON_PULL_TIMEOUT_SECONDS",
+    "WAITDAEMON_REGISTRY_PASSWORD_FILE",
+    "WAITDAEMON_REGISTRY_USERNAME",
+    "WAITDAEMON_SMEE_URL",
+    "WAITDAEMON_SYSLOG",
+    "WAITDAEMON_WAIT_EXPIRED",
+    "WAITDAEMON_WAIT_FOR",
+    "WAITDAEMON_WAIT_FOR_STATUS",
+    "WAITDAEMON_WAIT_MAX_SECONDS",
+    "WAITDAEMON_WATCH_SECONDS",
+];
+
+impl Settings {
+    /// Reads the environment `variables`, each a name and a value.
+    ///
+    /// # Errors
+    /// Every [`Problem`], in the order of the documentation.
+    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader::new(variables);
+        let image = reader.image();
+        let wait = reader.seconds_if_set("WAIT_SECONDS", "environment.WAIT_SECONDS", 0);
+        let wait_for = reader.wait_for(wait.unwrap_or_default());
+        let runtime = reader.runtime();
+        let docker_host = reader.docker_host();
+        let nerdctl_namespace = reader.nerdctl_namespace();
+        let nerdctl_host = reader.boolean("NERDCTL_HOST", "environment.NERDCTL_HOST", true);
+        let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
+        let pull_timeout =
+            reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
+        let finish_reboot = reader.boolean("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
+        let log = reader.log();
+        let dry_run = reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
+        let registry_login = reader.registry_login();
+        let syslog = reader.syslog();
+        match image {
+            Some(image) if reader.problems.is_empty() => Ok(Self {
+                image,
+                wait,
+                wait_for,
+                watch,
+                pull_timeout,
+                finish_reboot,
+                runtime,
+                docker_host,
+                nerdctl_namespace,
+                nerdctl_host,
+                log,
+                dry_run,
+                registry_login,
+                syslog,
+            }),
+            _ => Err(reader.problems),
+        }
+    }
+}
+
+/// True if a dry run is asked for, whatever else is wrong.
+pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)>) -> bool {
+    let mut reader = Reader::new(variables);
+    reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
+}
+
+/// Where WARN and ERROR lines go, whatever else is wrong.
+pub fn syslog(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Syslog {
+    Reader::new(variables).syslog()
+}
+
+/// The names among `variables` that begin with our prefix and are none of ours.
+pub fn unrecognized<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
+    let names = variables.into_iter().filter_map(|name| name.to_str());
+    names.filter(|name| name.starts_with("WAITDAEMON_") && !PREFIXED.contains(name)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {
+        Settings::read(pairs.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    fn one_problem(name: &str, value: &str) -> Problem {
+        let mut problems = read(&[("IMAGE", "alpine"), (name, value)]).expect_err(value);
+        assert_eq!(problems.len(), 1, "{name}={value:?}: {problems:?}");
+        problems.remove(0)
+    }
+
+    #[test]
+    fn the_documented_defaults() {
+        let settings = read(&[("IMAGE", "alpine")]).unwrap();
+        let empty = ["WAIT_SECONDS", "CONTAINER_RUNTIME", "NERDCTL_NAMESPACE", "NERDCTL_HOST", "DOCKER_HOST"];
+        let mut pairs: Vec<_> = empty.iter().chain(&PREFIXED).map(|name| (*name, "")).collect();
+        pairs.push(("IMAGE", "alpine"));
+        assert_eq!(read(&pairs).unwrap(), settings, "empty means default");
+        assert_eq!((settings.wait, &settings.wait_for), (None, &None));
+        assert_eq!(settings.watch, Duration::from_secs(60));
+        assert_eq!(settings.pull_timeout, Duration::from_secs(600));
+        assert_eq!(settings.runtime, Runtime::Auto);
+        assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
+        assert_eq!(settings.nerdctl_namespace, "tinkerbell");
+        assert!(settings.nerdctl_host && settings.finish_reboot && !settings.dry_run);
+        assert_eq!(settings.log, LogLevel::Info);
+    }
+
+    #[test]
+    fn wait_seconds_is_a_whole_number_and_nothing_else() {
+        for (text, seconds) in [("0", 0), ("1", 1), ("007", 7), ("86400", 86_400)] {
+            let settings = read(&[("IMAGE", "a"), ("WAIT_SECONDS", text)]).unwrap();
+            assert_eq!(settings.wait, Some(Duration::from_secs(seconds)));
+        }
+        let huge = "9".repeat(30);
+        for text in ["abc", "-1", "+1", "1.5", " 5", "5 ", "10s", "86401", "9223372037", "0x10", "１", &huge] {
+            let problem = one_problem("WAIT_SECONDS", text);
+            assert_eq!(problem.field, "environment.WAIT_SECONDS");
+            assert_eq!(problem.value.as_deref(), Some(text));
+            assert!(problem.fix.contains("whole number"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn other_wrong_values_name_their_field() {
+        for (name, value) in [
+            ("CONTAINER_RUNTIME", "podman"),
+            ("CONTAINER_RUNTIME", "Docker "),
+            ("NERDCTL_NAMESPACE", "a/b"),
+            ("NERDCTL_NAMESPACE", "--x"),
+            ("NERDCTL_HOST", "yes"),
+            ("DOCKER_HOST", "/var/run/docker.sock"),
+            ("DOCKER_HOST", "unix://var/run/docker.sock"),
+            ("DOCKER_HOST", "tcp://"),
+            ("DOCKER_HOST", "tcp://h:0"),
+            ("DOCKER_HOST", "tcp://user@h:1/x"),
+            ("DOCKER_HOST", "ssh://host"),
+            ("DOCKER_HOST", "https://host:2376"),
+            ("WAITDAEMON_FINISH_REBOOT", "no"),
+            ("WAITDAEMON_DRY_RUN", "yes"),
+            ("WAITDAEMON_LOG", "trace"),
+            ("WAITDAEMON_WATCH_SECONDS", "1m"),
+            ("WAITDAEMON_WAIT_FOR", "netboot"),
+            ("WAITDAEMON_WAIT_FOR", "https://h/x"),
+            ("WAITDAEMON_WAIT_FOR", "http://"),
+            ("WAITDAEMON_WAIT_FOR", "http://u:p@h/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h:0/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h:x/"),
+            ("WAITDAEMON_WAIT_FOR", "http://h/a b"),
+            ("WAITDAEMON_WAIT_FOR", "/path"),
+            ("WAITDAEMON_WAIT_FOR_STATUS", "99"),
+            ("WAITDAEMON_WAIT_FOR_STATUS", "+200"),
+            ("WAITDAEMON_WAIT_MAX_SECONDS", "0"),
+            ("WAITDAEMON_WAIT_EXPIRED", "stop"),
+            ("WAITDAEMON_SMEE_URL", "smee:7080"),
+            ("WAITDAEMON_SYSLOG", "udp://h"),
+            // Alone it is of no use.
+            ("WAITDAEMON_REGISTRY_USERNAME", "fleet"),
+            ("WAITDAEMON_PULL_TIMEOUT_SECONDS", "0"),
+        ] {
+            let field = one_problem(name, value).field.replace("PASSWORD_FILE", "USERNAME");
+            assert_eq!(field, format!("environment.{name}"));
+        }
+    }
+
+    #[test]
+    fn all_problems_at_once() {
+        let problems = read(&[("WAIT_SECONDS", "x"), ("NERDCTL_HOST", "maybe"), ("DOCKER_HOST", "npipe:////x")]);
+        let fields: Vec<_> = problems.unwrap_err().iter().map(|problem| problem.field).collect();
+        let expected =
+            ["environment.IMAGE", "environment.WAIT_SECONDS", "environment.DOCKER_HOST", "environment.NERDCTL_HOST"];
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn values_that_are_not_utf8_or_very_long_are_reported_and_cut() {
+        let raw = OsString::from_vec(vec![b'a', 0xff]);
+        let problems = Settings::read([("IMAGE".into(), raw)]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].problem.contains("UTF-8"));
+        let problem = one_problem("WAIT_SECONDS", &"9".repeat(1 << 20));
+        assert!(problem.value.unwrap().len() < 100);
+    }
+
+    #[test]
+    fn docker_hosts() {
+        for (text, host) in [
+            ("unix:///x/docker.sock", DockerHost::Unix("/x/docker.sock".into())),
+            ("tcp://10.0.0.1:2375", DockerHost::Tcp("10.0.0.1:2375".into())),
+            ("tcp://engine", DockerHost::Tcp("engine:2375".into())),
+            ("tcp://[fd00::1]", DockerHost::Tcp("[fd00::1]:2375".into())),
+            ("tcp://[fd00::1]:99/", DockerHost::Tcp("[fd00::1]:99".into())),
+            ("tcp://fd00::1", DockerHost::Tcp("[fd00::1]:2375".into())),
+        ] {
+            assert_eq!(read(&[("IMAGE", "a"), ("DOCKER_HOST", text)]).unwrap().docker_host, host);
+        }
+    }
+
+    #[test]
+    fn signals() {
+        let read = |pairs: &[(&str, &str)]| {
+            let all = [&[("IMAGE", "a"), ("WAIT_SECONDS", "7")], pairs].concat();
+            read(&all).map(|settings| settings.wait_for.unwrap())
+        };
+        let netboot_off = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off")]).unwrap();
+        assert_eq!(netboot_off.what, Awaited::NetbootOff { smee: None });
+        assert_eq!((netboot_off.max_wait, netboot_off.expired), (Duration::from_secs(300), Expired::Run));
+        let url = "http://[fd00::1]:99/ready?token=x";
+        let other = read(&[("WAITDAEMON_WAIT_FOR", url), ("WAITDAEMON_WAIT_EXPIRED", "abort")]).unwrap();
+        assert_eq!(
+            (other.what, other.expired),
+            (Awaited::Status { url: url.parse().unwrap(), status: 200 }, Expired::Abort)
+        );
+        for (name, value) in [("WAITDAEMON_WAIT_EXPIRED", "abort"), ("WAITDAEMON_SMEE_URL", "http://h")] {
+            let problem = one_problem(name, value);
+            assert!(problem.problem.contains("WAITDAEMON_WAIT_FOR is not"), "{problem:?}");
+        }
+        for (name, secret) in [
+            ("WAITDAEMON_WAIT_FOR", "https://h/ready?token=s3cret"),
+            ("WAITDAEMON_WAIT_FOR", "http://u:s3cret@h/"),
+            ("WAITDAEMON_SMEE_URL", "http://h/auto.ipxe?token=s3cret"),
+        ] {
+            let problem = one_problem(name, secret);
+            assert!(!format!("{problem:?}").contains("s3cret"), "{problem:?}");
+        }
+        for (wait_for, name, value) in [
+            ("netboot-off", "WAITDAEMON_WAIT_FOR_STATUS", "503"),
+            ("http://h/ready", "WAITDAEMON_SMEE_URL", "http://h"),
+        ] {
+            let problems = read(&[("WAITDAEMON_WAIT_FOR", wait_for), (name, value)]).unwrap_err();
+            assert_eq!((problems.len(), problems[0].field), (1, format!("environment.{name}").as_str()));
+        }
+        let short = read(&[("WAITDAEMON_WAIT_FOR", "netboot-off"), ("WAITDAEMON_WAIT_MAX_SECONDS", "5")]).unwrap_err();
+        assert_eq!(short[0].field, "environment.WAITDAEMON_WAIT_MAX_SECONDS");
+    }
+
+    #[test]
+    fn truths_in_any_case() {
+        for (text, value) in [("true", true), ("TRUE", true), ("1", true), ("False", false), ("0", false)] {
+            assert_eq!(read(&[("IMAGE", "a"), ("NERDCTL_HOST", text)]).unwrap().nerdctl_host, value);
+        }
+    }
+
+    #[test]
+    fn likely_typing_errors_are_found() {
+        let names = ["WAITDAEMON_WATCH_SECOND", "WAITDAEMON_LOG", "PATH"].map(OsString::from);
+        assert_eq!(unrecognized(&names), ["WAITDAEMON_WATCH_SECOND"]);
+    }
+}
