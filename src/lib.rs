@@ -22,6 +22,8 @@ pub mod retry;
 pub mod safe_moment;
 pub mod settings;
 pub mod signals;
+#[cfg(test)]
+mod simulation;
 pub mod syslog;
 pub mod ticket;
 pub mod waiter;

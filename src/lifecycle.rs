@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use crate::engine::{Created, Detail, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
 use crate::error::{Context, Failure};
 use crate::names::{HandoffId, Role};
@@ -19,6 +21,11 @@ pub const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
 pub const WAITER_PATIENCE: Duration = Duration::from_secs(300);
 /// How long removing a container is tried: longer than an engine that hangs is waited for.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long another handoff of the same action may be half-way: longer than its waiter may take to be armed.
+const SETTLE_LIMIT: Duration = Duration::from_secs(35);
+/// Between two looks whether it is.
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
 const QUESTION: &str = "a question to the engine";
 
@@ -185,28 +192,27 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    /// Clears what earlier attempts of the action `action` left pending. `ours` are the containers of ours that are
-    /// there.
+    /// Clears what earlier attempts of the action `action` left pending.
     ///
     /// The user container goes first, and the engine refuses to remove one that runs: so either it never ran and its
     /// waiter is of no use any more, or it runs and keeps its waiter.
     ///
     /// # Errors
     /// If one cannot be removed.
-    pub async fn clear_earlier(&self, action: &str, ours: &[String]) -> Result<EarlierAttempt, Failure> {
+    pub async fn clear_earlier(&self, action: &str) -> Result<EarlierAttempt, Failure> {
         let failed = |refusal: Refusal| {
             Failure::new("cannot clear what an earlier attempt of this action left")
                 .fix(self.engine.about().check)
                 .cause(refusal)
         };
-        let found = self.of_action(action, ours).await.map_err(failed)?;
+        let found = self.settled(action).await.map_err(failed)?;
         if let Some(user) = running_user(&found) {
             return Ok(EarlierAttempt::Running(user.id.clone()));
         }
         for user in found.iter().filter(|seen| seen.role == Some(Role::User)) {
             tracing::warn!(container = user.id, "removing the user container of an earlier attempt of this action");
             if let Err(refusal) = self.remove_surely(&user.id, Removal::Idle).await {
-                let now = self.of_action(action, std::slice::from_ref(&user.id)).await.map_err(failed)?;
+                let now = self.look(&[&user.id]).await.map_err(failed)?;
                 return match running_user(&now) {
                     Some(user) => Ok(EarlierAttempt::Running(user.id.clone())),
                     None => Err(failed(refusal)),
@@ -218,6 +224,25 @@ impl<'a> Lifecycle<'a> {
             self.remove_surely(&waiter.id, Removal::Any).await.map_err(failed)?;
         }
         Ok(EarlierAttempt::Cleared)
+    }
+
+    /// Shows what there is of an action, once no handoff of it is half-way: a waiter that runs has its user container,
+    /// or will have it in a moment, or is about to remove itself.
+    async fn settled(&self, action: &str) -> Result<Vec<Seen>, Refusal> {
+        let end = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let ours = self.list(Which::Ours).await?;
+            let found = self.of_action(action, &ours).await?;
+            let has_user = |waiter: &Seen| {
+                found.iter().any(|seen| seen.role == Some(Role::User) && seen.handoff == waiter.handoff)
+            };
+            let runs = |seen: &&Seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. });
+            let mut waiters = found.iter().filter(|seen| seen.role == Some(Role::Waiter)).filter(runs);
+            if Instant::now() >= end || waiters.all(has_user) {
+                return Ok(found);
+            }
+            sleep(SETTLE_PAUSE).await;
+        }
     }
 
     /// Shows those of these containers that belong to an action.

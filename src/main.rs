@@ -127,8 +127,8 @@ fn be_waiter() -> u8 {
         };
         // The network is the host's by now, if nerdctl is.
         duty.syslog.iter().for_each(|address| syslog::start(address));
-        waiter::run(engine.as_ref(), &process, &duty, &mut stop).await?;
-        Ok(0)
+        let well = waiter::run(engine.as_ref(), &process, &duty, &mut stop).await;
+        Ok(if well { 0 } else { exit::WAITER_FAILED })
     })
 }
 

@@ -5,6 +5,8 @@
 
 pub mod choose;
 pub mod docker;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod json;
 pub mod nerdctl;
 pub mod registry;
@@ -253,9 +255,9 @@ pub enum Body {
     Docker(Box<docker::request::Creation>),
     /// Arguments of nerdctl.
     Nerdctl(Box<nerdctl::Call>),
-    /// A simulated engine needs none.
+    /// What a simulated waiter is told.
     #[cfg(test)]
-    Fake,
+    Fake(Box<Duty>),
 }
 
 /// A container that was created.

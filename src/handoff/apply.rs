@@ -43,11 +43,12 @@ pub async fn apply(
 ) -> Result<bool, Failure> {
     let engine = reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);
-    let earlier: Vec<String> = plan.earlier.iter().map(|seen| seen.id.clone()).collect();
-    let action = &plan.action.container;
-    if let EarlierAttempt::Running(user) = or_stopped(stop, lifecycle.clear_earlier(&action.name, &earlier)).await? {
-        already_running(&user);
-        return Ok(false);
+    if !plan.earlier.is_empty() {
+        let cleared = or_stopped(stop, lifecycle.clear_earlier(&plan.action.container.name)).await?;
+        if let EarlierAttempt::Running(user) = cleared {
+            already_running(&user);
+            return Ok(false);
+        }
     }
     if plan.image.is_none() {
         let login = login.or_else(|| Login::of_machine(&process.command_line, &settings.image));
@@ -103,8 +104,9 @@ async fn start_until_armed(
         let listen = Listen { container: id, tty: false, replay, ours: true };
         retry_within(lifecycle.patience, "listening to the waiter", move || lifecycle.engine.output(listen))
     };
-    // Attached before it is started, which works with every log driver.
-    let mut output = open(waiter.started).await.context("cannot listen to the waiter").map_err(check)?;
+    // Attached before it is started, which works with every log driver; one that may have been started is read from its
+    // first line on.
+    let mut output = open(about.starts_waiter_early).await.context("cannot listen to the waiter").map_err(check)?;
     if !waiter.started {
         lifecycle.start_surely(id).await.context("cannot start the waiter").map_err(check)?;
     }

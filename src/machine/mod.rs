@@ -9,6 +9,7 @@ pub mod readable;
 
 use self::clock::Clock;
 use self::procfs::Traces;
+use crate::error::Failure;
 use crate::logging;
 use crate::names::HandoffId;
 
@@ -26,6 +27,8 @@ pub struct Process {
     pub traces: Box<dyn Fn() -> Traces>,
     /// Writes a line that another process waits for: the message and the handoff's mark.
     pub announce: Box<dyn Fn(&'static str, &HandoffId)>,
+    /// Says at ERROR what failed.
+    pub fail: Box<dyn Fn(&Failure)>,
 }
 
 impl Process {
@@ -38,6 +41,7 @@ impl Process {
             clock: Clock::SinceBoot,
             traces: Box::new(Traces::read),
             announce: Box::new(logging::announce),
+            fail: Box::new(logging::failure),
         }
     }
 }

@@ -93,7 +93,8 @@ fn missing(names: &[String; 2], found: Option<Seen>) -> Failure {
 /// True if this waiter said in an earlier life that it was armed.
 async fn was_armed(lifecycle: &Lifecycle<'_>, duty: &Duty, own: &Seen) -> bool {
     let listen = Listen { container: &own.id, tty: false, replay: true, ours: true };
-    let Ok(mut output) = lifecycle.engine.output(listen).await else { return false };
+    let open = || lifecycle.engine.output(listen);
+    let Ok(mut output) = retry_within(lifecycle.patience, "reading our own output", open).await else { return false };
     let mut said = String::new();
     let read = async {
         while let Ok(Some(piece)) = output.next().await {

@@ -15,7 +15,7 @@ use crate::engine::{End, Engine, Life, Listen, Output, Removal};
 use crate::error::{Context, Failure};
 use crate::failures;
 use crate::lifecycle::{Discarded, Lifecycle, WAITER_PATIENCE};
-use crate::logging::{self, ARMED};
+use crate::logging::ARMED;
 use crate::machine::Process;
 use crate::machine::clock::Moment;
 use crate::retry::retry_within;
@@ -75,19 +75,19 @@ struct Waiter<'a> {
     saw_action: bool,
 }
 
-/// Waits for the action's success and runs the user container.
-///
-/// # Errors
-/// What failed. The user container is kept if it explains the failure.
-pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, stop: &mut StopSignals) -> Result<(), Failure> {
+/// Waits for the action's success and runs the user container. Returns true if all went well; what failed has been
+/// said, and the user container is kept if it explains the failure.
+pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, stop: &mut StopSignals) -> bool {
     let lifecycle = Lifecycle::new(engine, WAITER_PATIENCE);
     let armed = match arm::arm(&lifecycle, duty).await {
         Ok(armed) => armed,
         Err(failure) => {
             // Nobody counts on us: the handoff fails or is gone. Nothing of it may stay.
-            logging::failure(&failure);
-            lifecycle.roll_back(&duty.handoff).await?;
-            return Err(Failure::new("could not arm the waiter; it removed everything this handoff had created"));
+            (process.fail)(&failure);
+            let message = "could not arm the waiter; it removed everything this handoff had created";
+            let rolled_back = lifecycle.roll_back(&duty.handoff).await;
+            (process.fail)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
+            return false;
         }
     };
     (process.announce)(ARMED, &duty.handoff);
@@ -99,11 +99,15 @@ pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, stop: &mut
         state = State::Watching { output: None };
     }
     let mut waiter = Waiter { lifecycle, process, duty, stop, own, user, saw_action };
-    let result = waiter.run_armed(state).await;
-    if result.is_err() {
-        waiter.retire().await;
+    match waiter.run_armed(state).await {
+        Ok(()) => true,
+        Err(failure) => {
+            // Said before anything else: whoever ends us from now on ends us too late.
+            (process.fail)(&failure);
+            waiter.retire().await;
+            false
+        }
     }
-    result
 }
 
 impl Waiter<'_> {
@@ -137,7 +141,7 @@ impl Waiter<'_> {
             Verdict::Failed(how) => self.cancel(&format!("the action did not succeed: {how}")).await,
             Verdict::Unknown(why) => {
                 let failure = Failure::new("cannot know how the action ended, so nothing is started").cause(why);
-                logging::failure(&failure.fix("look at the engine's log, and run the Workflow again"));
+                (self.process.fail)(&failure.fix("look at the engine's log, and run the Workflow again"));
                 self.cancel("the action's end is unknown").await
             }
         }
@@ -196,7 +200,7 @@ impl Waiter<'_> {
         let message = format!("timed out after {} s waiting for {}", signal.max_seconds, signal.name);
         let failure = Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
         match signal.expired {
-            Expired::Run => logging::failure(&failure.cause("the user container is started all the same")),
+            Expired::Run => (self.process.fail)(&failure.cause("the user container is started all the same")),
             Expired::Abort => {
                 let became = match self.lifecycle.discard(&self.user).await? {
                     Discarded::Removed => "was removed and will not run",
@@ -222,7 +226,7 @@ impl Waiter<'_> {
         let retire = || self.lifecycle.engine.retire(&self.own);
         let retired = retry_within(self.lifecycle.patience, "retiring the waiter", retire).await;
         if let Err(failure) = retired.context("cannot keep the engine from starting the waiter again") {
-            logging::failure(&failure);
+            (self.process.fail)(&failure);
         }
     }
 

@@ -1,0 +1,142 @@
+//! What a seed decides.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::engine::fake::{Fault, Ways};
+use crate::retry::chance;
+
+/// Who is killed or told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The newest action container.
+    Action,
+    /// The newest waiter.
+    Waiter,
+    /// The agent: nobody reports, nobody removes the action container.
+    Agent,
+}
+
+/// Something that happens at its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// SIGKILL.
+    Kill(Target),
+    /// SIGTERM.
+    Stop(Target),
+    /// The engine is away for this long.
+    Engine {
+        /// Until it is back.
+        away: Duration,
+        /// Containers outlive it (containerd, or Docker with live-restore).
+        containers_live: bool,
+        /// It does not remember how containers ended.
+        forgets: bool,
+    },
+    /// The server serves the same action again.
+    Again,
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub ways: Ways,
+    pub wait_seconds: u64,
+    pub watch_seconds: u64,
+    /// How long the user container runs, and with what it ends.
+    pub user: (Duration, i64),
+    pub image_present: bool,
+    /// The action's timeout.
+    pub timeout: Duration,
+    /// How long the agent takes to delete a container and to report.
+    pub agent_takes: Duration,
+    pub faults: BTreeMap<usize, Fault>,
+    pub events: Vec<(Duration, Event)>,
+}
+
+fn one_in(chances: u64) -> bool {
+    chance::number() % chances == 0
+}
+
+fn milliseconds(most: u64) -> Duration {
+    Duration::from_millis(chance::number() % most)
+}
+
+impl Scenario {
+    /// The run of this seed; the thread's sequence of chance begins with it.
+    pub fn of(seed: u64) -> Self {
+        chance::seed(seed + 1);
+        let ways = if one_in(2) { Ways::Docker } else { Ways::Containerd };
+        let wait_seconds = [0, 1, 3, 10][usize::try_from(chance::number() % 4).unwrap()];
+        let watch_seconds = if one_in(6) { 0 } else { 60 };
+        let lasts = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(500)];
+        let user = (lasts[usize::try_from(chance::number() % 3).unwrap()], if one_in(4) { 7 } else { 0 });
+        let image_present = !one_in(5);
+        let timeout = if one_in(6) { milliseconds(3000) } else { Duration::from_secs(600) };
+        let agent_takes = if one_in(4) { milliseconds(8000) } else { milliseconds(100) };
+        let mut scenario = Self {
+            ways,
+            wait_seconds,
+            watch_seconds,
+            user,
+            image_present,
+            timeout,
+            agent_takes,
+            faults: BTreeMap::new(),
+            events: Vec::new(),
+        };
+        for _ in 0..chance::number() % 3 {
+            let number = usize::try_from(chance::number() % 40).unwrap();
+            scenario.faults.insert(number, Self::fault(ways));
+        }
+        for _ in 0..chance::number() % 3 {
+            let event = scenario.event();
+            let most = 1500 + 2 * 1000 * (wait_seconds + 1);
+            scenario.events.push((milliseconds(most), event));
+        }
+        scenario.events.sort_by_key(|(at, _)| *at);
+        scenario
+    }
+
+    fn fault(ways: Ways) -> Fault {
+        loop {
+            return match chance::number() % 9 {
+                0 => Fault::Refused,
+                1 => Fault::AnswerLost,
+                2 => Fault::Unknown,
+                3 => Fault::Delay,
+                4 => Fault::Hang,
+                5 => Fault::HangAfter,
+                6 => Fault::KilledBefore,
+                7 => Fault::KilledAfter,
+                _ if ways == Ways::Containerd => Fault::Lie,
+                _ => continue,
+            };
+        }
+    }
+
+    fn event(&self) -> Event {
+        match chance::number() % 8 {
+            0 => Event::Kill(Target::Action),
+            1 | 2 => Event::Kill(Target::Waiter),
+            3 => Event::Kill(Target::Agent),
+            4 => Event::Stop(if one_in(2) { Target::Action } else { Target::Waiter }),
+            5 => Event::Engine {
+                away: milliseconds(20_000),
+                containers_live: self.ways == Ways::Containerd || !one_in(3),
+                forgets: one_in(3),
+            },
+            _ => Event::Again,
+        }
+    }
+
+    /// What happens of this kind.
+    pub fn has(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
+        self.events.iter().any(|(_, event)| is_meant(event))
+    }
+
+    /// What goes wrong of this kind.
+    pub fn faults(&self, is_meant: impl Fn(&Fault) -> bool) -> usize {
+        self.faults.values().filter(|fault| is_meant(fault)).count()
+    }
+}

@@ -1,0 +1,320 @@
+//! Playing a scenario: the agent, the processes and what happens to them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::promises;
+use super::scenario::{Event, Scenario, Target};
+use crate::engine::Life;
+use crate::engine::choose::introduce;
+use crate::engine::fake::{FakeEngine, Ways, World};
+use crate::handoff;
+use crate::machine::Process;
+use crate::machine::clock::Clock;
+use crate::machine::procfs::Traces;
+use crate::names::Role;
+use crate::retry::chance;
+use crate::settings::Settings;
+use crate::signals::StopSignals;
+use crate::waiter;
+
+/// The name under which the agent runs the action, each time.
+pub const ACTION: &str = "tinkerbell_last_a0";
+/// What the action runs.
+const COMMAND: [&str; 2] = ["/waitdaemon", "true"];
+/// How long the agent gives an action between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// After this time nothing may happen any more.
+const WHOLE: Duration = Duration::from_secs(3600);
+
+/// One time that the action was run.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The action container.
+    pub id: String,
+    /// Its exit code, once it ended, and when.
+    pub code: Option<i64>,
+    pub ended_at: Option<Instant>,
+    /// What the agent reported; `None` if it did not live to.
+    pub reported: Option<bool>,
+}
+
+/// What a run needs while it goes on.
+pub struct Stage {
+    pub scenario: Scenario,
+    pub world: Rc<RefCell<World>>,
+    pub attempts: RefCell<Vec<Attempt>>,
+    agent_lives: Cell<bool>,
+    /// Waiters that were told to stop, and when.
+    pub stopped: RefCell<Vec<(String, Instant)>>,
+    boot: Instant,
+}
+
+/// Plays a scenario; returns the violations and, if it is `traced`, what happened.
+pub fn play(scenario: &Scenario, traced: bool) -> (Vec<String>, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let stage = Stage::new(scenario.clone());
+        stage.world.borrow_mut().traced = traced;
+        let events = spawn_local(Rc::clone(&stage).events());
+        let first = spawn_local(Rc::clone(&stage).serve());
+        sleep(WHOLE).await;
+        promises::check(&stage);
+        (events.abort(), first.abort());
+        let mut world = stage.world.borrow_mut();
+        (std::mem::take(&mut world.violations), std::mem::take(&mut world.trace))
+    })
+}
+
+impl Stage {
+    fn new(scenario: Scenario) -> Rc<Self> {
+        let world = World::new(scenario.ways);
+        {
+            let mut world = world.borrow_mut();
+            world.image_present = scenario.image_present;
+            world.faults.clone_from(&scenario.faults);
+        }
+        let stage = Rc::new(Self {
+            scenario,
+            world: Rc::clone(&world),
+            attempts: RefCell::new(Vec::new()),
+            agent_lives: Cell::new(true),
+            stopped: RefCell::new(Vec::new()),
+            boot: Instant::now(),
+        });
+        // The world outlives no run: a weak link, or it would keep itself.
+        let weak = Rc::downgrade(&stage);
+        world.borrow_mut().set_spawn(Rc::new(move |_, id| {
+            if let Some(stage) = weak.upgrade() {
+                stage.run(id);
+            }
+        }));
+        stage
+    }
+
+    /// Lets a container's process begin: a waiter, or the user's.
+    fn run(self: &Rc<Self>, id: &str) {
+        let (role, duty) = match self.world.borrow().containers.get(id) {
+            Some(found) => (found.role, found.duty.clone()),
+            None => return,
+        };
+        let (world, own) = (Rc::clone(&self.world), id.to_owned());
+        match (role, duty) {
+            (Some(Role::Waiter), Some(duty)) => {
+                let (send, receive) = mpsc::unbounded_channel();
+                let process = self.process(id, &["/waiter"]);
+                let engine = FakeEngine { world: Rc::clone(&world), client: own.clone() };
+                let task = spawn_local(async move {
+                    let well = waiter::run(&engine, &process, &duty, &mut StopSignals::simulated(receive)).await;
+                    World::ended(&world, &own, if well { 0 } else { 2 });
+                });
+                self.world.borrow_mut().begins(id, task.abort_handle(), Some(send));
+            }
+            _ => {
+                let (lasts, code) = self.scenario.user;
+                let task = spawn_local(async move {
+                    sleep(lasts).await;
+                    World::ended(&world, &own, code);
+                });
+                self.world.borrow_mut().begins(id, task.abort_handle(), None);
+            }
+        }
+    }
+
+    fn process(self: &Rc<Self>, id: &str, command: &[&str]) -> Process {
+        let (world, own) = (Rc::clone(&self.world), id.to_owned());
+        let (world_too, own_too) = (Rc::clone(&self.world), id.to_owned());
+        let traced = self.traces(id);
+        Process {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            command_line: String::new(),
+            systemd_is_init: false,
+            clock: Clock::Simulated { boot: self.boot },
+            traces: Box::new(move || traced.clone()),
+            announce: Box::new(move |message, handoff| {
+                let line = serde_json::json!({"message": message, "handoff": handoff.as_str()});
+                world.borrow_mut().say(&own, &format!("{line}\n"));
+            }),
+            fail: Box::new(move |failure| world_too.borrow_mut().fail(&own_too, failure)),
+        }
+    }
+
+    /// Traces that name another container first, or do not name ours at all.
+    fn traces(&self, id: &str) -> Traces {
+        let decoy = self.world.borrow().containers.values().find(|found| found.name == "decoy").map(|f| f.id.clone());
+        let ids = match chance::number() % 3 {
+            0 => decoy.into_iter().chain([id.to_owned()]).collect(),
+            1 => decoy.into_iter().collect(),
+            _ => vec![id.to_owned()],
+        };
+        let cgroup = if chance::number() % 2 == 0 { format!("0::/tinkerbell/{id}") } else { "0::/".to_owned() };
+        Traces { ids, cgroup }
+    }
+
+    /// The agent runs the action once and reports.
+    async fn serve(self: Rc<Self>) {
+        let command = COMMAND.map(str::to_owned);
+        let id = {
+            let mut world = self.world.borrow_mut();
+            if !world.containers.values().any(|found| found.name == "decoy") {
+                let decoy = world.add("decoy", None, None, &command);
+                world.containers.entry(decoy).and_modify(|found| found.life = Life::Running { pid: Some(2) });
+            }
+            world.add(ACTION, None, None, &command)
+        };
+        let attempt = Attempt { id: id.clone(), code: None, ended_at: None, reported: None };
+        let number = self.attempts.borrow().len();
+        self.attempts.borrow_mut().push(attempt);
+        let (send, receive) = mpsc::unbounded_channel();
+        let (stage, own) = (Rc::clone(&self), id.clone());
+        let task = spawn_local(async move {
+            let code = stage.hand_over(&own, receive).await;
+            World::ended(&stage.world, &own, code);
+        });
+        self.world.borrow_mut().begins(&id, task.abort_handle(), Some(send));
+        let code = match timeout(self.scenario.timeout, self.ended(&id)).await {
+            Ok(code) => Some(code),
+            Err(_) if self.agent_lives.get() => {
+                self.world.borrow_mut().terminate(&id);
+                if timeout(GRACE, self.ended(&id)).await.is_err() {
+                    World::kill(&self.world, &id);
+                }
+                None
+            }
+            Err(_) => None,
+        };
+        let code_now = self.ended(&id).await;
+        self.note_end(number, code_now);
+        if !self.agent_lives.get() {
+            return;
+        }
+        sleep(self.scenario.agent_takes).await;
+        if !self.agent_lives.get() {
+            return;
+        }
+        let success = code == Some(0);
+        match self.scenario.ways {
+            Ways::Containerd if !success => {
+                // The task is deleted, the container stays as one that never ran.
+                if let Some(found) = self.world.borrow_mut().containers.get_mut(&id) {
+                    found.life = Life::Created;
+                }
+            }
+            _ => World::erase(&self.world, &id),
+        }
+        self.attempts.borrow_mut()[number].reported = Some(success);
+        self.world.borrow_mut().note(|| format!("the agent reports {}", if success { "SUCCESS" } else { "FAILED" }));
+    }
+
+    fn note_end(&self, number: usize, code: i64) {
+        let mut attempts = self.attempts.borrow_mut();
+        attempts[number].code = Some(code);
+    }
+
+    /// The action container's process; returns its exit code.
+    async fn hand_over(self: &Rc<Self>, id: &str, signals: mpsc::UnboundedReceiver<&'static str>) -> i64 {
+        let engine = FakeEngine { world: Rc::clone(&self.world), client: id.to_owned() };
+        let process = self.process(id, &COMMAND);
+        let variables = [
+            ("IMAGE", "alpine".to_owned()),
+            ("WAIT_SECONDS", self.scenario.wait_seconds.to_string()),
+            ("WAITDAEMON_WATCH_SECONDS", self.scenario.watch_seconds.to_string()),
+        ];
+        let settings = Settings::read(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
+        let mut stop = StopSignals::simulated(signals);
+        let reached = match introduce(Box::new(engine), &process).await {
+            Ok(reached) => reached,
+            Err(failure) => {
+                (process.fail)(&failure);
+                return 12;
+            }
+        };
+        match handoff::run(&reached, &process, &settings, None, &mut stop).await {
+            Ok(()) => 0,
+            Err(failures) => {
+                failures.iter().for_each(|failure| (process.fail)(failure));
+                1
+            }
+        }
+    }
+
+    /// Waits for a container's end; returns its exit code.
+    async fn ended(&self, id: &str) -> i64 {
+        let mut changes = self.world.borrow().subscribe();
+        loop {
+            match self.world.borrow().all().find(|found| found.id == id).map(|found| found.life.clone()) {
+                Some(Life::Ended { code, .. }) => {
+                    let mut attempts = self.attempts.borrow_mut();
+                    if let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.id == id) {
+                        attempt.ended_at.get_or_insert_with(Instant::now);
+                    }
+                    return code;
+                }
+                Some(Life::Running { .. }) => {}
+                _ => return 137,
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Lets the scenario's events happen at their times.
+    async fn events(self: Rc<Self>) {
+        for (at, event) in self.scenario.events.clone() {
+            sleep_until(self.boot + at).await;
+            match event {
+                Event::Kill(Target::Agent) => {
+                    self.world.borrow_mut().note(|| "the agent dies".into());
+                    self.agent_lives.set(false);
+                }
+                Event::Kill(target) => {
+                    if let Some(id) = self.newest(target) {
+                        World::kill(&self.world, &id);
+                    }
+                }
+                Event::Stop(target) => {
+                    if let Some(id) = self.newest(target) {
+                        self.world.borrow_mut().terminate(&id);
+                        self.stopped.borrow_mut().push((id, Instant::now()));
+                    }
+                }
+                Event::Engine { away, containers_live, forgets } => {
+                    World::engine_down(&self.world, containers_live, forgets);
+                    let world = Rc::clone(&self.world);
+                    spawn_local(async move {
+                        sleep(away).await;
+                        World::engine_up(&world);
+                    });
+                }
+                Event::Again => {
+                    self.world.borrow_mut().note(|| "the same action is served again".into());
+                    spawn_local(Rc::clone(&self).serve());
+                }
+            }
+        }
+    }
+
+    /// The newest container that such a process runs in.
+    fn newest(&self, target: Target) -> Option<String> {
+        let world = self.world.borrow();
+        let role = (target == Target::Waiter).then_some(Role::Waiter);
+        let name = |name: &str| role.is_some() || name == ACTION;
+        let running = world
+            .containers
+            .values()
+            .filter(|found| found.role == role && name(&found.name) && matches!(found.life, Life::Running { .. }));
+        running.last().map(|found| found.id.clone())
+    }
+
+    /// The wait for a handoff's user container began no earlier than this.
+    pub fn attempt_of(&self, action_id: &str) -> Option<Attempt> {
+        self.attempts.borrow().iter().find(|attempt| attempt.id == action_id).cloned()
+    }
+}
