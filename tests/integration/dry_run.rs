@@ -200,7 +200,7 @@ fn on_captain() -> Result<()> {
     // By the agent, with what nerdctl cannot say.
     let environment = json!({"IMAGE": "alpine", "HOSTNAME": "two words", "WAITDAEMON_DRY_RUN": "true"});
     reported(&captain, json!({"command": ["reboot"], "environment": environment}), "FAILED")?;
-    let refused = "cannot give the user container everything that the action has";
+    let refused = "cannot carry every setting of the action over to the user container";
     until("the problem in the log", LIMIT, || {
         let lines = captain.logged();
         let mut plans = lines.iter().map(|line| &line["plan"]);
