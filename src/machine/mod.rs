@@ -12,6 +12,9 @@ use self::procfs::Traces;
 use crate::logging;
 use crate::names::HandoffId;
 
+/// Writes a line that another process waits for: the message and the handoff's mark.
+pub type Announce = Box<dyn Fn(&'static str, &HandoffId)>;
+
 /// What a journey asks of its own process and machine. A simulation puts another one in its place.
 pub struct Process {
     /// Our own program's name and arguments, as the engine gave them.
@@ -25,7 +28,7 @@ pub struct Process {
     /// Reads which container this process may be in. Entering other namespaces changes what the kernel shows.
     pub traces: Box<dyn Fn() -> Traces>,
     /// Writes a line that another process waits for: the message and the handoff's mark.
-    pub announce: Box<dyn Fn(&'static str, &HandoffId)>,
+    pub announce: Announce,
 }
 
 impl Process {
