@@ -123,7 +123,7 @@ fn an_earlier_attempt_is_seen(engine: Engine) -> Result<()> {
         |wait| Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", wait).command(&["sleep", "1000"]);
     action("3600").run_well()?;
     let (said, plan) = dry(&machine, action("0"))?;
-    let earlier = json!([format!("{WAITER} would be ended and removed"), format!("{USER} would be removed")]);
+    let earlier = json!([format!("{USER} would be removed"), format!("{WAITER} would be ended and removed")]);
     ensure!(said.code == 0 && plan["earlier_attempt"] == earlier, "{plan}");
     action("0").run_well()?;
     crate::world::await_event(&machine, "start", USER)?;

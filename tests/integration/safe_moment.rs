@@ -246,7 +246,7 @@ fn found_out_before_success(engine: Engine) -> Result<()> {
     // 0 is what WAIT_SECONDS is beside a signal; without the signal it would be too soon.
     let said = waits(&machine, &host).env("WAIT_SECONDS", "0").run_well()?;
     ensure!(said.err.contains("\"level\":\"WARN\"") && said.err.contains("no boot script"), "{said:?}");
-    let waiting = line(&machine, "waiting")?;
+    let waiting = line(&machine, "starting the wait")?;
     ensure!(waiting["wait_seconds"] == 10, "{waiting}");
     ensure!(event(&machine, "start", USER)?.is_none(), "started at once");
     ensure!(machine.inspect(WAITER)?["HostConfig"]["NetworkMode"] == "none", "the waiter has a network");
