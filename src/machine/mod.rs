@@ -7,6 +7,8 @@ pub mod power;
 pub mod procfs;
 pub mod readable;
 
+use std::path::Path;
+
 use self::clock::Clock;
 use self::procfs::Traces;
 use crate::logging;
@@ -31,12 +33,19 @@ pub struct Process {
     pub announce: Announce,
 }
 
+/// Reads the kernel's command line, as the host's PID 1 sees it if this process does: an OSIE may mount another over it.
+fn read_command_line() -> String {
+    let own = Path::new("/proc/cmdline");
+    let hosts = namespaces::path_through_init(own).and_then(|path| std::fs::read_to_string(path).ok());
+    hosts.or_else(|| std::fs::read_to_string(own).ok()).unwrap_or_default()
+}
+
 impl Process {
     /// This very process.
     pub fn own() -> Self {
         Self {
             command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
-            command_line: std::fs::read_to_string("/proc/cmdline").unwrap_or_default(),
+            command_line: read_command_line(),
             systemd_is_init: power::systemd_is_init(),
             clock: Clock::SinceBoot,
             traces: Box::new(Traces::read),
