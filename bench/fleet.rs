@@ -59,7 +59,8 @@ fn poll(url: &str) -> Result<()> {
             let (signal, begin) = (signal.clone(), WITHIN * u32::try_from(number)? / u32::try_from(MACHINES)?);
             pollers.spawn_local(async move {
                 tokio::time::sleep(begin).await;
-                safe_moment::wait_until_safe(Clock::SinceBoot, Clock::SinceBoot.now(), Duration::ZERO, Some(&signal)).await
+                safe_moment::wait_until_safe(Clock::SinceBoot, Clock::SinceBoot.now(), Duration::ZERO, Some(&signal))
+                    .await
             });
         }
         while let Some(waited) = pollers.join_next().await {

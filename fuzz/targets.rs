@@ -9,13 +9,13 @@ use serde_json::Value;
 use waitdaemon::engine::docker::{attach, pull, request as docker};
 use waitdaemon::engine::nerdctl::{check, flags as nerdctl};
 use waitdaemon::engine::tail::Tail;
+use waitdaemon::logging;
 use waitdaemon::login::Login;
+use waitdaemon::machine::{command_line, procfs};
 use waitdaemon::names::HandoffId;
 use waitdaemon::reference::Reference;
 use waitdaemon::settings::{self, Settings};
 use waitdaemon::ticket::Ticket;
-use waitdaemon::logging;
-use waitdaemon::machine::{command_line, procfs};
 
 /// Takes any input; panics where something does not hold.
 type Target = fn(&[u8]);

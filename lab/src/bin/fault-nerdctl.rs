@@ -3,8 +3,8 @@
 //! file /run/fault-nerdctl/rule; /run/fault-nerdctl/log gets a line for each call, and `fault` where it happened.
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
-//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists). After it was
-//! made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program
+//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists), `hold-noted` (the
+//! same, and the log gets `ended` when the call has ended). After it was made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program
 //! in Go writes it: it ends where nobody can read it; `warned` in the log where somebody could).
 
 use std::fs::{self, OpenOptions};
@@ -71,6 +71,14 @@ fn main() -> Result<ExitCode> {
         "hold" => {
             hold(&log)?;
             Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl")
+        }
+        "hold-noted" => {
+            hold(&log)?;
+            let said = Command::new(REAL).args(&arguments).output()?;
+            note(&log, "ended")?;
+            std::io::stdout().write_all(&said.stdout)?;
+            std::io::stderr().write_all(&said.stderr)?;
+            Ok(if said.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         "delay" => {
             std::thread::sleep(Duration::from_secs(2));
