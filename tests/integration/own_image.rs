@@ -38,21 +38,20 @@ const REPACKAGED: [(&str, &str, &[&str], &[&str]); 3] = [
     ("under-init", "site/under-init:2", &["/sbin/tini", "--", "/waitdaemon"], &[]),
     ("as-cmd", "site/as-cmd:2", &[], &["/waitdaemon", "reboot"]),
 ];
-/// Starts the program from a script, which no configuration shows.
+/// Started by a program that nobody knows, as an init would.
 const HIDDEN: (&str, &str) = ("hidden", "site/hidden:1");
 
 /// Makes the images of these cases, once for all of them.
 pub fn make_images() -> Result<()> {
-    for (file, name, entrypoint) in REPACKAGED {
-        let config =
-            json!({"Entrypoint": entrypoint, "Env": ["SITE=1"], "Labels": {"site": "1"}, "WorkingDir": "/tmp"});
+    for (file, name, entrypoint, cmd) in REPACKAGED {
+        let config = json!({"Entrypoint": entrypoint, "Cmd": cmd, "Env": ["SITE=1"], "Labels": {"site": "1"}, "WorkingDir": "/tmp"});
         image::waitdaemon_with(&archive(file), name, &own_program(), None, &config)?;
     }
     let entries = [
         Entry::File("waitdaemon", 0o755, own_program()),
-        Entry::Text("start.sh", 0o755, "#!/bin/sh\nexec /waitdaemon \"$@\"\n".into()),
+        Entry::Text("launch", 0o755, "#!/bin/sh\nexec \"$@\"\n".into()),
     ];
-    image::busybox(&archive(HIDDEN.0), HIDDEN.1, &json!({"Entrypoint": ["/start.sh"]}), &entries)
+    image::busybox(&archive(HIDDEN.0), HIDDEN.1, &json!({"Entrypoint": ["/launch", "/waitdaemon"]}), &entries)
 }
 
 fn archive(name: &str) -> std::path::PathBuf {
