@@ -166,7 +166,10 @@ impl<'a> Lifecycle<'a> {
                 Life::Unknown(said) => Refusal::new(Kind::MayPass(Retry::UntilDeadline), said),
             };
             if !attempts.wait("starting a container", &refusal).await {
-                return Err(refusal);
+                // Words that nobody knows do not tell that it was not done.
+                let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
+                let done = refusal.kind == Kind::Final && self.look_at(container).await?.as_ref().is_some_and(ran);
+                return if done { Ok(()) } else { Err(refusal) };
             }
         }
     }

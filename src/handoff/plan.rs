@@ -122,10 +122,11 @@ pub async fn plan(
 /// Tells why `IMAGE`, which is on this machine, cannot be run.
 pub fn problems_of_image(own: &Image, image: &Image, prepared: &Prepared) -> Vec<Failure> {
     let mut problems = Vec::new();
-    if image.id == own.id || runs_waitdaemon(&image.config) {
+    let runs = runs(&prepared.words, &image.config);
+    if image.id == own.id || is_waitdaemon(&runs) {
         problems.push(failures::image_is_our_own());
     }
-    if runs(&prepared.words, &image.config).is_empty() && image.config.is_object() {
+    if runs.is_empty() && image.config.is_object() {
         problems.push(failures::no_command());
     }
     problems
@@ -137,11 +138,10 @@ pub fn runs(words: &[Value], config: &Value) -> Vec<Value> {
     [list(&config["Entrypoint"]), arguments].concat()
 }
 
-/// True if an image of this configuration is waitdaemon, of whatever version: its program is called that.
-fn runs_waitdaemon(config: &Value) -> bool {
+/// True if a command runs waitdaemon, of whatever version: its program is called that.
+fn is_waitdaemon(command: &[Value]) -> bool {
     let base = |word: &Value| text(word).rsplit('/').next().unwrap_or_default().to_owned();
-    let words = list(&config["Entrypoint"]).iter().map(base);
-    let program = words.into_iter().find(|word| !INITS.contains(&word.as_str()) && !word.starts_with('-'));
+    let program = command.iter().map(base).find(|word| !INITS.contains(&word.as_str()) && !word.starts_with('-'));
     program.is_some_and(|program| program == "waitdaemon")
 }
 
@@ -209,15 +209,19 @@ mod tests {
 
     #[test]
     fn waitdaemon_is_known_by_what_it_runs() {
-        for (entrypoint, own) in [
-            (json!(["/waitdaemon"]), true),
-            (json!(["/sbin/tini", "-v", "--", "/usr/bin/waitdaemon", "x"]), true),
-            (json!(["/bin/echo", "waitdaemon"]), false),
-            (json!(["/waitdaemon.sh"]), false),
-            (json!("/waitdaemon"), false),
-            (Value::Null, false),
+        for (config, words, own) in [
+            (json!({"Entrypoint": ["/waitdaemon"]}), json!(["reboot"]), true),
+            (json!({"Entrypoint": ["/sbin/tini", "-v", "--", "/usr/bin/waitdaemon", "x"]}), json!([]), true),
+            (json!({"Entrypoint": ["/sbin/tini", "--"], "Cmd": ["/waitdaemon"]}), json!([]), true),
+            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!([]), true),
+            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!(["reboot"]), false),
+            (json!({"Cmd": ["sh"]}), json!(["/waitdaemon"]), true),
+            (json!({"Entrypoint": ["/bin/echo"]}), json!(["waitdaemon"]), false),
+            (json!({"Entrypoint": ["/waitdaemon.sh"]}), json!([]), false),
+            (json!({"Entrypoint": "/waitdaemon"}), json!([]), false),
+            (Value::Null, json!([]), false),
         ] {
-            assert_eq!(runs_waitdaemon(&json!({"Entrypoint": entrypoint})), own, "{entrypoint}");
+            assert_eq!(is_waitdaemon(&runs(list(&words), &config)), own, "{config} {words}");
         }
     }
 }

@@ -6,8 +6,10 @@ use std::os::unix::net::UnixListener;
 use anyhow::{Result, ensure};
 use lab::machine::{Engine, output};
 use lab::registry::Registry;
+use serde_json::json;
 
-use crate::world::{Action, Said, USER, machine, nothing_left, nothing_there, started_once_after};
+use crate::captain::{captain, containers, reported};
+use crate::world::{ACTION, Action, Said, USER, machine, nothing_left, nothing_there, started_once_after};
 
 const INVALID: i32 = 78;
 const NO_ENGINE: i32 = 12;
@@ -18,6 +20,7 @@ pub fn cases() -> Vec<crate::Case> {
         wait_seconds_is_no_number_of_seconds,
         image_is_not_set,
         image_is_malformed,
+        image_is_a_name_that_the_engine_does_not_take,
         image_is_not_in_the_registry,
         registry_refuses_the_connection,
         pull_fails_inside_its_stream,
@@ -58,6 +61,52 @@ fn image_is_malformed(engine: Engine) -> Result<()> {
         said.expect(INVALID, "environment.IMAGE", "set IMAGE to")?;
     }
     nothing_there(&machine)
+}
+
+/// Our parser takes these names, which have the form that the distribution project gave them later; the engine has the
+/// last word. An older one says that it is no name, a newer one that there is no such registry or repository.
+const STRANGE_NAMES: [&str; 3] =
+    ["UPPER/x", "Registry/x:1", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"];
+
+fn image_is_a_name_that_the_engine_does_not_take(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    for image in STRANGE_NAMES {
+        for dry in ["true", "false"] {
+            let action = Action::new(&machine).env("IMAGE", image).env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "3");
+            let said = action.env("WAITDAEMON_DRY_RUN", dry).command(&["true"]).run()?;
+            said.expect(FAILED, "environment.IMAGE", image)?;
+            nothing_there(&machine)?;
+            // The engine's own words that this is no name have a fix of their own.
+            let about = said.about("environment.IMAGE")?;
+            let refused = ["invalid reference format", "repository name must be lowercase"];
+            let refused = refused.iter().any(|words| about.contains(words));
+            ensure!(refused == about.contains("use lower-case letters"), "{about}");
+            ensure!(refused || engine != Engine::Debian || !image.contains('/'), "20.10 takes the name: {about}");
+        }
+    }
+    Ok(())
+}
+
+pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
+    vec![("captain::bad_input::image_is_a_name_that_the_engine_does_not_take", captain_does_not_take_the_name)]
+}
+
+fn captain_does_not_take_the_name() -> Result<()> {
+    let captain = captain()?;
+    for image in STRANGE_NAMES {
+        for dry in ["true", "false"] {
+            let environment =
+                json!({"IMAGE": image, "WAITDAEMON_PULL_TIMEOUT_SECONDS": "3", "WAITDAEMON_DRY_RUN": dry});
+            let agent = reported(&captain, json!({"command": ["true"], "environment": environment}), "FAILED")?;
+            let text = agent.log();
+            let field =
+                |line: &&str| line.contains("environment.IMAGE") && line.contains(image) && line.contains("fix");
+            ensure!(text.lines().any(|line| field(&line)), "{image}, dry run {dry}: {text}");
+            let left = containers(&captain)?;
+            ensure!(!left.contains(&format!("{ACTION}-")), "{image}: containers are left: {left}");
+        }
+    }
+    Ok(())
 }
 
 fn several_problems_at_once(engine: Engine) -> Result<()> {

@@ -7,6 +7,7 @@ mod again;
 mod bad_input;
 mod by_agent;
 mod captain;
+mod captain_again;
 mod captain_identity;
 mod captain_watch;
 mod demo;
@@ -16,6 +17,7 @@ mod faults;
 mod fidelity;
 mod identity;
 mod login;
+mod own_image;
 mod pull;
 mod release;
 mod safe_moment;
@@ -43,7 +45,9 @@ fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a case is waiting: more of them than cores.
     arguments.test_threads = arguments.test_threads.or(Some(6));
-    if let Err(error) = world::make_images().and_then(|()| fidelity::make_images()) {
+    if let Err(error) =
+        world::make_images().and_then(|()| fidelity::make_images()).and_then(|()| own_image::make_images())
+    {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
@@ -61,6 +65,9 @@ fn main() -> std::process::ExitCode {
         .into_iter()
         .chain(captain::cases())
         .chain(captain_watch::cases())
+        .chain(captain_again::cases())
+        .chain(own_image::captain_cases())
+        .chain(bad_input::captain_cases())
         .chain(pull::captain_cases())
         .chain(dry_run::captain_cases())
         .chain(release::captain_cases())
@@ -87,6 +94,7 @@ fn main() -> std::process::ExitCode {
             release::cases(),
             safe_moment::cases(),
             login::cases(),
+            own_image::cases(),
             syslog::cases(),
             verdict::cases(),
             watch::cases(),

@@ -5,9 +5,10 @@
 //! the order in which calls first name them; /run/fault-nerdctl/ids has them.
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
-//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists). After it was
-//! made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program
-//! in Go writes it: it ends where nobody can read it; `warned` in the log where somebody could).
+//! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists), `hold-noted` (the
+//! same, and the log gets `ended` when the call has ended). After it was made: `lost` (containerd is away),
+//! `unknown-after`, `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program in Go writes it: it
+//! ends where nobody can read it; `warned` in the log where somebody could).
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -41,7 +42,7 @@ fn main() -> Result<ExitCode> {
         return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
     }
     note(&log, "fault")?;
-    if matches!(fault, "lost" | "mute-after" | "stall-after" | "warn-after") {
+    if matches!(fault, "lost" | "unknown-after" | "mute-after" | "stall-after" | "warn-after") {
         Command::new(REAL).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     }
     if fault == "hold-after" {
@@ -55,7 +56,7 @@ fn main() -> Result<ExitCode> {
         "refuse" | "lost" => {
             fatal("cannot access containerd socket \"/run/containerd/containerd.sock\": connection refused")
         }
-        "unknown" => fatal("an error that nobody knows"),
+        "unknown" | "unknown-after" => fatal("an error that nobody knows"),
         "mute" | "mute-after" => {
             Command::new("sh").args(["-c", "kill -KILL $PPID"]).status()?;
             bail!("not killed")
@@ -76,6 +77,14 @@ fn main() -> Result<ExitCode> {
         "hold" => {
             hold(&log)?;
             Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl")
+        }
+        "hold-noted" => {
+            hold(&log)?;
+            let said = Command::new(REAL).args(&arguments).output()?;
+            note(&log, "ended")?;
+            std::io::stdout().write_all(&said.stdout)?;
+            std::io::stderr().write_all(&said.stderr)?;
+            Ok(if said.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         "delay" => {
             std::thread::sleep(Duration::from_secs(2));

@@ -1,12 +1,13 @@
 //! fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT: stands between a client and a real server, each an address
 //! or the path of a socket: a Docker Engine, or an image registry. Each connection's request goes through
-//! untouched, but for the NTHs (such as 1 or 1,2 or all) whose method is METHOD (`*`: any) and whose path contains PATH:
-//! there the FAULT happens. LOG gets a line for each request, and `fault` where it happened. In both, a
-//! container's ID reads `{1}`, `{2}` and so on, in the order in which requests first name them. To an address, each request
-//! has a connection of its own.
+//! untouched, but for the NTHs (such as 1 or 1,2 or all, or `next`: the first after LOG.next was made) whose method is
+//! METHOD (`*`: any) and whose path contains PATH: there the FAULT happens. LOG gets a line for each request, and `fault`
+//! where it happened. In both, a container's ID reads `{1}`, `{2}` and so on, in the order in which requests first name
+//! them. To an address, each request has a connection of its own.
 //!
 //! Before the server gets the request: `refuse` (close), a status such as `503`, `garbage` (no HTTP), `not-json`,
-//! `stall` (no answer, for ever), `delay` (2 s), `hold` (until LOG.go exists).
+//! `empty` (status 200 and nothing), `not-object` (status 200 and `null`), `stall` (no answer, for ever), `delay` (2 s),
+//! `hold` (until LOG.go exists).
 //! After the server has done it: `lost` (close), `half` (half of the answer, then close), `half-closed` (the
 //! answer's head, then no more), `stall-after`, `hold-after`.
 
@@ -30,6 +31,7 @@ struct Rule {
     method: String,
     path: String,
     nths: Option<Vec<usize>>,
+    next: bool,
     fault: String,
     log: PathBuf,
     seen: AtomicUsize,
@@ -43,11 +45,13 @@ fn main() -> Result<()> {
         bail!("usage: fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT");
     };
     let numbers = || nths.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>().context("NTH is numbers");
-    let nths = if nths == "all" { None } else { Some(numbers()?) };
+    let (all, next) = (nths == "all", nths == "next");
+    let nths = if all || next { None } else { Some(numbers()?) };
     let rule = Arc::new(Rule {
         method: method.clone(),
         path: path.clone(),
         nths,
+        next,
         fault: fault.clone(),
         log: log.into(),
         seen: AtomicUsize::new(0),
@@ -149,6 +153,8 @@ fn serve(mut client: Stream, target: &str, rule: &Rule) -> Result<()> {
         status if status.parse::<u16>().is_ok() => return Ok(client.write_all(json(status).as_bytes())?),
         "garbage" => return Ok(client.write_all(&[0xff, 0x00, b'\r', b'\n', 0x80])?),
         "not-json" => return Ok(client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")?),
+        "empty" => return Ok(client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?),
+        "not-object" => return Ok(client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nnull\n")?),
         "stall" => return gone(client),
         "delay" => std::thread::sleep(Duration::from_secs(2)),
         "hold" => rule.hold()?,
@@ -213,6 +219,9 @@ impl Rule {
     }
 
     fn is_meant(&self, nth: usize) -> bool {
+        if self.next {
+            return std::fs::remove_file(self.log.with_extension("next")).is_ok();
+        }
         self.nths.as_ref().is_none_or(|nths| nths.contains(&nth))
     }
 

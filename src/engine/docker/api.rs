@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
@@ -128,6 +128,7 @@ struct Payload<'a> {
 /// An answer that arrives piece by piece.
 pub struct Stream {
     request: String,
+    status: StatusCode,
     body: Incoming,
 }
 
@@ -159,16 +160,17 @@ impl Stream {
     }
 
     async fn collect(self) -> Result<Body, ApiError> {
-        let Self { request, body } = self;
+        let Self { request, status, body } = self;
         let broken = |source| ApiError::Broken { request: request.clone(), source };
         let bytes = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(Body { request, bytes })
+        Ok(Body { request, status, bytes })
     }
 }
 
 /// An answer that has arrived.
 struct Body {
     request: String,
+    status: StatusCode,
     bytes: Bytes,
 }
 
@@ -190,7 +192,7 @@ async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<
     if status.as_u16() < 400 {
         return Ok(answer);
     }
-    let body = Stream { request: request.to_owned(), body: answer.into_body() };
+    let body = Stream { request: request.to_owned(), status, body: answer.into_body() };
     let said = body.json().await.ok().and_then(|value| value["message"].as_str().map(str::to_owned));
     let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
     Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
@@ -290,6 +292,25 @@ impl Api {
         self.exchange(CHANGE_LIMIT, Method::POST, path, Payload { body, auth: None }).await?.json()
     }
 
+    /// POST that starts a container: the engine says with its status that it did (204), or had done so (304).
+    ///
+    /// # Errors
+    /// Every [`ApiError`]; [`ApiError::Empty`] if the status is another one: nobody can tell what was done then.
+    pub async fn post_start(&self, path: &str) -> Result<(), ApiError> {
+        let answer = self.exchange(CHANGE_LIMIT, Method::POST, path, Payload::default()).await?;
+        let done = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
+        if done { Ok(()) } else { Err(ApiError::Empty { request: answer.request }) }
+    }
+
+    /// POST with an optional JSON body; the answer is a JSON object.
+    ///
+    /// # Errors
+    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
+    pub async fn post_for_object(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+        let answer = self.post(path, body).await?;
+        if answer.is_object() { Ok(answer) } else { Err(ApiError::Empty { request: describe(&Method::POST, path) }) }
+    }
+
     /// DELETE.
     ///
     /// # Errors
@@ -335,7 +356,7 @@ impl Api {
         let request = describe(&method, path);
         let versioned = format!("/v{}{path}", self.version);
         let answer = accepted(&request, self.send(method, &versioned, &request, payload).await?).await?;
-        Ok(Stream { request, body: answer.into_body() })
+        Ok(Stream { request, status: answer.status(), body: answer.into_body() })
     }
 
     async fn send(

@@ -289,7 +289,7 @@ impl Engine for Docker {
 
     fn start<'a>(&'a self, container: &'a Seen) -> Answer<'a, ()> {
         Box::pin(async move {
-            self.api.post(&format!("/containers/{}/start", escape(&container.id)), None).await?;
+            self.api.post_start(&format!("/containers/{}/start", escape(&container.id))).await?;
             Ok(())
         })
     }
@@ -319,7 +319,7 @@ impl Engine for Docker {
     fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let body = json!({"RestartPolicy": {"Name": "no"}});
-            self.api.post(&format!("/containers/{}/update", escape(container)), Some(&body)).await?;
+            self.api.post_for_object(&format!("/containers/{}/update", escape(container)), Some(&body)).await?;
             Ok(())
         })
     }

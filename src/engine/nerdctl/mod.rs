@@ -419,7 +419,12 @@ impl Engine for Nerdctl {
             if matches!(container.life, Life::Starting { .. }) {
                 self.end_half_started(container).await?;
             }
-            self.cli.run(&["start", &container.id], "").await.map(drop).map_err(of_change)
+            // It prints what it has started.
+            let said = self.cli.run(&["start", &container.id], "").await.map_err(of_change)?;
+            if said.trim().is_empty() {
+                return Err(of_change(CliError::Empty { call: "start".into() }));
+            }
+            Ok(())
         })
     }
 

@@ -18,13 +18,13 @@ use crate::captain::log;
 use crate::world::{ACTION, USER, WAITER, images, is_meant, own_image};
 
 /// Longer than two calls that stall.
-const LIMIT: Duration = Duration::from_secs(150);
+pub const LIMIT: Duration = Duration::from_secs(150);
 /// A rule that fits no call.
-const NO_FAULT: Rule = Rule { pattern: "no call has these words", nth: 1, after: "", fault: "refuse" };
+pub const NO_FAULT: Rule = Rule { pattern: "no call has these words", nth: 1, after: "", fault: "refuse" };
 
 /// A fault at the nth call that has the pattern, of those after a call with the words `after`.
 #[derive(Clone, Copy)]
-struct Rule<'a> {
+pub struct Rule<'a> {
     pattern: &'a str,
     nth: usize,
     after: &'a str,
@@ -38,6 +38,12 @@ impl<'a> Rule<'a> {
 
     fn first(pattern: &'a str, fault: &'a str) -> Self {
         Self { pattern, nth: 1, after: "", fault }
+    }
+}
+
+impl<'a> From<(&'a str, usize, &'a str)> for Rule<'a> {
+    fn from((pattern, nth, fault): (&'a str, usize, &'a str)) -> Self {
+        Self { pattern, nth, after: "", fault }
     }
 }
 
@@ -202,13 +208,14 @@ fn at_every(
     Ok(())
 }
 
-struct Bench {
-    captain: Captain,
+/// A machine with a stand-in for nerdctl, in which a fault can happen at a call.
+pub struct Bench {
+    pub captain: Captain,
     folder: PathBuf,
 }
 
 impl Bench {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let captain = Captain::boot()?;
         captain.load(&own_image())?;
         captain.load(&images().join("alpine.tar"))?;
@@ -220,7 +227,7 @@ impl Bench {
     }
 
     /// Asks systemd about containerd, or for something.
-    fn systemctl(&self, words: &[&str]) -> Result<String> {
+    pub fn systemctl(&self, words: &[&str]) -> Result<String> {
         let done = output(self.captain.command("systemctl").args(words).arg("containerd"))?;
         if !done.status.success() {
             let status = output(self.captain.command("systemctl").args(["status", "--lines=30", "containerd"]))?;
@@ -250,7 +257,12 @@ impl Bench {
     }
 
     /// Lets an agent run the action, with a fault at a call.
-    fn served(&self, rule: Rule) -> Result<Agent> {
+    pub fn served<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<Agent> {
+        self.served_with(rule, "echo run >> /out/runs", "0")
+    }
+
+    /// As [`Bench::served`]: what the user container's shell runs, and WAIT_SECONDS.
+    pub fn served_with<'a>(&self, rule: impl Into<Rule<'a>>, script: &str, wait: &str) -> Result<Agent> {
         fs::write(self.folder.join("log"), "")?;
         fs::write(self.folder.join("ids"), "")?;
         self.rule(rule)?;
@@ -258,8 +270,9 @@ impl Bench {
         let action = json!([{
             "name": "last", "image": "waitdaemon:dev", "timeout": 140, "pid": "host",
             "volumes": [format!("{}:/out", self.captain.out().display())],
-            "command": ["sh", "-c", "echo run >> /out/runs"],
-            "environment": {"IMAGE": "alpine", "WAIT_SECONDS": "0", "WAITDAEMON_PULL_TIMEOUT_SECONDS": "4"},
+            "command": ["sh", "-c", script],
+            "environment": {"IMAGE": "alpine", "WAIT_SECONDS": wait, "WAITDAEMON_WATCH_SECONDS": "600",
+                            "WAITDAEMON_PULL_TIMEOUT_SECONDS": "4"},
         }]);
         let file = self.captain.out().join("actions.yaml");
         fs::write(&file, action.to_string())?;
@@ -267,12 +280,13 @@ impl Bench {
     }
 
     /// Lets a fault happen at a call.
-    fn rule(&self, Rule { pattern, nth, after, fault }: Rule) -> Result<()> {
+    pub fn rule<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<()> {
+        let Rule { pattern, nth, after, fault } = rule.into();
         Ok(fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{after}\n{fault}\n"))?)
     }
 
     /// The invariant where either may be: SUCCESS, and it ran once; or not, and it never ran.
-    fn either(&self, agent: &Agent) -> Result<()> {
+    pub fn either(&self, agent: &Agent) -> Result<()> {
         let report = agent.final_report(LIMIT)?;
         self.nothing_left()?;
         ensure!(
@@ -285,17 +299,17 @@ impl Bench {
     }
 
     /// Waits until a call is held.
-    fn held(&self) -> Result<()> {
+    pub fn held(&self) -> Result<()> {
         until("the call that is held", LIMIT, || Ok(self.log().lines().any(|line| line == "held").then_some(())))
     }
 
     /// Lets it go on.
-    fn go(&self) -> Result<()> {
+    pub fn go(&self) -> Result<()> {
         Ok(fs::write(self.folder.join("go"), "")?)
     }
 
     /// Kills a container's process with SIGKILL.
-    fn kill(&self, container: &str) -> Result<()> {
+    pub fn kill(&self, container: &str) -> Result<()> {
         // Of those that run: the agent keeps its container of an earlier try, which has the same name.
         let running = self.real(&["ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"])?;
         let of_name =
@@ -308,13 +322,13 @@ impl Bench {
     }
 
     /// How often the user container ran.
-    fn runs(&self) -> usize {
+    pub fn runs(&self) -> usize {
         fs::read_to_string(self.captain.out().join("runs")).unwrap_or_default().lines().count()
     }
 
     /// Waits until the waiter and the user container are gone. The agent keeps its own container of an action that
     /// failed.
-    fn nothing_left(&self) -> Result<()> {
+    pub fn nothing_left(&self) -> Result<()> {
         let gone = until("no container", LIMIT, || {
             let named = [WAITER, USER].iter().any(|name| self.captain.id_of(name).is_some());
             Ok((!named && self.ours()?.is_empty()).then_some(()))
@@ -326,7 +340,7 @@ impl Bench {
     }
 
     /// The waiter and the user container, where they are there.
-    fn ours(&self) -> Result<String> {
+    pub fn ours(&self) -> Result<String> {
         let all = until("a list of containers", LIMIT, || {
             Ok(self.real(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok())
         })?;
@@ -335,23 +349,23 @@ impl Bench {
     }
 
     /// True where the waiter has logged such a line.
-    fn waiter_said(&self, is_meant: impl Fn(&Value) -> bool) -> bool {
+    pub fn waiter_said(&self, is_meant: impl Fn(&Value) -> bool) -> bool {
         log(&self.captain).iter().any(is_meant)
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// The real nerdctl.
-    fn real(&self, arguments: &[&str]) -> Result<String> {
+    pub fn real(&self, arguments: &[&str]) -> Result<String> {
         let said = output(self.captain.command("nerdctl.real").args(["--namespace", "tinkerbell"]).args(arguments))?;
         ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         Ok(String::from_utf8(said.stdout)?.trim().to_owned())
     }
 
     /// Removes what a cell left.
-    fn clear(&self) -> Result<()> {
+    pub fn clear(&self) -> Result<()> {
         for name in [WAITER, ACTION, USER] {
             let _ = self.real(&["rm", "-f", name]);
         }

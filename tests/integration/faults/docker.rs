@@ -14,6 +14,8 @@ use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, is_meant, machine
 
 /// Where the proxy listens, in the machine.
 const PROXY: &str = "/run/fault-proxy.sock";
+/// In place of a number: the first request that fits after [`Proxy::next`].
+pub const NEXT: usize = usize::MAX;
 
 /// Runs an action for each step, and the fault happens there.
 pub fn at_every_step(engine: Engine, fault: &Fault) -> Result<()> {
@@ -82,10 +84,12 @@ impl Proxy {
         let log = machine.out().join("proxy");
         fs::write(&log, "")?;
         let _ = fs::remove_file(log.with_extension("go"));
+        let _ = fs::remove_file(log.with_extension("next"));
         let (method, path, nth) = request;
         let program = paths::root().join("target/debug/fault-proxy");
         let shown = log.display().to_string();
-        let arguments = [PROXY, "/run/docker.sock", &shown, method, path, &nth.to_string(), fault];
+        let nth = if nth == NEXT { "next".to_owned() } else { nth.to_string() };
+        let arguments = [PROXY, "/run/docker.sock", &shown, method, path, &nth, fault];
         let process = machine.start(program, &arguments, &machine.out().join("proxy.err"))?;
         until("the fault proxy", LIMIT, || Ok(socket.exists().then_some(())))?;
         Ok(Self { log, _process: process })
@@ -106,7 +110,12 @@ impl Proxy {
         Ok(fs::write(self.log.with_extension("go"), "")?)
     }
 
-    fn log(&self) -> String {
+    /// Lets the fault happen at the next request that fits.
+    pub fn next(&self) -> Result<()> {
+        Ok(fs::write(self.log.with_extension("next"), "")?)
+    }
+
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

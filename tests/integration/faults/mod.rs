@@ -3,6 +3,9 @@
 
 pub mod captain;
 pub mod docker;
+mod empty;
+mod frozen;
+mod half_started;
 pub mod kills;
 pub mod page;
 pub mod steps;
@@ -30,6 +33,7 @@ pub fn cases() -> Vec<crate::Case> {
     cases.push(("faults::waiter_is_killed".into(), Box::new(kills::waiter_is_killed)));
     cases
         .push(("faults::waiter_is_killed_while_it_watches".into(), Box::new(kills::waiter_is_killed_while_it_watches)));
+    cases.extend(empty::cases());
     cases
 }
 
@@ -54,6 +58,8 @@ pub fn captain_cases() -> Vec<PlainCase> {
         "captain::faults::nerdctl_warns_after_the_waiters_end".into(),
         Box::new(captain::nerdctl_warns_after_the_waiters_end),
     ));
+    cases.extend(frozen::cases());
+    cases.extend(half_started::cases());
     if all {
         cases.push(("captain::faults::waiter_is_killed".into(), Box::new(captain::waiter_is_killed)));
         cases.push(("captain::faults::engine_is_killed".into(), Box::new(captain::engine_is_killed)));

@@ -71,7 +71,7 @@ const fn quick(name: &'static str, what: &'static str) -> Fault {
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 11] = [
+pub const FAULTS: [Fault; 13] = [
     fault("refuse", "the connection is closed before the engine has the request"),
     quick("lost", "the engine does it, its answer is lost"),
     fault("half", "half of the answer arrives"),
@@ -80,6 +80,8 @@ pub const FAULTS: [Fault; 11] = [
     quick("503", "HTTP status 503"),
     fault("garbage", "an answer that is no HTTP"),
     fault("not-json", "an answer that is no JSON"),
+    fault("empty", "status 200 and nothing"),
+    fault("not-object", "status 200 and null"),
     fault("delay", "2 s late"),
     fault("stall", "no answer, for ever"),
     fault("stall-after", "the engine does it, no answer, for ever"),
