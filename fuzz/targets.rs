@@ -15,7 +15,7 @@ use waitdaemon::login::Login;
 use waitdaemon::machine::{command_line, procfs};
 use waitdaemon::names::HandoffId;
 use waitdaemon::reference::Reference;
-use waitdaemon::settings::{self, Settings};
+use waitdaemon::settings::{Settings, reader};
 use waitdaemon::ticket::Ticket;
 
 /// Takes any input; panics where something does not hold.
@@ -47,7 +47,7 @@ pub fn settings(data: &[u8]) {
         })
         .collect();
     let names: Vec<OsString> = variables.iter().map(|(name, _)| name.clone()).collect();
-    settings::unrecognized(&names);
+    reader::unrecognized(&names);
     match Settings::read(variables) {
         Ok(settings) => {
             plain_word(settings.image.as_written());

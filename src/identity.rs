@@ -17,8 +17,9 @@ use crate::engine::{Image, Listen, Output, Seen, Which};
 use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::logging::STARTED;
-use crate::machine::{Process, procfs};
+use crate::machine::procfs;
 use crate::names::HandoffId;
+use crate::process::Process;
 use crate::retry::retry_within;
 
 /// How long a mark may take from our standard output through the engine and back; about a millisecond is usual.

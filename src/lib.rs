@@ -6,6 +6,7 @@
 
 #[cfg(target_env = "musl")]
 pub mod backtrace;
+pub mod choose;
 pub mod engine;
 pub mod error;
 pub mod failures;
@@ -17,6 +18,7 @@ pub mod logging;
 pub mod login;
 pub mod machine;
 pub mod names;
+pub mod process;
 pub mod reference;
 pub mod retry;
 pub mod safe_moment;

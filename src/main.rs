@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tracing::Level;
+use waitdaemon::choose::choose;
 use waitdaemon::engine::Engine;
-use waitdaemon::engine::choose::choose;
 use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Context, Failure, exit};
 use waitdaemon::handoff::{self, show};
 use waitdaemon::login::Login;
-use waitdaemon::machine::{Process, namespaces};
-use waitdaemon::settings::{self, Problem, Settings, Syslog};
+use waitdaemon::machine::namespaces;
+use waitdaemon::process::Process;
+use waitdaemon::settings::{Problem, Settings, Syslog, reader};
 use waitdaemon::signals::StopSignals;
 use waitdaemon::ticket::{EngineTicket, Ticket};
 use waitdaemon::{logging, names, syslog, waiter};
@@ -36,11 +37,11 @@ fn be_action() -> u8 {
         Ok(settings) => settings,
         Err(problems) => {
             logging::start(Level::INFO, "handoff");
-            if settings::asks_for_dry_run(std::env::vars_os()) {
+            if reader::asks_for_dry_run(std::env::vars_os()) {
                 return show::invalid(&problems);
             }
             return on_one_thread(exit::INVALID_SETTINGS, async {
-                tell_syslog(&settings::syslog(std::env::vars_os()), &process);
+                tell_syslog(&reader::syslog(std::env::vars_os()), &process);
                 for Problem { field, value, problem, fix } in problems {
                     tracing::error!(field, value, fix, "{problem}");
                 }
@@ -50,7 +51,7 @@ fn be_action() -> u8 {
     };
     logging::start(settings.log.into(), "handoff");
     let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-    for name in settings::unrecognized(&names) {
+    for name in reader::unrecognized(&names) {
         tracing::warn!(field = format!("environment.{name}"), "unknown variable {name}; is it misspelled?");
     }
     // While we are in our own mount namespace: the password's file is the action's.

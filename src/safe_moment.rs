@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::{Context, Failure};
 use crate::http;
-use crate::machine::Process;
 use crate::machine::clock::{Clock, Moment};
 use crate::machine::command_line;
+use crate::process::Process;
 use crate::retry::{self, Retry, Transient, retry_within};
 use crate::settings::{Awaited, Expired, Settings};
 

@@ -3,7 +3,6 @@
 //! Nothing here decides: what is tried again, what counts as done and what becomes of it all is said once, above
 //! (lifecycle.rs, identity.rs, handoff/, waiter/). Below lies what only one engine needs.
 
-pub mod choose;
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -12,8 +11,10 @@ pub mod nerdctl;
 pub mod registry;
 pub mod tail;
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use serde_json::Value;
 
@@ -244,20 +245,18 @@ pub struct Request {
     pub name: String,
     /// The handoff that makes it.
     pub handoff: HandoffId,
-    /// The engine's own part.
-    pub body: Body,
+    /// The request in the engine's own form, which it alone knows.
+    pub body: Rc<dyn Any>,
 }
 
-/// A request in the engine's own form.
-#[derive(Debug, Clone)]
-pub enum Body {
-    /// Docker Engine API.
-    Docker(Box<docker::request::Creation>),
-    /// Arguments of nerdctl.
-    Nerdctl(Box<nerdctl::Call>),
-    /// What a simulated waiter is told.
-    #[cfg(test)]
-    Fake(Box<Duty>),
+impl Request {
+    /// The engine's own form.
+    ///
+    /// # Errors
+    /// If another engine built the request.
+    pub fn body<T: 'static>(&self) -> Result<&T, Refusal> {
+        self.body.downcast_ref().ok_or_else(|| Refusal::new(Kind::Final, "the request is another engine's"))
+    }
 }
 
 /// A container that was created.

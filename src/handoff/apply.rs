@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::plan::{Plan, problems_of_image};
 use super::pull::pull;
-use super::{already_running, finish_then_stop, or_stopped};
-use crate::engine::choose::Reached;
+use super::stop::{finish_then_stop, or_stopped};
+use crate::choose::Reached;
 use crate::engine::tail::Tail;
 use crate::engine::{About, Created, Life, Listen};
 use crate::error::{Context, Failure};
@@ -15,8 +15,8 @@ use crate::failures;
 use crate::lifecycle::{EarlierAttempt, HANDOFF_PATIENCE, Lifecycle};
 use crate::logging::{self, ARMED};
 use crate::login::Login;
-use crate::machine::Process;
 use crate::names::HandoffId;
+use crate::process::Process;
 use crate::retry::retry_within;
 use crate::settings::Settings;
 use crate::signals::StopSignals;
@@ -68,6 +68,11 @@ pub async fn apply(
     };
     or_stopped(stop, last_look).await?;
     Ok(true)
+}
+
+/// Says that there is nothing to do.
+pub fn already_running(user: &str) {
+    tracing::warn!(container = user, "this action's user container is already running; leaving it alone");
 }
 
 /// Looks at an image that was just pulled as the plan would have.

@@ -6,31 +6,30 @@ pub mod apply;
 pub mod plan;
 mod pull;
 pub mod show;
+mod stop;
 
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use self::apply::apply;
+use self::apply::{already_running, apply};
 use self::plan::plan;
-use crate::engine::choose::Reached;
+use self::stop::or_stopped;
+use crate::choose::Reached;
 use crate::error::{Context, Failure};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::login::Login;
-use crate::machine::Process;
 use crate::names::HandoffId;
+use crate::process::Process;
 use crate::settings::Settings;
 use crate::signals::StopSignals;
 
-/// How long cleaning up may take after a signal. With [`LAST_STEP_LIMIT`] it fits into the 5 s that the
+/// How long cleaning up may take after a signal. With what a last step may take (stop.rs) it fits into the 5 s that the
 /// agent gives a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
 /// How long it may take when nobody presses: a removal that gets no answer takes 30 s and is then asked for again.
 const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(90);
-/// How long creating containers may go on after a signal.
-const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
-
 /// Hands the action over to a waiter.
 ///
 /// # Errors
@@ -90,50 +89,5 @@ async fn roll_back(reached: &Reached, handoff: &HandoffId, stop: &mut StopSignal
         Some(Ok(())) => {}
         Some(Err(failure)) => logging::failure(&failure),
         None => logging::failure(&Failure::new("cleaning up took too long; containers may be left")),
-    }
-}
-
-/// Says that there is nothing to do.
-fn already_running(user: &str) {
-    tracing::warn!(container = user, "this action's user container is already running; leaving it alone");
-}
-
-/// Returns the step's result, or a failure as soon as somebody stops us.
-async fn or_stopped<T, E: From<Failure>>(
-    stop: &mut StopSignals,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    tokio::select! {
-        biased;
-        signal = stop.next() => Err(stopped(signal).into()),
-        result = step => result,
-    }
-}
-
-/// As [`or_stopped`], but a step that is under way gets [`LAST_STEP_LIMIT`] to come to its end.
-async fn finish_then_stop<T>(
-    stop: &mut StopSignals,
-    step: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    tokio::pin!(step);
-    tokio::select! {
-        biased;
-        result = &mut step => result,
-        signal = stop.next() => {
-            let _ = timeout(LAST_STEP_LIMIT, step).await;
-            Err(stopped(signal))
-        }
-    }
-}
-
-fn stopped(signal: &str) -> Failure {
-    Failure::new(format!("stopped by {signal} before the handoff was done"))
-        .field("timeout")
-        .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")
-}
-
-impl From<Failure> for Vec<Failure> {
-    fn from(failure: Failure) -> Self {
-        vec![failure]
     }
 }

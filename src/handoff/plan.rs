@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::engine::choose::Reached;
+use crate::choose::Reached;
 use crate::engine::json::{list, text};
 use crate::engine::{Image, Order, Prepared, Seen};
 use crate::error::Failure;
@@ -12,9 +12,9 @@ use crate::failures;
 use crate::identity::{self, Action};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, running_user};
 use crate::logging;
-use crate::machine::Process;
 use crate::machine::power::Request as End;
 use crate::names::{HandoffId, Role};
+use crate::process::Process;
 use crate::safe_moment::{self, Signal};
 use crate::settings::Settings;
 use crate::syslog;

@@ -7,15 +7,15 @@ use std::io::{IsTerminal, Write};
 use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, plan, runs};
-use crate::engine::choose::{Reached, choose};
+use crate::choose::{Reached, choose};
 use crate::engine::{Life, Seen, json};
 use crate::error::{Context, Failure, exit};
 use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::login::Login;
-use crate::machine::Process;
 use crate::names::{HandoffId, Role};
+use crate::process::Process;
 use crate::settings::{Problem, Settings};
 
 /// What was found, as it is printed: on a terminal for a reader, else as lines of the log.

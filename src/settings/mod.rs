@@ -3,16 +3,14 @@
 //! Only the variables documented in docs/reference.md are read. All problems are reported at once, and
 //! nothing falls back in silence: a value that is set and wrong is a problem.
 
-mod reader;
+pub mod reader;
 pub mod values;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
 
-use self::reader::Reader;
 use crate::reference::Reference;
 
 /// What the action's `environment` asks for.
@@ -159,88 +157,12 @@ pub struct Problem {
     pub fix: &'static str,
 }
 
-/// Every variable of ours that has our prefix; others with the prefix are likely misspelled.
-const PREFIXED: [&str; 13] = [
-    "WAITDAEMON_DRY_RUN",
-    "WAITDAEMON_FINISH_REBOOT",
-    "WAITDAEMON_LOG",
-    "WAITDAEMON_PULL_TIMEOUT_SECONDS",
-    "WAITDAEMON_REGISTRY_PASSWORD_FILE",
-    "WAITDAEMON_REGISTRY_USERNAME",
-    "WAITDAEMON_SMEE_URL",
-    "WAITDAEMON_SYSLOG",
-    "WAITDAEMON_WAIT_EXPIRED",
-    "WAITDAEMON_WAIT_FOR",
-    "WAITDAEMON_WAIT_FOR_STATUS",
-    "WAITDAEMON_WAIT_MAX_SECONDS",
-    "WAITDAEMON_WATCH_SECONDS",
-];
-
-impl Settings {
-    /// Reads the environment `variables`, each a name and a value.
-    ///
-    /// # Errors
-    /// Every [`Problem`], in the order of the documentation.
-    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
-        let mut reader = Reader::new(variables);
-        let image = reader.image();
-        let wait = reader.seconds_if_set("WAIT_SECONDS", "environment.WAIT_SECONDS", 0);
-        let wait_for = reader.wait_for(wait.unwrap_or_default());
-        let runtime = reader.runtime();
-        let docker_host = reader.docker_host();
-        let nerdctl_namespace = reader.nerdctl_namespace();
-        let nerdctl_host = reader.boolean("NERDCTL_HOST", "environment.NERDCTL_HOST", true);
-        let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
-        let pull_timeout =
-            reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
-        let finish_reboot = reader.boolean("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
-        let log = reader.log();
-        let dry_run = reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
-        let registry_login = reader.registry_login();
-        let syslog = reader.syslog();
-        match image {
-            Some(image) if reader.problems.is_empty() => Ok(Self {
-                image,
-                wait,
-                wait_for,
-                watch,
-                pull_timeout,
-                finish_reboot,
-                runtime,
-                docker_host,
-                nerdctl_namespace,
-                nerdctl_host,
-                log,
-                dry_run,
-                registry_login,
-                syslog,
-            }),
-            _ => Err(reader.problems),
-        }
-    }
-}
-
-/// True if a dry run is asked for, whatever else is wrong.
-pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)>) -> bool {
-    let mut reader = Reader::new(variables);
-    reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
-}
-
-/// Where WARN and ERROR lines go, whatever else is wrong.
-pub fn syslog(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Syslog {
-    Reader::new(variables).syslog()
-}
-
-/// The names among `variables` that begin with our prefix and are none of ours.
-pub fn unrecognized<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
-    let names = variables.into_iter().filter_map(|name| name.to_str());
-    names.filter(|name| name.starts_with("WAITDAEMON_") && !PREFIXED.contains(name)).map(str::to_owned).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
 
+    use super::reader::*;
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::values::{SYSLOG_PORT, host_and_port, is_plain_http, without_secret};
-use super::{Awaited, DockerHost, Expired, LogLevel, Problem, Runtime, Syslog, WaitFor};
+use super::{Awaited, DockerHost, Expired, LogLevel, Problem, Runtime, Settings, Syslog, WaitFor};
 use crate::reference::Reference;
 
 /// The longest waits that are accepted, in seconds: a day.
@@ -16,7 +16,7 @@ const LONGEST_SECONDS: u64 = 86_400;
 /// Docker's port without TLS.
 const DOCKER_PORT: u16 = 2375;
 /// How much of a wrong value is shown, in characters.
-const SHOWN_VALUE: usize = 80;
+pub(super) const SHOWN_VALUE: usize = 80;
 /// What has no use but with `netboot-off`, and what has none but with a URL; each with its field.
 const OF_NETBOOT_OFF: (&str, &str) = ("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL");
 const OF_A_URL: (&str, &str) = ("WAITDAEMON_WAIT_FOR_STATUS", "environment.WAITDAEMON_WAIT_FOR_STATUS");
@@ -27,19 +27,97 @@ const OF_A_SIGNAL: [(&str, &str); 4] = [
     OF_A_URL,
     ("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS"),
 ];
+/// Every variable of ours that has our prefix; others with the prefix are likely misspelled.
+pub(super) const PREFIXED: [&str; 13] = [
+    "WAITDAEMON_DRY_RUN",
+    "WAITDAEMON_FINISH_REBOOT",
+    "WAITDAEMON_LOG",
+    "WAITDAEMON_PULL_TIMEOUT_SECONDS",
+    "WAITDAEMON_REGISTRY_PASSWORD_FILE",
+    "WAITDAEMON_REGISTRY_USERNAME",
+    "WAITDAEMON_SMEE_URL",
+    "WAITDAEMON_SYSLOG",
+    "WAITDAEMON_WAIT_EXPIRED",
+    "WAITDAEMON_WAIT_FOR",
+    "WAITDAEMON_WAIT_FOR_STATUS",
+    "WAITDAEMON_WAIT_MAX_SECONDS",
+    "WAITDAEMON_WATCH_SECONDS",
+];
+
+impl Settings {
+    /// Reads the environment `variables`, each a name and a value.
+    ///
+    /// # Errors
+    /// Every [`Problem`], in the order of the documentation.
+    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader::new(variables);
+        let image = reader.image();
+        let wait = reader.seconds_if_set("WAIT_SECONDS", "environment.WAIT_SECONDS", 0);
+        let wait_for = reader.wait_for(wait.unwrap_or_default());
+        let runtime = reader.runtime();
+        let docker_host = reader.docker_host();
+        let nerdctl_namespace = reader.nerdctl_namespace();
+        let nerdctl_host = reader.boolean("NERDCTL_HOST", "environment.NERDCTL_HOST", true);
+        let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
+        let pull_timeout =
+            reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
+        let finish_reboot = reader.boolean("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
+        let log = reader.log();
+        let dry_run = reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
+        let registry_login = reader.registry_login();
+        let syslog = reader.syslog();
+        match image {
+            Some(image) if reader.problems.is_empty() => Ok(Self {
+                image,
+                wait,
+                wait_for,
+                watch,
+                pull_timeout,
+                finish_reboot,
+                runtime,
+                docker_host,
+                nerdctl_namespace,
+                nerdctl_host,
+                log,
+                dry_run,
+                registry_login,
+                syslog,
+            }),
+            _ => Err(reader.problems),
+        }
+    }
+}
+
+/// True if a dry run is asked for, whatever else is wrong.
+pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)>) -> bool {
+    let mut reader = Reader::new(variables);
+    reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
+}
+
+/// Where WARN and ERROR lines go, whatever else is wrong.
+pub fn syslog(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Syslog {
+    Reader::new(variables).syslog()
+}
+
+/// The names among `variables` that begin with our prefix and are none of ours.
+pub fn unrecognized<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
+    let names = variables.into_iter().filter_map(|name| name.to_str());
+    names.filter(|name| name.starts_with("WAITDAEMON_") && !PREFIXED.contains(name)).map(str::to_owned).collect()
+}
+
 /// The variables that were given, and what was found wrong with them.
-pub struct Reader {
+struct Reader {
     variables: HashMap<OsString, OsString>,
-    pub problems: Vec<Problem>,
+    problems: Vec<Problem>,
 }
 
 impl Reader {
     /// Reads these variables, each a name and a value.
-    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+    fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self { variables: variables.into_iter().collect(), problems: Vec::new() }
     }
 
-    pub fn image(&mut self) -> Option<Reference> {
+    fn image(&mut self) -> Option<Reference> {
         let field = "environment.IMAGE";
         let fix = "set IMAGE to the image that is to run, for example alpine or quay.io/org/image:v1";
         let Some(text) = self.text("IMAGE", field, fix) else {
@@ -58,11 +136,11 @@ impl Reader {
         }
     }
 
-    pub fn seconds(&mut self, name: &'static str, field: &'static str, min: u64, default: u64) -> Duration {
+    fn seconds(&mut self, name: &'static str, field: &'static str, min: u64, default: u64) -> Duration {
         self.seconds_if_set(name, field, min).unwrap_or(Duration::from_secs(default))
     }
 
-    pub fn seconds_if_set(&mut self, name: &'static str, field: &'static str, min: u64) -> Option<Duration> {
+    fn seconds_if_set(&mut self, name: &'static str, field: &'static str, min: u64) -> Option<Duration> {
         let fix = "use a whole number of seconds, at most 86400, without sign, unit or blanks, or leave it out";
         let text = self.text(name, field, fix)?;
         let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -77,7 +155,7 @@ impl Reader {
     }
 
     /// The signal, and what belongs to it.
-    pub fn wait_for(&mut self, min_wait: Duration) -> Option<WaitFor> {
+    fn wait_for(&mut self, min_wait: Duration) -> Option<WaitFor> {
         let field = "environment.WAITDAEMON_WAIT_FOR";
         let fix = "use netboot-off or http://host:port/path, or leave it out";
         let wanted = self.text("WAITDAEMON_WAIT_FOR", field, fix);
@@ -119,7 +197,7 @@ impl Reader {
         }
     }
 
-    pub fn registry_login(&mut self) -> Option<(String, PathBuf)> {
+    fn registry_login(&mut self) -> Option<(String, PathBuf)> {
         let fix = "set both WAITDAEMON_REGISTRY_USERNAME and WAITDAEMON_REGISTRY_PASSWORD_FILE, or none";
         let field = "environment.WAITDAEMON_REGISTRY_USERNAME";
         let username = self.text("WAITDAEMON_REGISTRY_USERNAME", field, fix);
@@ -141,7 +219,7 @@ impl Reader {
         }
     }
 
-    pub fn syslog(&mut self) -> Syslog {
+    fn syslog(&mut self) -> Syslog {
         let (field, fix) = ("environment.WAITDAEMON_SYSLOG", "use off, host or host:port, or leave it out");
         match self.text("WAITDAEMON_SYSLOG", field, fix).as_deref() {
             None => Syslog::Usual,
@@ -198,7 +276,7 @@ impl Reader {
     }
 
     /// A switch.
-    pub fn boolean(&mut self, name: &'static str, field: &'static str, default: bool) -> bool {
+    fn boolean(&mut self, name: &'static str, field: &'static str, default: bool) -> bool {
         let fix = "use true, false, 1 or 0, or leave it out";
         let Some(text) = self.text(name, field, fix) else { return default };
         match text.to_ascii_lowercase().as_str() {
@@ -211,7 +289,7 @@ impl Reader {
         }
     }
 
-    pub fn runtime(&mut self) -> Runtime {
+    fn runtime(&mut self) -> Runtime {
         let (field, fix) = ("environment.CONTAINER_RUNTIME", "use auto, docker or nerdctl, or leave it out (auto)");
         match self.text("CONTAINER_RUNTIME", field, fix).as_deref() {
             None | Some("auto") => Runtime::Auto,
@@ -224,7 +302,7 @@ impl Reader {
         }
     }
 
-    pub fn docker_host(&mut self) -> DockerHost {
+    fn docker_host(&mut self) -> DockerHost {
         let field = "environment.DOCKER_HOST";
         let fix = "use unix:///path/to/docker.sock or tcp://host:port (without TLS), or leave it out";
         let Some(text) = self.text("DOCKER_HOST", field, fix) else { return DockerHost::default() };
@@ -247,7 +325,7 @@ impl Reader {
 
     /// containerd's rule for namespaces (`pkg/identifiers`): words of letters and digits, joined by
     /// single `.`, `_` or `-`, at most 76 characters.
-    pub fn nerdctl_namespace(&mut self) -> String {
+    fn nerdctl_namespace(&mut self) -> String {
         let field = "environment.NERDCTL_NAMESPACE";
         let fix = "use letters and digits, joined by single '.', '_' or '-', or leave it out (tinkerbell)";
         let Some(text) = self.text("NERDCTL_NAMESPACE", field, fix) else { return "tinkerbell".into() };
@@ -258,7 +336,7 @@ impl Reader {
         text
     }
 
-    pub fn log(&mut self) -> LogLevel {
+    fn log(&mut self) -> LogLevel {
         let (field, fix) = ("environment.WAITDAEMON_LOG", "use error, warn, info or debug, or leave it out (info)");
         match self.text("WAITDAEMON_LOG", field, fix).as_deref() {
             None | Some("info") => LogLevel::Info,

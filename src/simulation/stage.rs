@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::promises;
 use super::scenario::{Event, Scenario, Target};
+use crate::choose::introduce;
 use crate::engine::Life;
-use crate::engine::choose::introduce;
 use crate::engine::fake::{FakeEngine, Ways, World};
 use crate::handoff;
-use crate::machine::Process;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
 use crate::names::Role;
+use crate::process::Process;
 use crate::retry::chance;
 use crate::settings::Settings;
 use crate::signals::StopSignals;

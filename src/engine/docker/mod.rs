@@ -7,11 +7,13 @@ mod reach;
 pub mod refusal;
 pub mod request;
 pub mod seen;
+mod socket;
 pub mod waiter_request;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -19,14 +21,15 @@ use serde_json::{Value, json};
 use self::api::{Api, ApiError, escape, is_newer};
 use self::attach::Attached;
 use self::pull::PullStream;
-use self::reach::{SOCKET_LINES, belongs_to_another};
+
 use self::request::Creation;
+use self::socket::{SOCKET_LINES, belongs_to_another};
 use self::waiter_request::{WaiterParts, Way};
 use super::json::{differences, list, text};
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Body, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress,
-    Refusal, Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared, Progress, Refusal,
+    Removal, Request, Seen, Which,
 };
 use crate::error::{Context, Failure};
 use crate::login::{Login, is_of_login};
@@ -169,7 +172,7 @@ impl Docker {
             role,
             name: role.container_name(&order.action.name),
             handoff: order.duty.handoff.clone(),
-            body: Body::Docker(Box::new(creation)),
+            body: Rc::new(creation),
         };
         Prepared {
             user: Some(request(Role::User, user)),
@@ -265,7 +268,7 @@ impl Engine for Docker {
 
     fn create<'a>(&'a self, request: &'a Request) -> Answer<'a, Created> {
         Box::pin(async move {
-            let creation = creation(request)?;
+            let creation = request.body::<Creation>()?;
             let path = format!("/containers/create?name={}", escape(&request.name));
             let answer = self.api.post(&path, Some(&creation.create)).await?;
             let Some(id) = answer["Id"].as_str() else {
@@ -280,7 +283,7 @@ impl Engine for Docker {
 
     fn complete<'a>(&'a self, request: &'a Request, id: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            for (network, endpoint) in &creation(request)?.connect {
+            for (network, endpoint) in &request.body::<Creation>()?.connect {
                 self.connect(id, network, endpoint).await?;
             }
             Ok(())
@@ -330,13 +333,6 @@ fn of_registry(error: ApiError) -> Refusal {
     match error {
         ApiError::Refused { message, .. } => refusal_of_pull(message),
         other => other.into(),
-    }
-}
-
-fn creation(request: &Request) -> Result<&Creation, Refusal> {
-    match &request.body {
-        Body::Docker(creation) => Ok(creation),
-        _ => Err(Refusal::new(Kind::Final, "the request is another engine's")),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Reaching a Docker Engine: at the action's volume, or else at the host's socket through PID 1.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use super::api::{Api, ApiError};
+use super::socket::SOCKET_LINES;
 use super::{CHECK, Docker};
 use crate::error::Failure;
 use crate::machine::namespaces;
@@ -12,10 +13,6 @@ use crate::settings::DockerHost;
 
 /// Where the host's engine listens, with no volume that leads there: HookOS, and others.
 const HOSTS_SOCKETS: [&str; 3] = ["/var/run/docker.sock", "/run/docker/docker.sock", "/var/run/docker/docker.sock"];
-/// The template lines that lead to it.
-pub const SOCKET_LINES: &str =
-    "add to the action:  pid: host  or  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
-
 impl Docker {
     /// Reaches the engine at `host`.
     ///
@@ -80,9 +77,4 @@ fn unreachable_socket(path: &Path, error: &ApiError, default: bool) -> (String, 
         }
         _ => (format!("no Docker Engine answers at {shown}"), CHECK),
     }
-}
-
-/// True if the socket's owner is not the user that we run as.
-pub fn belongs_to_another(socket: &Path) -> bool {
-    std::fs::metadata(socket).is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw())
 }

@@ -8,10 +8,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::flags::{
-    NAME_FILES, NotCarried, RIGHTS_OF_MOUNTS, USUAL_SYSCTL, WITHOUT_EFFECT, environment, is_usual, made_by_nerdctl,
-    nothing, privileged,
-};
+use super::flags::{NAME_FILES, NotCarried, RIGHTS_OF_MOUNTS, USUAL_SYSCTL, WITHOUT_EFFECT, environment};
+use super::spec::{is_usual, made_by_nerdctl, nothing, privileged};
 use crate::engine::json::{cleaned, list, text};
 
 /// Compares the native documents of the action and of the created user container; `own` is that of the

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::spec::{
+    all_devices, hostname_variable, is_hostname, is_usual, label_json, made_by_nerdctl, nothing, privileged,
+};
 use crate::engine::json::{cleaned, list, text};
 use crate::login;
 
@@ -43,8 +46,6 @@ pub trait Host {
 
 /// PATH as containerd sets it where neither image nor action does (`oci.WithDefaultPathEnv`).
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Mounts that every container has, by nerdctl or containerd.
-const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
 /// Files that whoever makes a container binds into it, from places of his own.
 pub const NAME_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
 /// Options of a volume that have no effect on containerd and that nerdctl leaves out.
@@ -99,57 +100,6 @@ pub fn user_container(
     Ok(Creation { arguments, input })
 }
 
-/// True for a container that nerdctl made; the agent's have only some of its labels.
-pub fn made_by_nerdctl(action: &Value) -> bool {
-    action["Labels"].get("nerdctl/networks").is_some()
-}
-
-/// Really privileged: nothing of /proc is hidden and /sys can be written, not merely all capabilities.
-pub fn privileged(spec: &Value) -> bool {
-    let linux = &spec["linux"];
-    let sys = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == "/sys");
-    // Where a volume lies on /sys, all devices tell as well.
-    let writable = match sys.filter(|sys| is_usual(sys)) {
-        Some(sys) => list(&sys["options"]).iter().any(|option| option == "rw"),
-        None => all_devices(spec),
-    };
-    writable && linux["seccomp"].is_null() && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
-}
-
-/// True if every device is allowed.
-fn all_devices(spec: &Value) -> bool {
-    list(&spec["linux"]["resources"]["devices"]).iter().any(|rule| {
-        rule["allow"] == true
-            && rule["access"] == "rwm"
-            && rule["major"].is_null()
-            && rule["type"].as_str().is_none_or(|kind| kind == "a")
-    })
-}
-
-/// True for a mount that every container has: not where a volume lies on its place.
-pub fn is_usual(mount: &Value) -> bool {
-    USUAL_MOUNTS.contains(&cleaned(text(&mount["destination"])).as_str())
-        && mount["type"] != "bind"
-        && mount["type"] != "none"
-}
-
-/// Missing, zero or empty: what a spec writes for "not set".
-pub fn nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(set) => !set,
-        Value::Number(number) => number.as_i64() == Some(0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.values().all(nothing),
-    }
-}
-
-/// A label that holds JSON; null where it is missing.
-fn label_json(action: &Value, key: &str) -> Value {
-    action["Labels"][key].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
-}
-
 /// Variables of the action less our own image's and those that engines add.
 pub fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
     let hostname = format!("HOSTNAME={}", text(&action["Labels"]["nerdctl/hostname"]));
@@ -164,18 +114,6 @@ pub fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item 
         (!added && !login::is_of_login(variable) && !list(&own["Env"]).iter().any(|entry| entry == variable))
             .then_some(variable)
     })
-}
-
-/// The variable HOSTNAME of an action that nerdctl did not make: its last value.
-fn hostname_variable(action: &Value) -> Option<&str> {
-    let all = list(&action["Spec"]["process"]["env"]).iter().rev().map(text);
-    all.filter(|_| !made_by_nerdctl(action)).find_map(|variable| variable.strip_prefix("HOSTNAME="))
-}
-
-/// What the kernel takes as a hostname and resolvers as a name (hostname(7)).
-fn is_hostname(text: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (1..=64).contains(&text.len()) && text.chars().all(known) && !text.starts_with(['-', '.'])
 }
 
 /// A value of a flag that nerdctl reads as a line of CSV (pflag `StringSlice`).

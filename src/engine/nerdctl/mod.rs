@@ -11,11 +11,13 @@ mod log;
 mod process;
 pub mod refusal;
 pub mod seen;
+mod spec;
 mod waiter_call;
 
 use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,8 +32,8 @@ use self::waiter_call::WaiterParts;
 use super::json::differences;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Body, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress,
-    Refusal, Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress, Refusal,
+    Removal, Request, Seen, Which,
 };
 use crate::error::{Context, Failure};
 use crate::login::{self, Config, Login};
@@ -176,7 +178,7 @@ impl Nerdctl {
     }
 
     async fn create_once(&self, request: &Request) -> Result<Created, Refusal> {
-        let Creation { arguments, input } = &call_of(request)?.creation;
+        let Creation { arguments, input } = &request.body::<Call>()?.creation;
         let call: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let id = self.cli.run(&call, input).await.map_err(of_change)?;
         if id.trim().is_empty() {
@@ -241,7 +243,7 @@ impl Nerdctl {
     /// Asks for the action's published ports if its document does not show them: nerdctl sees them only if it sees the
     /// action's process. They cannot be published again.
     async fn hidden_ports(&self, action: &Value) -> Result<(), Failure> {
-        if !flags::made_by_nerdctl(action) || !action["Process"]["NetNS"].is_null() {
+        if !spec::made_by_nerdctl(action) || !action["Process"]["NetNS"].is_null() {
             return Ok(());
         }
         let id = action["ID"].as_str().unwrap_or_default();
@@ -261,7 +263,7 @@ impl Nerdctl {
             role,
             name: role.container_name(&order.action.name),
             handoff: order.duty.handoff.clone(),
-            body: Body::Nerdctl(Box::new(Call { creation, held_against })),
+            body: Rc::new(Call { creation, held_against }),
         };
         match self.user(order) {
             Ok(mut creation) => {
@@ -403,7 +405,7 @@ impl Engine for Nerdctl {
 
     fn complete<'a>(&'a self, request: &'a Request, id: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            let Some((action, own)) = &call_of(request)?.held_against else { return Ok(()) };
+            let Some((action, own)) = &request.body::<Call>()?.held_against else { return Ok(()) };
             let gone = || Refusal::new(Kind::Gone, "it was removed by somebody");
             let user = self.show(id, Detail::Whole).await?.ok_or_else(gone)?;
             // nerdctl would say so at start only (observed).
@@ -474,13 +476,6 @@ fn of_registry(error: CliError) -> Refusal {
     match error {
         CliError::Refused { message } => refusal_of_pull(message),
         other => of_change(other),
-    }
-}
-
-fn call_of(request: &Request) -> Result<&Call, Refusal> {
-    match &request.body {
-        Body::Nerdctl(call) => Ok(call),
-        _ => Err(Refusal::new(Kind::Final, "the request is another engine's")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::flags::made_by_nerdctl;
+use super::spec::made_by_nerdctl;
 use crate::engine::json::{list, text};
 use crate::engine::{Detail, Image, Kind, Life, Refusal, Seen, Whole};
 use crate::names::{LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role};

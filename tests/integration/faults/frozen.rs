@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use lab::agent::Agent;
 use lab::until::until;
 
-use super::captain::{Bench, LIMIT, NO_FAULT};
+use super::captain::{Bench, LIMIT, NO_FAULT, Rule};
 use crate::captain::log;
 use crate::fidelity::PlainCase;
 use crate::world::{USER, WAITER};
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     /// The waiter waits for an hour.
-    fn waiting(&self, rule: (&str, usize, &str)) -> Result<Agent> {
+    fn waiting<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<Agent> {
         let agent = self.served_with(rule, RUN, "3600")?;
         ensure!(agent.final_report(LIMIT)?.state == "SUCCESS", "{}", agent.log());
         until("the waiter to wait", LIMIT, || {

@@ -1,12 +1,12 @@
 //! Choosing an engine: the first that answers and knows us.
 
-use super::docker::Docker;
-use super::nerdctl::Nerdctl;
-use super::{Engine, Seen, Which};
+use crate::engine::docker::Docker;
+use crate::engine::nerdctl::Nerdctl;
+use crate::engine::{Engine, Seen, Which};
 use crate::error::Failure;
 use crate::identity;
 use crate::lifecycle::{Lifecycle, REACH_LIMIT};
-use crate::machine::Process;
+use crate::process::Process;
 use crate::settings::{Runtime, Settings};
 
 /// An engine that answered, and what was asked of it to see that.

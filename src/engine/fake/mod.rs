@@ -2,350 +2,28 @@
 //! and refuses what it is told to. Its lives and refusals are those that the real engines were seen to have
 //! (docker/seen.rs, docker/refusal.rs, nerdctl/seen.rs, nerdctl/refusal.rs and their recordings).
 
+mod world;
+
 use std::cell::{RefCell, RefMut};
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
+
+use self::world::short;
+pub use self::world::{Container, Fault, Ways, World};
 
 use super::{
-    About, Answer, Body, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress,
-    Refusal, Removal, Request, Seen, Which, Whole,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress, Refusal,
+    Removal, Request, Seen, Which, Whole,
 };
-use crate::error::Failure;
 use crate::login::Login;
-use crate::names::{HandoffId, Role};
+use crate::names::Role;
 use crate::reference::Reference;
 use crate::retry::{Retry, chance};
 use crate::ticket::Duty;
-
-/// Whose ways an engine has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ways {
-    /// The daemon goes on with a request whose client is gone; the agent removes its container whatever became of it;
-    /// a container that is gone is remembered by an event.
-    Docker,
-    /// nerdctl dies with its client, half-way if it comes so; a process is created, then started; the agent keeps the
-    /// container of an action that failed; `rm --force` says yes whatever happened.
-    Containerd,
-}
-
-/// What goes wrong at one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It is not done: no connection.
-    Refused,
-    /// It is done, and the answer is lost.
-    AnswerLost,
-    /// It is not done, for a reason that nobody knows (HTTP 500).
-    Unknown,
-    /// It takes 2 to 20 s.
-    Delay,
-    /// It is not done, and no answer comes for 15 or 30 s.
-    Hang,
-    /// It is done, and no answer comes for 15 or 30 s.
-    HangAfter,
-    /// The client gets SIGKILL before it is done.
-    KilledBefore,
-    /// The client gets SIGKILL just after it was done.
-    KilledAfter,
-    /// A forced removal is not done, and the engine says that it was (nerdctl).
-    Lie,
-}
-
-/// A container of the simulated engine.
-#[derive(Debug)]
-pub struct Container {
-    pub id: String,
-    pub name: String,
-    pub role: Option<Role>,
-    pub action: String,
-    pub handoff: String,
-    pub command: Vec<String>,
-    pub life: Life,
-    pub duty: Option<Box<Duty>>,
-    output: Vec<u8>,
-    /// How often its command began to run, and when it did last.
-    pub starts: u32,
-    pub started_at: Option<Instant>,
-    /// The engine starts it again if it fails, this often at most.
-    restarts_left: u32,
-    /// It was ended by a request, so it is not started again.
-    stopped: bool,
-    /// Its process said at ERROR that something failed.
-    pub said: bool,
-    /// A later attempt of the same action removed it.
-    pub superseded: bool,
-    process: Option<AbortHandle>,
-    signals: Option<mpsc::UnboundedSender<&'static str>>,
-}
-
-/// How a process is run: the simulation gives the engine this for waiters and user containers.
-pub type Spawn = Rc<dyn Fn(&Rc<RefCell<World>>, &str)>;
-
-/// The engine, its containers, and what happens to it.
-pub struct World {
-    pub ways: Ways,
-    pub containers: BTreeMap<String, Container>,
-    /// Containers that were removed, in their last state.
-    pub removed: Vec<Container>,
-    pub image_present: bool,
-    pub up: bool,
-    /// Counts the engine's lives: what was open breaks when it changes.
-    epoch: u32,
-    /// Exit codes of containers that are gone.
-    events: BTreeMap<String, i64>,
-    /// What goes wrong at which request, counted from 0.
-    pub faults: BTreeMap<usize, Fault>,
-    pub requests: usize,
-    /// What happens is noted.
-    pub traced: bool,
-    pub trace: Vec<String>,
-    pub violations: Vec<String>,
-    changes: watch::Sender<u64>,
-    next: u64,
-    spawn: Option<Spawn>,
-    pub begin: Instant,
-}
-
-impl World {
-    pub fn new(ways: Ways) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self {
-            ways,
-            containers: BTreeMap::new(),
-            removed: Vec::new(),
-            image_present: true,
-            up: true,
-            epoch: 0,
-            events: BTreeMap::new(),
-            faults: BTreeMap::new(),
-            requests: 0,
-            traced: false,
-            trace: Vec::new(),
-            violations: Vec::new(),
-            changes: watch::channel(0).0,
-            next: 1,
-            spawn: None,
-            begin: Instant::now(),
-        }))
-    }
-
-    /// Says how processes are run.
-    pub fn set_spawn(&mut self, spawn: Spawn) {
-        self.spawn = Some(spawn);
-    }
-
-    /// Notes what happens, if somebody is going to read it.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.traced {
-            let at = self.begin.elapsed().as_secs_f64();
-            self.trace.push(format!("{at:10.3}  {}", text()));
-        }
-    }
-
-    pub fn violate(&mut self, text: String) {
-        self.note(|| format!("VIOLATION: {text}"));
-        self.violations.push(text);
-    }
-
-    /// Wakes up whenever something changes.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    fn changed(&mut self) {
-        self.changes.send_modify(|count| *count += 1);
-    }
-
-    /// Makes a container. IDs have 64 hexadecimal digits, as real ones.
-    pub fn add(&mut self, name: &str, role: Option<Role>, handoff: Option<&HandoffId>, command: &[String]) -> String {
-        let id = format!("{:064x}", self.next);
-        self.next += 1;
-        let action = role.map_or("", |role| name.strip_suffix(&format!("-{}", role.as_str())).unwrap_or(name));
-        let container = Container {
-            id: id.clone(),
-            name: name.to_owned(),
-            role,
-            action: action.to_owned(),
-            handoff: handoff.map(|handoff| handoff.as_str().to_owned()).unwrap_or_default(),
-            command: command.to_vec(),
-            life: Life::Created,
-            duty: None,
-            output: Vec::new(),
-            starts: 0,
-            started_at: None,
-            restarts_left: if role == Some(Role::Waiter) { 3 } else { 0 },
-            stopped: false,
-            said: false,
-            superseded: false,
-            process: None,
-            signals: None,
-        };
-        self.containers.insert(id.clone(), container);
-        self.changed();
-        id
-    }
-
-    /// A container's process says something.
-    pub fn say(&mut self, id: &str, line: &str) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.output.extend_from_slice(line.as_bytes());
-        }
-        self.changed();
-    }
-
-    /// A container's process says at ERROR what failed.
-    pub fn fail(&mut self, id: &str, failure: &Failure) {
-        if let Some(container) = self.containers.get_mut(id) {
-            container.said = true;
-        }
-        self.note(|| format!("ERROR {}: {failure}: {}", short(id), failure.causes()));
-    }
-
-    /// Lets a container's process be known, which begins now.
-    pub fn begins(&mut self, id: &str, process: AbortHandle, signals: Option<mpsc::UnboundedSender<&'static str>>) {
-        let pid = u32::try_from(self.next).unwrap_or(1);
-        self.next += 1;
-        if let Some(container) = self.containers.get_mut(id) {
-            (container.process, container.signals) = (Some(process), signals);
-            container.life = Life::Running { pid: Some(pid) };
-            container.starts += 1;
-            container.started_at = Some(Instant::now());
-            let (name, starts) = (container.name.clone(), container.starts);
-            self.note(|| format!("{name} runs ({starts})"));
-        }
-        self.changed();
-    }
-
-    /// A container's process ended with this code.
-    pub fn ended(world: &Rc<RefCell<Self>>, id: &str, code: i64) {
-        let mut this = world.borrow_mut();
-        let Some(container) = this.containers.get_mut(id) else { return };
-        if !matches!(container.life, Life::Running { .. } | Life::Starting { .. }) {
-            return;
-        }
-        container.life = Life::Ended { code, note: String::new() };
-        (container.process, container.signals) = (None, None);
-        let name = container.name.clone();
-        let again = code != 0 && !container.stopped && container.restarts_left > 0;
-        this.events.insert(id.to_owned(), code);
-        this.note(|| format!("{name} ended with {code}"));
-        this.changed();
-        // Docker starts it again at once, containerd's monitor looks every 10 s.
-        let pause = if this.ways == Ways::Docker { Duration::from_millis(100) } else { Duration::from_secs(10) };
-        drop(this);
-        if again {
-            let (world, id) = (Rc::clone(world), id.to_owned());
-            tokio::task::spawn_local(async move {
-                sleep(pause).await;
-                Self::start_again(&world, &id);
-            });
-        }
-    }
-
-    /// The engine's own start of a container that failed.
-    fn start_again(world: &Rc<RefCell<Self>>, id: &str) {
-        let mut this = world.borrow_mut();
-        if !this.up {
-            return;
-        }
-        let Some(container) = this.containers.get_mut(id) else { return };
-        if !matches!(container.life, Life::Ended { code, .. } if code != 0) || container.restarts_left == 0 {
-            return;
-        }
-        container.restarts_left -= 1;
-        drop(this);
-        Self::run(world, id);
-    }
-
-    fn run(world: &Rc<RefCell<Self>>, id: &str) {
-        let spawn = world.borrow().spawn.clone();
-        if let Some(spawn) = spawn {
-            spawn(world, id);
-        }
-    }
-
-    /// SIGKILL to a container's process.
-    pub fn kill(world: &Rc<RefCell<Self>>, id: &str) {
-        let process = world.borrow_mut().containers.get_mut(id).and_then(|container| container.process.take());
-        if let Some(process) = process {
-            world.borrow_mut().note(|| format!("SIGKILL to {}", short(id)));
-            process.abort();
-            Self::ended(world, id, 137);
-        }
-    }
-
-    /// SIGTERM to a container's process.
-    pub fn terminate(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let name = container.name.clone();
-        if let Some(signals) = &container.signals {
-            let _ = signals.send("SIGTERM");
-            self.note(|| format!("SIGTERM to {name}"));
-        }
-    }
-
-    /// The engine goes away. Without live-restore (Docker) all containers end.
-    pub fn engine_down(world: &Rc<RefCell<Self>>, containers_live: bool, forgets: bool) {
-        let mut this = world.borrow_mut();
-        this.note(|| format!("the engine goes down; containers live: {containers_live}; forgets: {forgets}"));
-        this.up = false;
-        this.epoch += 1;
-        if forgets {
-            this.events.clear();
-        }
-        this.changed();
-        let ids: Vec<String> = this.containers.keys().cloned().collect();
-        drop(this);
-        if !containers_live {
-            for id in ids {
-                Self::kill(world, &id);
-            }
-        }
-    }
-
-    /// The engine is back, and starts what failed meanwhile.
-    pub fn engine_up(world: &Rc<RefCell<Self>>) {
-        let mut this = world.borrow_mut();
-        this.note(|| "the engine is back".into());
-        this.up = true;
-        this.changed();
-        let failed = |container: &&Container| {
-            container.restarts_left > 0 && matches!(container.life, Life::Ended { code, .. } if code != 0)
-        };
-        let ids: Vec<String> = this.containers.values().filter(failed).map(|found| found.id.clone()).collect();
-        drop(this);
-        ids.iter().for_each(|id| Self::start_again(world, id));
-    }
-
-    /// Removes a container for good; its process ends.
-    pub fn erase(world: &Rc<RefCell<Self>>, id: &str) {
-        if let Some(container) = world.borrow_mut().containers.get_mut(id) {
-            container.stopped = true;
-        }
-        Self::kill(world, id);
-        let mut this = world.borrow_mut();
-        if let Some(container) = this.containers.remove(id) {
-            this.note(|| format!("{} is removed", container.name));
-            this.removed.push(container);
-        }
-        this.changed();
-    }
-
-    fn find(&self, container: &str) -> Option<&Container> {
-        self.containers.get(container).or_else(|| self.containers.values().find(|found| found.name == container))
-    }
-
-    /// All containers that ever were.
-    pub fn all(&self) -> impl Iterator<Item = &Container> {
-        self.containers.values().chain(&self.removed)
-    }
-}
 
 /// The engine as one process reaches it.
 #[derive(Clone)]
@@ -510,10 +188,6 @@ impl FakeEngine {
     }
 }
 
-fn short(id: &str) -> &str {
-    id.trim_start_matches('0')
-}
-
 impl Engine for FakeEngine {
     fn about(&self) -> About {
         let containerd = self.world().ways == Ways::Containerd;
@@ -585,7 +259,7 @@ impl Engine for FakeEngine {
         }
         let request = |role: Role| {
             let name = role.container_name(&order.action.name);
-            let body = Body::Fake(Box::new(order.duty.clone()));
+            let body = Rc::new(order.duty.clone());
             Some(Request { role, name, handoff: order.duty.handoff.clone(), body })
         };
         let prepared = Prepared { user: request(Role::User), waiter: request(Role::Waiter), ..Prepared::default() };
@@ -601,9 +275,9 @@ impl Engine for FakeEngine {
                 }
                 let id = this.world().add(&request.name, Some(request.role), Some(&request.handoff), &[]);
                 this.world().note(|| format!("{} is created: {}", request.name, short(&id)));
-                let Body::Fake(duty) = request.body else { return Err(Refusal::new(Kind::Final, "not ours")) };
+                let duty = request.body::<Duty>()?.clone();
                 if let Some(found) = this.world().containers.get_mut(&id) {
-                    found.duty = Some(duty);
+                    found.duty = Some(Box::new(duty));
                 }
                 let starts = this.world().ways == Ways::Containerd && request.role == Role::Waiter;
                 if starts {

@@ -1,0 +1,51 @@
+//! A handoff that somebody stops.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::error::Failure;
+use crate::signals::StopSignals;
+
+/// How long creating containers may go on after a signal.
+const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Returns the step's result, or a failure as soon as somebody stops us.
+pub async fn or_stopped<T, E: From<Failure>>(
+    stop: &mut StopSignals,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::select! {
+        biased;
+        signal = stop.next() => Err(stopped(signal).into()),
+        result = step => result,
+    }
+}
+
+/// As [`or_stopped`], but a step that is under way gets [`LAST_STEP_LIMIT`] to come to its end.
+pub async fn finish_then_stop<T>(
+    stop: &mut StopSignals,
+    step: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::pin!(step);
+    tokio::select! {
+        biased;
+        result = &mut step => result,
+        signal = stop.next() => {
+            let _ = timeout(LAST_STEP_LIMIT, step).await;
+            Err(stopped(signal))
+        }
+    }
+}
+
+fn stopped(signal: &str) -> Failure {
+    Failure::new(format!("stopped by {signal} before the handoff was done"))
+        .field("timeout")
+        .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")
+}
+
+impl From<Failure> for Vec<Failure> {
+    fn from(failure: Failure) -> Self {
+        vec![failure]
+    }
+}
