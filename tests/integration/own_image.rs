@@ -32,30 +32,35 @@ pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
 
 const WORDS: &str = "IMAGE is waitdaemon itself";
 
-/// Repackaged: the same program with another configuration, so of another content; and under an init.
-const REPACKAGED: [(&str, &str, &[&str]); 2] = [
-    ("repackaged", "site/repackaged:2", &["/waitdaemon"]),
-    ("under-init", "site/under-init:2", &["/sbin/tini", "--", "/waitdaemon"]),
+/// The same program with another configuration, so of another content: archive, name, ENTRYPOINT, CMD.
+const REPACKAGED: [(&str, &str, &[&str], &[&str]); 3] = [
+    ("repackaged", "site/repackaged:2", &["/waitdaemon"], &[]),
+    ("under-init", "site/under-init:2", &["/sbin/tini", "--", "/waitdaemon"], &[]),
+    ("as-cmd", "site/as-cmd:2", &[], &["/waitdaemon", "reboot"]),
 ];
-/// Starts the program from a script, which no configuration shows.
+/// Started by a program that nobody knows, as an init would.
 const HIDDEN: (&str, &str) = ("hidden", "site/hidden:1");
 
 /// Makes the images of these cases, once for all of them.
 pub fn make_images() -> Result<()> {
-    for (file, name, entrypoint) in REPACKAGED {
-        let config =
-            json!({"Entrypoint": entrypoint, "Env": ["SITE=1"], "Labels": {"site": "1"}, "WorkingDir": "/tmp"});
+    for (file, name, entrypoint, cmd) in REPACKAGED {
+        let config = json!({"Entrypoint": entrypoint, "Cmd": cmd, "Env": ["SITE=1"], "Labels": {"site": "1"}, "WorkingDir": "/tmp"});
         image::waitdaemon_with(&archive(file), name, &own_program(), None, &config)?;
     }
     let entries = [
         Entry::File("waitdaemon", 0o755, own_program()),
-        Entry::Text("start.sh", 0o755, "#!/bin/sh\nexec /waitdaemon \"$@\"\n".into()),
+        Entry::Text("launch", 0o755, "#!/bin/sh\nexec \"$@\"\n".into()),
     ];
-    image::busybox(&archive(HIDDEN.0), HIDDEN.1, &json!({"Entrypoint": ["/start.sh"]}), &entries)
+    image::busybox(&archive(HIDDEN.0), HIDDEN.1, &json!({"Entrypoint": ["/launch", "/waitdaemon"]}), &entries)
 }
 
 fn archive(name: &str) -> std::path::PathBuf {
     images().join(format!("own-{name}.tar"))
+}
+
+/// A CMD counts only if the action has no command.
+fn command_for(image: &str) -> &'static [&'static str] {
+    if image.contains("as-cmd") { &[] } else { &["reboot"] }
 }
 
 fn refused(said: &Said) -> Result<()> {
@@ -66,14 +71,14 @@ fn is_refused(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     machine.docker(&["tag", "waitdaemon:dev", "mirror.example/tools/pause:3"])?;
     let mut names = vec!["waitdaemon:dev", "ghcr.io/waitdaemon/waitdaemon:latest", "mirror.example/tools/pause:3"];
-    for (file, name, _) in REPACKAGED {
+    for (file, name, ..) in REPACKAGED {
         machine.load(&archive(file))?;
         names.push(name);
     }
     for image in names {
         for dry in ["true", "false"] {
-            let action = Action::new(&machine).env("IMAGE", image).env("WAIT_SECONDS", "0").command(&["reboot"]);
-            let said = action.env("WAITDAEMON_DRY_RUN", dry).run()?;
+            let action = Action::new(&machine).env("IMAGE", image).env("WAIT_SECONDS", "0");
+            let said = action.env("WAITDAEMON_DRY_RUN", dry).command(command_for(image)).run()?;
             refused(&said).with_context(|| format!("{image}, dry run {dry}"))?;
             nothing_there(&machine)?;
         }
@@ -85,7 +90,7 @@ fn is_refused(engine: Engine) -> Result<()> {
 fn is_refused_once_it_is_pulled(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     let _registry = Registry::start(&machine, || machine.docker_command())?;
-    let (file, name, _) = REPACKAGED[0];
+    let (file, name, ..) = REPACKAGED[0];
     machine.load(&archive(file))?;
     for (from, image) in [("waitdaemon:dev", "127.0.0.1:5000/same:1"), (name, "127.0.0.1:5000/repackaged:1")] {
         machine.docker(&["tag", from, image])?;
@@ -145,7 +150,7 @@ fn says_why(lines: &[Value]) -> Result<()> {
 /// The agent reports FAILED; its log, and that nothing of ours is left.
 fn agent_refused(captain: &Captain, image: &str, dry: &str) -> Result<String> {
     let environment = json!({"IMAGE": image, "WAIT_SECONDS": "0", "WAITDAEMON_DRY_RUN": dry});
-    let agent = reported(captain, json!({"command": ["reboot"], "environment": environment}), "FAILED")?;
+    let agent = reported(captain, json!({"command": command_for(image), "environment": environment}), "FAILED")?;
     let text = agent.log();
     let line = text.lines().find(|line| line.contains(WORDS) && line.contains("environment.IMAGE"));
     line.with_context(|| format!("{image}, dry run {dry}: {text}"))?;
@@ -158,7 +163,7 @@ fn captain_is_refused() -> Result<()> {
     let captain = captain()?;
     captain.nerdctl(&["tag", "waitdaemon:dev", "mirror.example/tools/pause:3"])?;
     let mut names = vec!["waitdaemon:dev", "docker.io/library/waitdaemon:dev", "mirror.example/tools/pause:3"];
-    for (file, name, _) in REPACKAGED {
+    for (file, name, ..) in REPACKAGED {
         captain.load(&archive(file))?;
         names.push(name);
     }
@@ -173,7 +178,7 @@ fn captain_is_refused() -> Result<()> {
 fn captain_is_refused_once_it_is_pulled() -> Result<()> {
     let captain = captain()?;
     let _registry = Registry::start(&captain, || captain.nerdctl_command())?;
-    let (file, name, _) = REPACKAGED[0];
+    let (file, name, ..) = REPACKAGED[0];
     captain.load(&archive(file))?;
     for (from, image) in [("waitdaemon:dev", "127.0.0.1:5000/same:1"), (name, "127.0.0.1:5000/repackaged:1")] {
         captain.nerdctl(&["tag", from, image])?;

@@ -4,8 +4,9 @@
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
 //! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists), `hold-noted` (the
-//! same, and the log gets `ended` when the call has ended). After it was made: `lost` (containerd is away), `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program
-//! in Go writes it: it ends where nobody can read it; `warned` in the log where somebody could).
+//! same, and the log gets `ended` when the call has ended). After it was made: `lost` (containerd is away),
+//! `unknown-after`, `mute-after`, `stall-after`, `hold-after`, `warn-after` (a warning, as a program in Go writes it: it
+//! ends where nobody can read it; `warned` in the log where somebody could).
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -36,7 +37,7 @@ fn main() -> Result<ExitCode> {
         return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
     }
     note(&log, "fault")?;
-    if matches!(fault, "lost" | "mute-after" | "stall-after" | "warn-after") {
+    if matches!(fault, "lost" | "unknown-after" | "mute-after" | "stall-after" | "warn-after") {
         Command::new(REAL).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
     }
     if fault == "hold-after" {
@@ -50,7 +51,7 @@ fn main() -> Result<ExitCode> {
         "refuse" | "lost" => {
             fatal("cannot access containerd socket \"/run/containerd/containerd.sock\": connection refused")
         }
-        "unknown" => fatal("an error that nobody knows"),
+        "unknown" | "unknown-after" => fatal("an error that nobody knows"),
         "mute" | "mute-after" => {
             Command::new("sh").args(["-c", "kill -KILL $PPID"]).status()?;
             bail!("not killed")

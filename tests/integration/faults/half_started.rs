@@ -9,7 +9,7 @@ use lab::captain::Captain;
 use lab::until::until;
 use serde_json::json;
 
-use super::captain::LIMIT;
+use super::captain::{Bench as Calls, LIMIT};
 use crate::captain::{captain, containers, log, nothing_left};
 use crate::fidelity::PlainCase;
 use crate::world::{USER, WAITER};
@@ -20,6 +20,8 @@ pub fn cases() -> Vec<PlainCase> {
         ("captain::half_started::waiter_alone_is_killed".into(), Box::new(waiter_alone_is_killed)),
         ("captain::half_started::twice".into(), Box::new(twice)),
         ("captain::half_started::the_action_is_served_again".into(), Box::new(the_action_is_served_again)),
+        ("captain::half_started::nerdctl_says_nothing".into(), Box::new(nerdctl_says_nothing)),
+        ("captain::half_started::nerdctl_fails_after_it".into(), Box::new(nerdctl_fails_after_it)),
     ]
 }
 
@@ -167,4 +169,33 @@ fn the_action_is_served_again() -> Result<()> {
     let bench = Bench { captain, agent };
     ensure!(bench.captain.id_of(USER) != first, "the earlier attempt's user container is there: {}", bench.agent.log());
     bench.runs_once().with_context(|| containers(&bench.captain).unwrap_or_default())
+}
+
+/// nerdctl exits with 0 and has not started anything.
+fn nerdctl_says_nothing() -> Result<()> {
+    let bench = Calls::new()?;
+    let agent = bench.served((" start ", 1, "empty"))?;
+    bench.either(&agent)?;
+    ensure!(bench.runs() == 1 && bench.log().lines().any(|line| line == "fault"), "{}", bench.log());
+    Ok(())
+}
+
+/// nerdctl starts it and ends with an error that nobody knows: the user container runs, and is watched.
+fn nerdctl_fails_after_it() -> Result<()> {
+    let bench = Calls::new()?;
+    for (script, runs) in
+        [("echo run >> /out/runs", 1), ("echo run >> /out/runs; until [ -e /out/go ]; do sleep 0.1; done", 2)]
+    {
+        let agent = bench.served_with((" start ", 1, "unknown-after"), script, "0")?;
+        until("the watch", LIMIT, || {
+            let watched = bench.waiter_said(|line| line["message"] == "user container started");
+            Ok((watched || bench.runs() == runs && bench.captain.id_of(WAITER).is_none()).then_some(()))
+        })?;
+        ensure!(bench.log().lines().any(|line| line == "fault"), "the fault did not happen: {}", bench.log());
+        fs::write(bench.captain.out().join("go"), "")?;
+        ensure!(agent.final_report(LIMIT)?.state == "SUCCESS", "{}", agent.log());
+        bench.nothing_left()?;
+        ensure!(bench.runs() == runs, "it ran {} times", bench.runs());
+    }
+    Ok(())
 }
