@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use serde_json::Value;
+use waitdaemon::engine::docker::waiter_request::{self, WaiterParts, Way};
 use waitdaemon::engine::docker::{attach, pull, request as docker};
 use waitdaemon::engine::nerdctl::{check, flags as nerdctl};
 use waitdaemon::engine::tail::Tail;
@@ -123,16 +124,16 @@ pub fn docker_copy(data: &[u8]) {
     assert_eq!(made.create["Labels"]["waitdaemon.role"], "user");
     assert_eq!(made.create["HostConfig"]["AutoRemove"], false);
     assert_eq!(made.create["HostConfig"]["RestartPolicy"]["Name"], "no");
-    let parts = docker::WaiterParts {
+    let parts = WaiterParts {
         program: "/waiter",
         argument: String::new(),
         labels: &[],
-        way: docker::Way::Mounted(Path::new("/var/run/docker.sock")),
+        way: Way::Mounted(Path::new("/var/run/docker.sock")),
         foreign_socket: false,
         signals_init: false,
         needs_network: data.len().is_multiple_of(2),
     };
-    if let Some(waiter) = docker::waiter(&container, &parts) {
+    if let Some(waiter) = waiter_request::waiter(&container, &parts) {
         assert_eq!(waiter["Entrypoint"][0], "/waiter");
         assert_eq!(waiter["HostConfig"]["ReadonlyRootfs"], true);
         assert!(waiter["HostConfig"]["Privileged"].is_null());

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, plan, runs};
 use crate::engine::choose::{Reached, choose};
-use crate::engine::{Life, json};
+use crate::engine::{Life, Seen, json};
 use crate::error::{Context, Failure, exit};
 use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
@@ -110,7 +110,10 @@ impl Report {
                 self.failed(&Failure::new(taken).fix(failures::NAME_IS_TAKEN));
             }
         }
-        let earlier = plan.earlier.iter().map(|seen| match seen.life {
+        // In the order in which they would be removed.
+        let mut earlier: Vec<&Seen> = plan.earlier.iter().collect();
+        earlier.sort_by_key(|seen| seen.role != Some(Role::User));
+        let earlier = earlier.into_iter().map(|seen| match seen.life {
             Life::Running { .. } => format!("{} would be ended and removed", seen.name),
             _ => format!("{} would be removed", seen.name),
         });

@@ -54,7 +54,7 @@ fn while_the_user_container_runs(engine: Engine) -> Result<()> {
     let before = [running(&machine, USER)?, running(&machine, WAITER)?];
     for _ in 0..3 {
         let said = action.run_well()?;
-        ensure!(said.err.contains("leaving it alone"), "{said:?}");
+        ensure!(said.err.contains("is already running; leaving it alone"), "{said:?}");
         let now = [running(&machine, USER)?, running(&machine, WAITER)?];
         ensure!(now == before, "{before:?} became {now:?}");
     }

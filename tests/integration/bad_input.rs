@@ -169,7 +169,7 @@ fn nobody_listens_on_the_socket(engine: Engine) -> Result<()> {
     let mount = format!("{}:/var/run/docker.sock", path.display());
     let said = Action::new(&machine).without_socket().flags(&["-v", &mount]).env("IMAGE", "alpine").run();
     fs::remove_dir_all(&folder)?;
-    said?.expect(NO_ENGINE, "volumes", "nobody listens")?;
+    said?.expect(NO_ENGINE, "volumes", "nothing is listening on the Docker socket")?;
     nothing_there(&machine)
 }
 
@@ -181,7 +181,7 @@ fn dockerd_is_dead(engine: Engine) -> Result<()> {
     let run = output(machine.command(program).env_clear().env("IMAGE", "alpine"))?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let said = Said { code: run.status.code().unwrap_or(-1), out: text(run.stdout), err: text(run.stderr) };
-    said.expect(NO_ENGINE, "volumes", "nobody listens")
+    said.expect(NO_ENGINE, "volumes", "nothing is listening on the Docker socket")
 }
 
 fn nerdctl_is_not_there(engine: Engine) -> Result<()> {
@@ -195,7 +195,7 @@ fn name_is_taken_by_a_foreign_container(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     machine.docker(&["create", "--name", USER, "alpine", "true"])?;
     let said = Action::new(&machine).env("IMAGE", "alpine").run()?;
-    ensure!(said.code == FAILED && said.err.contains(USER) && said.err.contains("did not make"), "{said:?}");
+    ensure!(said.code == FAILED && said.err.contains(USER) && said.err.contains("did not create"), "{said:?}");
     let left = machine.containers()?;
     ensure!(left.len() == 1 && left[0]["Name"] == format!("/{USER}"), "the foreign container must stay: {left:?}");
     Ok(())

@@ -568,7 +568,10 @@ fn containerd_is_stopped() -> Result<()> {
     let said = lab::nest::output(run.args(["-m", "env", "-i", "IMAGE=alpine"]).arg(program))?;
     let text = String::from_utf8_lossy(&said.stderr);
     ensure!(said.status.code() == Some(12), "{}: {text}", said.status);
-    ensure!(text.contains("nerdctl does not answer") && text.contains("is not mounted"), "{text}");
+    ensure!(
+        text.contains("no answer from containerd by the host's nerdctl") && text.contains("is not mounted"),
+        "{text}"
+    );
     Ok(())
 }
 

@@ -102,7 +102,7 @@ fn name_is_taken_by_a_foreign_container() -> Result<()> {
     let agent = reported(&captain, json!({"environment": {"IMAGE": "alpine"}}), "FAILED")?;
     let text = agent.log();
     ensure!(
-        text.contains(&format!("cannot create the user container {USER}")) && text.contains("did not make"),
+        text.contains(&format!("cannot create the user container {USER}")) && text.contains("did not create"),
         "{text}"
     );
     ensure!(captain.inspect(USER)?["ID"] == foreign.trim(), "the foreign container must stay");

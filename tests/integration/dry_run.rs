@@ -123,7 +123,7 @@ fn an_earlier_attempt_is_seen(engine: Engine) -> Result<()> {
         |wait| Action::new(&machine).env("IMAGE", "alpine").env("WAIT_SECONDS", wait).command(&["sleep", "1000"]);
     action("3600").run_well()?;
     let (said, plan) = dry(&machine, action("0"))?;
-    let earlier = json!([format!("{WAITER} would be ended and removed"), format!("{USER} would be removed")]);
+    let earlier = json!([format!("{USER} would be removed"), format!("{WAITER} would be ended and removed")]);
     ensure!(said.code == 0 && plan["earlier_attempt"] == earlier, "{plan}");
     action("0").run_well()?;
     crate::world::await_event(&machine, "start", USER)?;
@@ -200,7 +200,7 @@ fn on_captain() -> Result<()> {
     // By the agent, with what nerdctl cannot say.
     let environment = json!({"IMAGE": "alpine", "HOSTNAME": "two words", "WAITDAEMON_DRY_RUN": "true"});
     reported(&captain, json!({"command": ["reboot"], "environment": environment}), "FAILED")?;
-    let refused = "cannot give the user container everything that the action has";
+    let refused = "cannot carry every setting of the action over to the user container";
     until("the problem in the log", LIMIT, || {
         let lines = captain.logged();
         let mut plans = lines.iter().map(|line| &line["plan"]);

@@ -176,7 +176,11 @@ fn not_a_container_of_this_engine(engine: Engine) -> Result<()> {
     let program = lab::paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
     let said = lab::machine::output(machine.command(program).env_clear().env("IMAGE", "alpine"))?;
     let text = String::from_utf8_lossy(&said.stderr);
-    ensure!(said.status.code() == Some(1) && text.contains("none of the containers"), "{}: {text}", said.status);
+    ensure!(
+        said.status.code() == Some(1) && text.contains("none of the containers of Docker Engine at"),
+        "{}: {text}",
+        said.status
+    );
     nothing_there(&machine)
 }
 

@@ -83,7 +83,7 @@ fn started_soon_after_404(machine: &Machine, smee: &Smee) -> Result<()> {
     let off = first(smee, "404")?;
     ensure!(started > off, "started {:.3} s before netboot was off", off - started);
     ensure!(started - off < STARTED_SOON, "started {:.3} s after netboot was off", started - off);
-    let came = seconds(&line(machine, "came: netboot")?)? - off;
+    let came = seconds(&line(machine, "signal received: netboot")?)? - off;
     ensure!((0.0..SOON).contains(&came), "seen {came:.3} s after netboot was off");
     ensure!(count(machine, "start", USER)? == 1, "it started more than once");
     Ok(())
@@ -116,7 +116,7 @@ fn only_two_answers_in_a_row_count(engine: Engine) -> Result<()> {
     }
     smee.say("hang")?;
     smee.asked(2, LIMIT)?;
-    line(&machine, "nobody answers")?;
+    line(&machine, "no response while waiting for netboot")?;
     drop(smee);
     until("the waiter to find nobody", LIMIT, || {
         let (_, err) = log(&machine, WAITER)?;
@@ -151,7 +151,7 @@ fn expired_it_runs_or_not(engine: Engine) -> Result<()> {
     let host = host(&machine)?;
     let waits = || waits(&machine, &host).env("WAITDAEMON_WAIT_MAX_SECONDS", "2");
     waits().env("WAITDAEMON_WAIT_EXPIRED", "abort").run_well()?;
-    let said = line(&machine, "waited 2 s in vain for netboot")?;
+    let said = line(&machine, "timed out after 2 s waiting for netboot")?;
     ensure!(said["level"] == "ERROR" && said["field"] == "environment.WAITDAEMON_WAIT_FOR", "{said}");
     ensure!(said["fix"].as_str().is_some_and(|fix| fix.contains("toggleAllowNetboot")), "{said}");
     ensure!(await_event(&machine, "die", WAITER)?.exit_code == Some(2), "the waiter did not end with 2");
@@ -163,7 +163,7 @@ fn expired_it_runs_or_not(engine: Engine) -> Result<()> {
     let ended = machine.events()?.into_iter().rfind(|event| event.action == "die" && event.name == ACTION);
     let waited = started - ended.context("no end of the action")?.time;
     ensure!((2.0..7.0).contains(&waited), "started {waited:.3} s after the action's end");
-    ensure!(line(&machine, "waited 2 s in vain")?["level"] == "ERROR", "no error");
+    ensure!(line(&machine, "timed out after 2 s waiting for netboot")?["level"] == "ERROR", "no error");
     Ok(())
 }
 
@@ -246,7 +246,7 @@ fn found_out_before_success(engine: Engine) -> Result<()> {
     // 0 is what WAIT_SECONDS is beside a signal; without the signal it would be too soon.
     let said = waits(&machine, &host).env("WAIT_SECONDS", "0").run_well()?;
     ensure!(said.err.contains("\"level\":\"WARN\"") && said.err.contains("no boot script"), "{said:?}");
-    let waiting = line(&machine, "waiting")?;
+    let waiting = line(&machine, "starting the wait")?;
     ensure!(waiting["wait_seconds"] == 10, "{waiting}");
     ensure!(event(&machine, "start", USER)?.is_none(), "started at once");
     ensure!(machine.inspect(WAITER)?["HostConfig"]["NetworkMode"] == "none", "the waiter has a network");
@@ -292,7 +292,9 @@ fn on_captain(host: &str, more: &Value) -> Result<()> {
     ensure!(answers.iter().all(|answer| answer.path == SCRIPT), "{answers:?}");
     ensure!(answers.iter().filter(|answer| answer.said == "404").count() == 2, "{answers:?}");
     let lines = captain.logged();
-    let came = lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.starts_with("came: netboot")));
+    let came = lines
+        .iter()
+        .find(|line| line["message"].as_str().is_some_and(|text| text.starts_with("signal received: netboot")));
     let came = seconds(came.with_context(|| format!("{lines:?}"))?)? - first(&smee, "404")?;
     ensure!((0.0..SOON).contains(&came), "seen {came:.3} s after netboot was off");
     let started = ran.metadata()?.modified()?.duration_since(UNIX_EPOCH)?.as_secs_f64() - first(&smee, "404")?;
@@ -310,7 +312,8 @@ fn never_two_in_a_row() -> Result<()> {
     let error = until("the waiter's error", LIMIT, || {
         Ok(captain.logged().into_iter().find(|line| line["level"] == "ERROR" && line["phase"] == "waiter"))
     })?;
-    let said = error["message"].as_str().is_some_and(|text| text.starts_with("waited 6 s in vain for netboot"));
+    let said =
+        error["message"].as_str().is_some_and(|text| text.starts_with("timed out after 6 s waiting for netboot"));
     ensure!(said && error["field"] == "environment.WAITDAEMON_WAIT_FOR", "{error}");
     until("the user container's removal", LIMIT, || Ok(captain.id_of(USER).is_none().then_some(())))?;
     ensure!(!captain.out().join("ran").exists(), "it ran without two answers in a row");

@@ -123,7 +123,7 @@ fn lines_are_json_with_the_documented_fields(engine: Engine) -> Result<()> {
     let last = lines.last().context("no line")?;
     ensure!(last["action"] == crate::world::ACTION && last["wait_seconds"] == 30, "{last}");
     ensure!(lines.iter().any(|line| line["level"] == "DEBUG"), "no DEBUG line");
-    ensure!(said.err.contains("WAITDAEMON_WATCH_SECOND is no variable"), "the typing error is not noticed: {said:?}");
+    ensure!(said.err.contains("unknown variable WAITDAEMON_WATCH_SECOND"), "the typing error is not noticed: {said:?}");
     until("the waiter's line", LIMIT, || {
         Ok(log(&machine, WAITER)?.0.iter().any(|line| line["message"] == "armed").then_some(()))
     })

@@ -219,7 +219,7 @@ impl Run {
         let lines: Vec<String> = self.vm.lines().into_iter().map(|(_, line)| line).collect();
         // A long line is there in pieces.
         let agent: String = lines.iter().filter_map(|line| line.split_once("] AGENT ")).map(|(_, said)| said).collect();
-        let proved = agent.split_once("own container proved").map(|(_, after)| after).context("no proof")?;
+        let proved = agent.split_once("identified the action container").map(|(_, after)| after).context("no proof")?;
         let proved = &proved[..proved.find("proof").with_context(|| self.tail())?];
         let own = |(_, (id, _)): &(usize, (String, f64))| proved.contains(id.as_str());
         let ends = lines.iter().enumerate().filter_map(|(number, line)| Some((number, ended_with_0(line)?)));

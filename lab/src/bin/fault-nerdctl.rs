@@ -1,6 +1,8 @@
 //! Stands in for nerdctl on a machine of the tests: passes every call to the real one, /usr/local/bin/nerdctl.real,
-//! but for the NTH whose arguments contain PATTERN: there the FAULT happens. All three are lines of the
-//! file /run/fault-nerdctl/rule; /run/fault-nerdctl/log gets a line for each call, and `fault` where it happened.
+//! but for the NTH whose arguments contain PATTERN, of those that come after a call with the words AFTER: there the
+//! FAULT happens. All four are lines of the file /run/fault-nerdctl/rule, and AFTER may be empty; /run/fault-nerdctl/log
+//! gets a line for each call, and `fault` where it happened. In both, a container's ID reads `{1}`, `{2}` and so on, in
+//! the order in which calls first name them; /run/fault-nerdctl/ids has them.
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an error that nobody knows), `mute` (killed),
 //! `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until /run/fault-nerdctl/go exists), `hold-noted` (the
@@ -9,7 +11,7 @@
 //! ends where nobody can read it; `warned` in the log where somebody could).
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -25,14 +27,17 @@ const FOLDER: &str = "/run/fault-nerdctl";
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let call = arguments.join(" ").replace('\n', " ");
+    let call = with_numbers(arguments.join(" ").replace('\n', " "))?;
     let rule = fs::read_to_string(format!("{FOLDER}/rule"))?;
-    let [pattern, nth, fault] = rule.lines().collect::<Vec<_>>()[..] else { bail!("no rule of three lines") };
+    let [pattern, nth, after, fault] = rule.lines().collect::<Vec<_>>()[..] else { bail!("no rule of four lines") };
     let log = format!("{FOLDER}/log");
     let before = fs::read_to_string(&log).unwrap_or_default();
     note(&log, &call)?;
-    let hit = call.contains(pattern)
-        && before.lines().filter(|line| line.contains(pattern)).count() + 1 == nth.parse::<usize>().context("NTH")?;
+    let mut since = before.lines().skip_while(|line| !after.is_empty() && !line.contains(after));
+    let due = after.is_empty() || since.next().is_some();
+    let hit = due
+        && call.contains(pattern)
+        && since.filter(|line| line.contains(pattern)).count() + 1 == nth.parse::<usize>().context("NTH")?;
     if !hit {
         return Err(Command::new(REAL).args(&arguments).exec()).context("cannot run the real nerdctl");
     }
@@ -87,6 +92,25 @@ fn main() -> Result<ExitCode> {
         }
         other => bail!("no such fault: {other}"),
     }
+}
+
+/// The call with a container's number in place of its ID. Two calls may run side by side.
+fn with_numbers(call: String) -> Result<String> {
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(format!("{FOLDER}/ids"))?;
+    file.lock()?;
+    let mut known = String::new();
+    file.read_to_string(&mut known)?;
+    let mut ids: Vec<&str> = known.lines().collect();
+    let words = call.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64);
+    for id in words {
+        if !ids.contains(&id) {
+            writeln!(file, "{id}")?;
+            ids.push(id);
+        }
+    }
+    let numbered =
+        ids.iter().enumerate().fold(call.clone(), |text, (n, id)| text.replace(id, &format!("{{{}}}", n + 1)));
+    Ok(numbered)
 }
 
 /// Waits for the word to go on.

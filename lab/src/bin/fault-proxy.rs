@@ -1,8 +1,9 @@
 //! fault-proxy LISTEN TARGET LOG METHOD PATH NTH FAULT: stands between a client and a real server, each an address
 //! or the path of a socket: a Docker Engine, or an image registry. Each connection's request goes through
 //! untouched, but for the NTHs (such as 1 or 1,2 or all, or `next`: the first after LOG.next was made) whose method is
-//! METHOD (`*`: any) and whose path contains PATH: there the FAULT happens. LOG gets a line for each request, and `fault` where it happened. To an address,
-//! each request has a connection of its own.
+//! METHOD (`*`: any) and whose path contains PATH: there the FAULT happens. LOG gets a line for each request, and `fault`
+//! where it happened. In both, a container's ID reads `{1}`, `{2}` and so on, in the order in which requests first name
+//! them. To an address, each request has a connection of its own.
 //!
 //! Before the server gets the request: `refuse` (close), a status such as `503`, `garbage` (no HTTP), `not-json`,
 //! `empty` (status 200 and nothing), `not-object` (status 200 and `null`), `stall` (no answer, for ever), `delay` (2 s),
@@ -15,8 +16,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,6 +35,8 @@ struct Rule {
     fault: String,
     log: PathBuf,
     seen: AtomicUsize,
+    /// The IDs of containers that requests have named.
+    ids: Mutex<Vec<String>>,
 }
 
 fn main() -> Result<()> {
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         fault: fault.clone(),
         log: log.into(),
         seen: AtomicUsize::new(0),
+        ids: Mutex::default(),
     });
     let spawn = |client| {
         let (target, rule) = (target.clone(), Arc::clone(&rule));
@@ -128,6 +132,7 @@ fn serve(mut client: Stream, target: &str, rule: &Rule) -> Result<()> {
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     let mut words = line.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = rule.with_numbers(path);
     let hit = (rule.method == "*" || method == rule.method)
         && path.contains(&rule.path)
         && rule.is_meant(rule.seen.fetch_add(1, Ordering::SeqCst) + 1);
@@ -199,6 +204,20 @@ fn serve(mut client: Stream, target: &str, rule: &Rule) -> Result<()> {
 }
 
 impl Rule {
+    /// The path with the container's number in place of its ID.
+    fn with_numbers(&self, path: &str) -> String {
+        let Some(id) = path.split_once("/containers/").and_then(|(_, rest)| rest.get(..64)) else { return path.into() };
+        if !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return path.into();
+        }
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ids.iter().position(|known| known == id).unwrap_or_else(|| {
+            ids.push(id.to_owned());
+            ids.len() - 1
+        });
+        path.replacen(id, &format!("{{{}}}", known + 1), 1)
+    }
+
     fn is_meant(&self, nth: usize) -> bool {
         if self.next {
             return std::fs::remove_file(self.log.with_extension("next")).is_ok();

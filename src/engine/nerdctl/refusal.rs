@@ -50,6 +50,8 @@ fn kind_of(message: &str) -> Option<Kind> {
         Kind::NameTaken { by: message.split_once("is already used by ID \"").and_then(|(_, rest)| quoted(rest)) }
     } else if says("exec: \"") {
         Kind::NotExecutable
+    } else if says("image not available") {
+        Kind::ImageMissing
     } else if says("invalid reference format") || says("could not parse reference") {
         Kind::NotAnImageName
     } else if PASSING.iter().any(|words| says(words)) {
@@ -101,7 +103,8 @@ mod tests {
                 },
                 "start what cannot be executed" => Kind::NotExecutable,
                 "inspect an image by no name" => Kind::NotAnImageName,
-                "create with an image that is not there" | "remove a container that runs" => Kind::Final,
+                "create with an image that is not there" => Kind::ImageMissing,
+                "remove a container that runs" => Kind::Final,
                 "containerd is away" => Kind::MayPass(Retry::UntilDeadline),
                 other => panic!("unknown row {other}"),
             };

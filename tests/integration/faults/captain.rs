@@ -13,14 +13,34 @@ use lab::until::until;
 use serde_json::{Value, json};
 
 use super::kills::Left;
-use super::steps::{CALLS, Call, Expect, Fault};
+use super::steps::{CALLS, Call, Expect, Fault, HOW_THE_ACTION_ENDED};
 use crate::captain::log;
 use crate::world::{ACTION, USER, WAITER, images, is_meant, own_image};
 
 /// Longer than two calls that stall.
 pub const LIMIT: Duration = Duration::from_secs(150);
 /// A rule that fits no call.
-pub const NO_FAULT: (&str, usize, &str) = ("no call has these words", 1, "refuse");
+pub const NO_FAULT: Rule = Rule { pattern: "no call has these words", nth: 1, after: "", fault: "refuse" };
+
+/// A fault at the nth call that has the pattern, of those after a call with the words `after`.
+#[derive(Clone, Copy)]
+pub struct Rule<'a> {
+    pattern: &'a str,
+    nth: usize,
+    after: &'a str,
+    fault: &'a str,
+}
+
+impl<'a> Rule<'a> {
+    pub fn at(call: &'a Call, fault: &'a str) -> Self {
+        Self { pattern: call.pattern, nth: call.nth, after: call.after, fault }
+    }
+
+    /// At the first call that has the pattern.
+    pub fn first(pattern: &'a str, fault: &'a str) -> Self {
+        Self { pattern, nth: 1, after: "", fault }
+    }
+}
 
 /// Runs an action for each call, and the fault happens there.
 pub fn at_every_call(fault: &Fault) -> Result<()> {
@@ -34,7 +54,7 @@ pub fn action_is_killed() -> Result<()> {
         |call| call.name.starts_with("handoff"),
         &["hold-after"],
         |bench, call, when| {
-            let agent = bench.served((call.pattern, call.nth, when))?;
+            let agent = bench.served(Rule::at(call, when))?;
             bench.held()?;
             bench.kill(ACTION)?;
             let report = agent.final_report(LIMIT)?;
@@ -71,13 +91,11 @@ pub fn an_empty_answer_is_no_success() -> Result<()> {
 
 fn killed_when_armed(fault: Option<&str>) -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.served(("run --detach", 1, "hold-after"))?;
+    let agent = bench.served(Rule::first("run --detach", "hold-after"))?;
     bench.held()?;
     until("the waiter to be armed", LIMIT, || Ok(bench.waiter_said(|line| line["message"] == "armed").then_some(())))?;
     if let Some(fault) = fault {
-        let question = "container inspect";
-        let asked = bench.log().lines().filter(|line| line.contains(question)).count();
-        bench.rule((question, asked + 1, fault))?;
+        bench.rule(Rule::first(HOW_THE_ACTION_ENDED, fault))?;
     }
     bench.kill(ACTION)?;
     let report = agent.final_report(LIMIT)?;
@@ -92,7 +110,7 @@ fn killed_when_armed(fault: Option<&str>) -> Result<()> {
 /// The agent dies while the action runs, so nobody reports its exit code 0: the server serves it again.
 pub fn agent_is_killed() -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.served(("run --detach", 1, "hold"))?;
+    let agent = bench.served(Rule::first("run --detach", "hold"))?;
     bench.held()?;
     drop(agent);
     bench.go()?;
@@ -109,7 +127,7 @@ pub fn agent_is_killed() -> Result<()> {
 /// must come to its end all the same.
 pub fn nerdctl_warns_after_the_waiters_end() -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.served((" rm ", 2, "warn-after"))?;
+    let agent = bench.served(Rule::first(" rm --force --volumes {3}", "warn-after"))?;
     bench.either(&agent)?;
     until("nerdctl's end", LIMIT, || Ok(bench.log().lines().any(|line| line == "warned").then_some(())))
 }
@@ -121,7 +139,11 @@ pub fn waiter_is_killed() -> Result<()> {
         |call| call.name.starts_with("waiter"),
         &["hold", "hold-after"],
         |bench, call, when| {
-            let agent = bench.served((call.pattern, call.nth, when))?;
+            // Of its own removal it never gets an answer.
+            if call.name.ends_with("remove itself") && when == "hold-after" {
+                return Ok(());
+            }
+            let agent = bench.served(Rule::at(call, when))?;
             bench.held()?;
             bench.kill(WAITER)?;
             bench.go()?;
@@ -136,7 +158,7 @@ pub fn engine_is_killed() -> Result<()> {
         |_| true,
         &["hold"],
         |bench, call, when| {
-            let agent = bench.served((call.pattern, call.nth, when))?;
+            let agent = bench.served(Rule::at(call, when))?;
             bench.held()?;
             bench.systemctl(&["kill", "--kill-whom=main", "--signal=KILL"])?;
             // A start that comes before systemd has seen the end fails with that end.
@@ -211,7 +233,7 @@ impl Bench {
     }
 
     fn at_call(&self, call: &Call, fault: &Fault) -> Result<()> {
-        let agent = self.served((call.pattern, call.nth, fault.name))?;
+        let agent = self.served(Rule::at(call, fault.name))?;
         let report = agent.final_report(LIMIT)?;
         let expected = call.expect(fault);
         let succeeded = report.state == "SUCCESS";
@@ -229,14 +251,15 @@ impl Bench {
         Ok(())
     }
 
-    /// Lets an agent run the action, with a fault at a call: its pattern, which of those that fit, and what.
-    pub fn served(&self, rule: (&str, usize, &str)) -> Result<Agent> {
+    /// Lets an agent run the action, with a fault at a call.
+    pub fn served(&self, rule: Rule) -> Result<Agent> {
         self.served_with(rule, "echo run >> /out/runs", "0")
     }
 
     /// As [`Bench::served`]: what the user container's shell runs, and WAIT_SECONDS.
-    pub fn served_with(&self, rule: (&str, usize, &str), script: &str, wait: &str) -> Result<Agent> {
+    pub fn served_with(&self, rule: Rule, script: &str, wait: &str) -> Result<Agent> {
         fs::write(self.folder.join("log"), "")?;
+        fs::write(self.folder.join("ids"), "")?;
         self.rule(rule)?;
         let _ = fs::remove_file(self.folder.join("go"));
         let action = json!([{
@@ -251,9 +274,9 @@ impl Bench {
         Agent::start(&self.captain, Runtime::Containerd, &file)
     }
 
-    /// Lets a fault happen at a call: its pattern, which of those that fit, and what.
-    pub fn rule(&self, (pattern, nth, fault): (&str, usize, &str)) -> Result<()> {
-        Ok(fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{fault}\n"))?)
+    /// Lets a fault happen at a call.
+    pub fn rule(&self, Rule { pattern, nth, after, fault }: Rule) -> Result<()> {
+        Ok(fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{after}\n{fault}\n"))?)
     }
 
     /// The invariant where either may be: SUCCESS, and it ran once; or not, and it never ran.
@@ -326,6 +349,12 @@ impl Bench {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// How a container's ID reads in the log.
+    pub fn number(&self, id: &str) -> String {
+        let ids = fs::read_to_string(self.folder.join("ids")).unwrap_or_default();
+        ids.lines().position(|known| known == id).map_or_else(|| "no number".into(), |at| format!("{{{}}}", at + 1))
     }
 
     /// The real nerdctl.

@@ -33,7 +33,12 @@ impl Left {
 
 /// What must be left where the action is killed while the engine has just done this step's request.
 pub fn left(step: &Step) -> Left {
-    let made = ["create the user container", "create the waiter", "listen to the waiter"];
+    let made = [
+        "create the user container",
+        "create the waiter",
+        "listen to the waiter",
+        "look at the waiter before its start",
+    ];
     if made.iter().any(|name| step.name.ends_with(name)) { Left::Created } else { Left::Nothing }
 }
 

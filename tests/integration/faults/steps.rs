@@ -15,33 +15,40 @@ const fn step(name: &'static str, method: &'static str, path: &'static str, nth:
     Step { name, request: (method, path, nth), newer_only: false }
 }
 
-/// In the order in which they are made.
-pub const STEPS: [Step; 19] = [
+/// In the order in which they are made; some run side by side. A container's ID reads as fault-proxy shows it: `{1}` is
+/// the action's, `{2}` the waiter's, `{3}` the user container's.
+pub const STEPS: [Step; 23] = [
     step("handoff: is the engine there", "GET", "/_ping", 1),
-    step("handoff: inspect the candidate", "GET", "/containers/", 1),
-    step("handoff: listen to our own voice", "POST", "attach?stream=1&stdout=1", 1),
-    step("handoff: inspect our own image", "GET", "/images/sha256", 1),
+    step("handoff: list containers of ours", "GET", "waitdaemon.action", 1),
+    step("handoff: inspect the candidate", "GET", "{1}/json", 1),
     Step { newer_only: true, ..step("handoff: inspect in an older version", "GET", "/v1.51/", 1) },
-    step("handoff: list earlier attempts", "GET", "waitdaemon.action", 1),
     step("handoff: inspect IMAGE", "GET", "/images/alpine/json", 1),
+    step("handoff: listen to our own voice", "POST", "{1}/attach", 1),
+    step("handoff: inspect our own image", "GET", "/images/sha256", 1),
     step("handoff: create the user container", "POST", "create?name=tinkerbell_last_a0-user", 1),
     step("handoff: create the waiter", "POST", "create?name=tinkerbell_last_a0-waiter", 1),
-    step("handoff: listen to the waiter", "POST", "attach?stream=1&stdout=1&stderr=1", 1),
-    step("handoff: start the waiter", "POST", "/start", 1),
-    step("waiter: wait for the action's end", "POST", "/wait", 1),
+    step("handoff: listen to the waiter", "POST", "{2}/attach", 1),
+    step("handoff: look at the waiter before its start", "GET", "{2}/json", 1),
+    step("handoff: start the waiter", "POST", "{2}/start", 1),
+    step("waiter: wait for the action's end", "POST", "{1}/wait", 1),
     step("waiter: inspect itself", "GET", "a0-waiter/json", 1),
     step("waiter: inspect the user container", "GET", "a0-user/json", 1),
-    step("waiter: listen to the user container", "POST", "attach?stream=1&stdout=1&stderr=1", 2),
-    step("waiter: start the user container", "POST", "/start", 2),
-    step("waiter: wait for the user container's end", "POST", "/wait", 2),
-    step("waiter: remove the user container", "DELETE", "/containers/", 1),
-    step("waiter: remove itself", "DELETE", "/containers/", 2),
+    step("waiter: listen to the user container", "POST", "{3}/attach", 1),
+    step("waiter: look at the user container before its start", "GET", "{3}/json", 1),
+    step("waiter: start the user container", "POST", "{3}/start", 1),
+    step("waiter: wait for the user container's end", "POST", "{3}/wait", 1),
+    step("waiter: ask how the user container ended", "GET", "{3}/json", 2),
+    step("waiter: remove the user container", "DELETE", "{3}", 1),
+    step("waiter: see that the user container is gone", "GET", "{3}/json", 3),
+    step("waiter: remove itself", "DELETE", "{2}", 1),
 ];
 
-/// The requests by which a handoff that failed removes what it made.
-pub const CLEAN_UP: [Step; 2] = [
+/// The requests by which a handoff that failed removes what it made. The waiter is the second container that it names.
+pub const CLEAN_UP: [Step; 4] = [
     step("clean-up: list what this handoff made", "GET", "waitdaemon.handoff", 1),
-    step("clean-up: remove the waiter", "DELETE", "/containers/", 1),
+    step("clean-up: look at the waiter", "GET", "{2}/json", 1),
+    step("clean-up: remove the waiter", "DELETE", "{2}", 1),
+    step("clean-up: see that the waiter is gone", "GET", "{2}/json", 2),
 ];
 
 /// Something that goes wrong once.
@@ -109,31 +116,46 @@ pub struct Call {
     pub pattern: &'static str,
     /// Counted from 1.
     pub nth: usize,
+    /// Only those that come after a call with these words; may be empty.
+    pub after: &'static str,
     /// It changes nothing and can be made twice.
     pub question: bool,
 }
 
 const fn question(name: &'static str, pattern: &'static str, nth: usize) -> Call {
-    Call { name, pattern, nth, question: true }
+    Call { name, pattern, nth, after: "", question: true }
 }
 
 const fn change(name: &'static str, pattern: &'static str, nth: usize) -> Call {
-    Call { name, pattern, nth, question: false }
+    Call { name, pattern, nth, after: "", question: false }
 }
 
-/// In the order in which they are made.
-pub const CALLS: [Call; 10] = [
-    question("handoff: list earlier attempts", "--filter label=waitdaemon.action", 1),
-    question("handoff: inspect the candidate", "container inspect", 1),
+/// In the order in which they are made; some run side by side. A container's ID reads as fault-nerdctl shows it: `{1}` is
+/// the action's, `{2}` the user container's, `{3}` the waiter's.
+pub const CALLS: [Call; 16] = [
+    question("handoff: list containers of ours", "--filter label=waitdaemon.action", 1),
+    question("handoff: inspect the candidate", "--mode=native {1}", 1),
     question("handoff: inspect IMAGE", "image inspect --mode=native alpine", 1),
     question("handoff: inspect our own image", "--mode=native docker.io/library/waitdaemon:dev", 1),
     change("handoff: create the user container", "create --name=", 1),
-    question("handoff: inspect the user container", "container inspect", 2),
+    question("handoff: inspect the user container", "--mode=native {2}", 1),
     change("handoff: create and start the waiter", "run --detach --name tinkerbell_last_a0-waiter", 1),
     question("waiter: inspect itself and the user container", "tinkerbell_last_a0-waiter tinkerbell_last_a0-user", 1),
-    change("waiter: start the user container", " start ", 1),
-    change("waiter: remove the user container", " rm ", 1),
+    question("waiter: ask how the action ended", HOW_THE_ACTION_ENDED, 1),
+    question("waiter: look at the user container before its start", ".Process}}} {2}", 1),
+    change("waiter: start the user container", " start {2}", 1),
+    Call { after: " start {2}", ..question("waiter: find the user container's process", ".Process}}} {2}", 1) },
+    Call { after: " start {2}", ..question("waiter: ask how the user container ended", ".Process}}} {2}", 2) },
+    change("waiter: remove the user container", " rm --volumes {2}", 1),
+    Call {
+        after: " rm --volumes {2}",
+        ..question("waiter: see that the user container is gone", ".Process}}} {2}", 1)
+    },
+    change("waiter: remove itself", " rm --force --volumes {3}", 1),
 ];
+
+/// By which the waiter asks about the action's container.
+pub const HOW_THE_ACTION_ENDED: &str = ".Process}}} {1}";
 
 /// What goes wrong once with nerdctl.
 pub const CALL_FAULTS: [Fault; 10] = [
@@ -160,7 +182,7 @@ impl Call {
         match (fault.name, self.name) {
             // Whatever changes something and is refused with words that say no more is final.
             ("unknown", "waiter: start the user container") => Expect::Said,
-            ("unknown", "waiter: remove the user container") => Expect::Ran,
+            ("unknown", "waiter: remove the user container" | "waiter: remove itself") => Expect::Ran,
             ("unknown", _) if !self.question => Expect::Failed,
             // It is how nerdctl says that there is no such image, and here is no registry to pull it from.
             ("empty", "handoff: inspect IMAGE") => Expect::Failed,
