@@ -9,7 +9,7 @@ use lab::until::until;
 use serde_json::{Value, json};
 
 use crate::captain::{captain, containers, log, nothing_left, reported};
-use crate::faults::captain::{Bench, LIMIT as LONG, NO_FAULT};
+use crate::faults::captain::{Bench, LIMIT as LONG, NO_FAULT, Rule};
 use crate::world::{LIMIT, USER, WAITER};
 
 pub fn cases() -> Vec<(&'static str, crate::Plain)> {
@@ -95,7 +95,7 @@ fn the_start_comes_first() -> Result<()> {
     let agent = bench.served_with(NO_FAULT, &script, "15")?;
     ensure!(agent.final_report(LONG)?.state == "SUCCESS", "{}", agent.log());
     drop(agent);
-    let agent = bench.served_with((" rm ", 1, "hold"), &script, "15")?;
+    let agent = bench.served_with(Rule::first(" rm ", "hold"), &script, "15")?;
     bench.held()?;
     until("the user container's start", LIMIT, || Ok((bench.runs() == 1).then_some(())))?;
     let user = running(&bench.captain, USER)?;
@@ -110,7 +110,7 @@ fn the_start_comes_first() -> Result<()> {
 /// The user container is removed while its waiter is about to start it.
 fn the_removal_comes_first() -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.served((" start ", 1, "hold"))?;
+    let agent = bench.served(Rule::first(" start ", "hold"))?;
     ensure!(agent.final_report(LONG)?.state == "SUCCESS", "{}", agent.log());
     bench.held()?;
     drop(agent);

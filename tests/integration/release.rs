@@ -154,11 +154,13 @@ fn captain_hands_over(captain: &Captain, image: &str) -> Result<()> {
     let out = format!("{}:/out", captain.out().display());
     let flags =
         ["--name", ACTION, "--privileged", "--pid=host", "-v", &out, "-e", "IMAGE=alpine", "-e", "WAIT_SECONDS=0"];
-    captain.nerdctl(&[&["run", "--rm"], &flags[..], &[image, "touch", "/out/ran"]].concat())?;
+    // Without --rm, which takes the exit code away with the container: then nothing tells that the action succeeded.
+    captain.nerdctl(&[&["run"], &flags[..], &[image, "touch", "/out/ran"]].concat())?;
     let ran = captain.out().join("ran");
     until("the user container's work", LIMIT, || Ok(ran.exists().then_some(())))
         .with_context(|| captain.container_logs())?;
     std::fs::remove_file(ran)?;
     let gone = || Ok((![WAITER, USER].iter().any(|name| captain.id_of(name).is_some())).then_some(()));
-    until("the removal of both containers", LIMIT, gone)
+    until("the removal of both containers", LIMIT, gone)?;
+    captain.nerdctl(&["rm", ACTION]).map(drop)
 }

@@ -32,18 +32,13 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    fn at(call: &'a Call, fault: &'a str) -> Self {
+    pub fn at(call: &'a Call, fault: &'a str) -> Self {
         Self { pattern: call.pattern, nth: call.nth, after: call.after, fault }
     }
 
-    fn first(pattern: &'a str, fault: &'a str) -> Self {
+    /// At the first call that has the pattern.
+    pub fn first(pattern: &'a str, fault: &'a str) -> Self {
         Self { pattern, nth: 1, after: "", fault }
-    }
-}
-
-impl<'a> From<(&'a str, usize, &'a str)> for Rule<'a> {
-    fn from((pattern, nth, fault): (&'a str, usize, &'a str)) -> Self {
-        Self { pattern, nth, after: "", fault }
     }
 }
 
@@ -257,12 +252,12 @@ impl Bench {
     }
 
     /// Lets an agent run the action, with a fault at a call.
-    pub fn served<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<Agent> {
+    pub fn served(&self, rule: Rule) -> Result<Agent> {
         self.served_with(rule, "echo run >> /out/runs", "0")
     }
 
     /// As [`Bench::served`]: what the user container's shell runs, and WAIT_SECONDS.
-    pub fn served_with<'a>(&self, rule: impl Into<Rule<'a>>, script: &str, wait: &str) -> Result<Agent> {
+    pub fn served_with(&self, rule: Rule, script: &str, wait: &str) -> Result<Agent> {
         fs::write(self.folder.join("log"), "")?;
         fs::write(self.folder.join("ids"), "")?;
         self.rule(rule)?;
@@ -280,8 +275,7 @@ impl Bench {
     }
 
     /// Lets a fault happen at a call.
-    pub fn rule<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<()> {
-        let Rule { pattern, nth, after, fault } = rule.into();
+    pub fn rule(&self, Rule { pattern, nth, after, fault }: Rule) -> Result<()> {
         Ok(fs::write(self.folder.join("rule"), format!("{pattern}\n{nth}\n{after}\n{fault}\n"))?)
     }
 
@@ -355,6 +349,12 @@ impl Bench {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// How a container's ID reads in the log.
+    pub fn number(&self, id: &str) -> String {
+        let ids = fs::read_to_string(self.folder.join("ids")).unwrap_or_default();
+        ids.lines().position(|known| known == id).map_or_else(|| "no number".into(), |at| format!("{{{}}}", at + 1))
     }
 
     /// The real nerdctl.

@@ -33,7 +33,7 @@ impl Bench {
     }
 
     /// The waiter waits for an hour.
-    fn waiting<'a>(&self, rule: impl Into<Rule<'a>>) -> Result<Agent> {
+    fn waiting(&self, rule: Rule) -> Result<Agent> {
         let agent = self.served_with(rule, RUN, "3600")?;
         ensure!(agent.final_report(LIMIT)?.state == "SUCCESS", "{}", agent.log());
         until("the waiter to wait", LIMIT, || {
@@ -53,7 +53,7 @@ impl Bench {
 
 fn while_the_waiter_cancels() -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.waiting((" rm ", 1, "hold-noted"))?;
+    let agent = bench.waiting(Rule::first(" rm ", "hold-noted"))?;
     let pid = bench.captain.inspect(WAITER)?["Process"]["Pid"].as_i64().context("no PID")?;
     bench.captain.signal(pid, "TERM")?;
     bench.freeze_during_the_call()?;
@@ -78,9 +78,10 @@ fn while_an_earlier_waiter_is_removed() -> Result<()> {
     let bench = Bench::new()?;
     drop(bench.waiting(NO_FAULT)?);
     let earlier = bench.captain.id_of(WAITER).context("no waiter")?;
-    let agent = bench.served((" rm --force ", 1, "hold-noted"))?;
+    let agent = bench.served(Rule::first(" rm --force ", "hold-noted"))?;
     bench.freeze_during_the_call()?;
-    ensure!(bench.log().lines().any(|line| line.ends_with(&earlier)), "another was removed: {}", bench.log());
+    let held = bench.log().lines().find(|line| line.contains(" rm --force ")).map(str::to_owned);
+    ensure!(held.is_some_and(|call| call.ends_with(&bench.number(&earlier))), "another was removed: {}", bench.log());
     bench.either(&agent)?;
     ensure!(bench.runs() == 1, "it ran {} times: {}", bench.runs(), agent.log());
     Ok(())
@@ -91,7 +92,7 @@ fn while_a_handoff_is_rolled_back() -> Result<()> {
     let bench = Bench::new()?;
     bench.rule(NO_FAULT)?;
     bench.real(&["create", "--name", WAITER, "alpine", "true"])?;
-    let agent = bench.served((" rm --force ", 1, "hold-noted"))?;
+    let agent = bench.served(Rule::first(" rm --force ", "hold-noted"))?;
     bench.freeze_during_the_call()?;
     ensure!(agent.final_report(LIMIT)?.state == "FAILED", "{}", agent.log());
     ensure!(bench.captain.id_of(USER).is_none(), "the user container is left: {}", agent.log());
@@ -104,7 +105,7 @@ fn while_a_handoff_is_rolled_back() -> Result<()> {
 
 fn while_the_waiter_removes_itself() -> Result<()> {
     let bench = Bench::new()?;
-    let agent = bench.served((" rm --force ", 1, "hold-noted"))?;
+    let agent = bench.served(Rule::first(" rm --force ", "hold-noted"))?;
     bench.freeze_during_the_call()?;
     bench.either(&agent)?;
     ensure!(bench.runs() == 1, "it ran {} times", bench.runs());

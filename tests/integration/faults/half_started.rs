@@ -9,7 +9,7 @@ use lab::captain::Captain;
 use lab::until::until;
 use serde_json::json;
 
-use super::captain::{Bench as Calls, LIMIT};
+use super::captain::{Bench as Calls, LIMIT, Rule};
 use crate::captain::{captain, containers, log, nothing_left};
 use crate::fidelity::PlainCase;
 use crate::world::{USER, WAITER};
@@ -174,7 +174,7 @@ fn the_action_is_served_again() -> Result<()> {
 /// nerdctl exits with 0 and has not started anything.
 fn nerdctl_says_nothing() -> Result<()> {
     let bench = Calls::new()?;
-    let agent = bench.served((" start ", 1, "empty"))?;
+    let agent = bench.served(Rule::first(" start ", "empty"))?;
     bench.either(&agent)?;
     ensure!(bench.runs() == 1 && bench.log().lines().any(|line| line == "fault"), "{}", bench.log());
     Ok(())
@@ -186,7 +186,7 @@ fn nerdctl_fails_after_it() -> Result<()> {
     for (script, runs) in
         [("echo run >> /out/runs", 1), ("echo run >> /out/runs; until [ -e /out/go ]; do sleep 0.1; done", 2)]
     {
-        let agent = bench.served_with((" start ", 1, "unknown-after"), script, "0")?;
+        let agent = bench.served_with(Rule::first(" start ", "unknown-after"), script, "0")?;
         until("the watch", LIMIT, || {
             let watched = bench.waiter_said(|line| line["message"] == "user container started");
             Ok((watched || bench.runs() == runs && bench.captain.id_of(WAITER).is_none()).then_some(()))

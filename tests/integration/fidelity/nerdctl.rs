@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, without_id};
 use super::rows::{Became, Row, Set};
+use crate::captain::log;
 use crate::world::{ACTION, LIMIT, USER, WAITER, images, own_image};
+
+/// What the waiter says when it knows that the action succeeded.
+const KNOWN: &str = "the action succeeded; starting the wait";
 
 /// How often a failed action is tried whose words nerdctl lost: its logger stops when the container ends, whether it has
 /// read all or not (nerdctl 2.2.1, `pkg/logging`, `loggingProcessAdapter`).
@@ -100,6 +104,10 @@ impl Bench {
             }
             return Ok(Some(Became::Refused(text)));
         }
+        // Until then its exit code is needed; what it holds, such as an address, is free once it is gone.
+        until("the waiter to know how the action ended", LIMIT, || {
+            Ok(log(&self.captain).iter().any(|line| line["message"] == KNOWN).then_some(()))
+        })?;
         self.remove(&[ACTION])?;
         let user = until("the user container's start", LIMIT, || {
             if !self.captain.has_task(USER) {
