@@ -1,8 +1,7 @@
 //! From the action container's native document (labels and OCI spec) to nerdctl's arguments. Pure.
 //!
-//! Where each flag of nerdctl 2.2.1 leaves its value was read in its source (`pkg/cmd/container`,
-//! `pkg/labels`) and is proved row by row in docs/fidelity.md. What no flag can say is refused, here or
-//! by [`super::check`], never dropped in silence.
+//! Where each flag of nerdctl 2.2.1 leaves its value was read in its source (`pkg/cmd/container`, `pkg/labels`) and is
+//! proved row by row in docs/fidelity.md. What no flag can say is refused, here or in check.rs, never dropped in silence.
 
 use std::collections::BTreeSet;
 
@@ -61,8 +60,7 @@ pub const USUAL_SYSCTL: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "
 
 /// The call that makes the user container.
 ///
-/// `action` is the action's native document, `own` that of its image. `host` knows what the documents do
-/// not say.
+/// `action` is the action's native document, `own` that of its image. `host` knows what the documents do not say.
 ///
 /// # Errors
 /// [`NotCarried`] with the first thing that nerdctl has no flag for.
@@ -94,7 +92,7 @@ pub fn user_container(
     flags.by_nerdctl(action);
     let mut arguments = flags.0;
     arguments.push(image.to_owned());
-    // Exactly one `--` is eaten (nerdctl 2.2.1); what follows is the user's, `--` and '' included.
+    // Exactly one `--` is eaten (nerdctl 2.2.1); what follows is the user's.
     arguments.push("--".into());
     arguments.extend(words);
     Ok(Creation { arguments, input })

@@ -33,7 +33,9 @@ Whatever goes wrong once, at any step, one of these is the result:
 
 What may pass is tried again: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, an answer that is cut off or no JSON; HTTP 500 three times. Each new try is a WARN line. The pauses double from 0.1 s to 5 s, less up to a half by chance. The handoff tries for 60 s, the waiter for 300 s, a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. What is final is not tried again: HTTP 400, 401, 403, 404, an unknown manifest, a refused login.
 
-Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, and one that was started is not `created` any more.
+Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, one that was started is not `created` any more, and one that was removed is not there.
+
+The same promises are held by a simulation in unit tests (`cargo test simulation`): handoff, agent, engine and waiter, their own code, on an engine in memory under a clock that jumps, with up to two faults at any request, kills and signals at any moment, engines that restart with and without their memory, and the same action again, also two at once. [design.md](design.md) says how; `make test` runs as many as 20 s allow.
 
 ";
 
