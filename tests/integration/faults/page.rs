@@ -35,7 +35,7 @@ What may pass is tried again: a connection that is refused or breaks, no answer,
 
 Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, one that was started is not `created` any more, and one that was removed is not there.
 
-The same promises are held by a simulation in unit tests (`cargo test simulation`): handoff, agent, engine and waiter, their own code, on an engine in memory under a clock that jumps, with up to two faults at any request, kills and signals at any moment, engines that restart with and without their memory, and the same action again, also two at once. [design.md](design.md) says how; `make test` runs as many as 20 s allow.
+The same promises are held by a simulation in unit tests (`src/simulation`): handoff, agent, engine and waiter, their own code, on an engine in memory under a clock that jumps, with up to two faults at any request, kills and signals at any moment, engines that restart with and without their memory, and the same action again, also two at once. [design.md](design.md) says how; `make test` runs as many as 20 s allow.
 
 ";
 
