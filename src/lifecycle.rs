@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Created, Detail, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
+use crate::engine::{Answer, Created, Detail, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
 use crate::error::{Context, Failure};
 use crate::names::{HandoffId, Role};
 use crate::retry::{Attempts, Retry, Transient, retry_within};
@@ -47,7 +47,7 @@ pub enum EarlierAttempt {
     Running(String),
 }
 
-/// An engine, and how long a journey has patience with it.
+/// An engine, and how long a journey has patience with it. What many call is boxed, so that its code is there once.
 #[derive(Clone, Copy)]
 pub struct Lifecycle<'a> {
     /// The engine.
@@ -66,19 +66,21 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub async fn look(&self, containers: &[&str]) -> Result<Vec<Seen>, Refusal> {
-        if containers.is_empty() {
-            return Ok(Vec::new());
-        }
-        retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life)).await
+    pub fn look<'b>(&'b self, containers: &'b [&'b str]) -> Answer<'b, Vec<Seen>> {
+        Box::pin(async move {
+            if containers.is_empty() {
+                return Ok(Vec::new());
+            }
+            retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life)).await
+        })
     }
 
     /// Shows one container; `None` if it is gone.
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub async fn look_at(&self, container: &str) -> Result<Option<Seen>, Refusal> {
-        Ok(self.look(&[container]).await?.pop())
+    pub fn look_at<'b>(&'b self, container: &'b str) -> Answer<'b, Option<Seen>> {
+        Box::pin(async move { Ok(self.look(&[container]).await?.pop()) })
     }
 
     /// Shows one container with its document; `None` if it is gone.
@@ -95,16 +97,16 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub async fn list(&self, which: Which<'_>) -> Result<Vec<String>, Refusal> {
-        retry_within(self.patience, QUESTION, || self.engine.list(which)).await
+    pub fn list<'b>(&'b self, which: Which<'b>) -> Answer<'b, Vec<String>> {
+        Box::pin(async move { retry_within(self.patience, QUESTION, || self.engine.list(which)).await })
     }
 
     /// Shows an image; `None` if it is not on this machine.
     ///
     /// # Errors
     /// If the engine does not answer, or does not take the name.
-    pub async fn image(&self, image: &str) -> Result<Option<Image>, Refusal> {
-        retry_within(self.patience, QUESTION, || self.engine.image(image)).await
+    pub fn image<'b>(&'b self, image: &'b str) -> Answer<'b, Option<Image>> {
+        Box::pin(async move { retry_within(self.patience, QUESTION, || self.engine.image(image)).await })
     }
 
     /// Creates a container exactly once and completes it. If the answer is lost, the engine may have made it: then a
@@ -112,10 +114,13 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// Why it cannot be created.
-    pub async fn create_once(&self, request: &Request) -> Result<Created, Refusal> {
-        let created = self.create(request).await?;
-        retry_within(self.patience, "completing a container", || self.engine.complete(request, &created.id)).await?;
-        Ok(created)
+    pub fn create_once<'b>(&'b self, request: &'b Request) -> Answer<'b, Created> {
+        Box::pin(async move {
+            let created = self.create(request).await?;
+            retry_within(self.patience, "completing a container", || self.engine.complete(request, &created.id))
+                .await?;
+            Ok(created)
+        })
     }
 
     async fn create(&self, request: &Request) -> Result<Created, Refusal> {
@@ -151,48 +156,52 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// Why it cannot be started; [`Kind::Gone`] if it is not there.
-    pub async fn start_surely(&self, container: &str) -> Result<(), Refusal> {
-        let mut attempts = Attempts::within(self.patience);
-        loop {
-            let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
-            let seen = self.look_at(container).await?.ok_or_else(gone)?;
-            let refusal = match &seen.life {
-                Life::Created | Life::Starting { .. } => match self.engine.start(&seen).await {
-                    Ok(()) => return Ok(()),
-                    Err(refusal) => refusal,
-                },
-                Life::Running { .. } | Life::Ended { .. } => return Ok(()),
-                Life::Leaving => return Err(Refusal::new(Kind::Gone, "somebody is removing it")),
-                Life::Unknown(said) => Refusal::new(Kind::MayPass(Retry::UntilDeadline), said),
-            };
-            if !attempts.wait("starting a container", &refusal).await {
-                // Words that nobody knows do not tell that it was not done.
-                let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
-                let done = refusal.kind == Kind::Final && self.look_at(container).await?.as_ref().is_some_and(ran);
-                return if done { Ok(()) } else { Err(refusal) };
+    pub fn start_surely<'b>(&'b self, container: &'b str) -> Answer<'b, ()> {
+        Box::pin(async move {
+            let mut attempts = Attempts::within(self.patience);
+            loop {
+                let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
+                let seen = self.look_at(container).await?.ok_or_else(gone)?;
+                let refusal = match &seen.life {
+                    Life::Created | Life::Starting { .. } => match self.engine.start(&seen).await {
+                        Ok(()) => return Ok(()),
+                        Err(refusal) => refusal,
+                    },
+                    Life::Running { .. } | Life::Ended { .. } => return Ok(()),
+                    Life::Leaving => return Err(Refusal::new(Kind::Gone, "somebody is removing it")),
+                    Life::Unknown(said) => Refusal::new(Kind::MayPass(Retry::UntilDeadline), said),
+                };
+                if !attempts.wait("starting a container", &refusal).await {
+                    // Words that nobody knows do not tell that it was not done.
+                    let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
+                    let done = refusal.kind == Kind::Final && self.look_at(container).await?.as_ref().is_some_and(ran);
+                    return if done { Ok(()) } else { Err(refusal) };
+                }
             }
-        }
+        })
     }
 
     /// Removes a container and returns when it is gone. The engine's word for it is not enough: it is looked for.
     ///
     /// # Errors
     /// If it is still there in the end, or runs and is to be removed only if it does not.
-    pub async fn remove_surely(&self, container: &str, how: Removal) -> Result<(), Refusal> {
-        let mut attempts = Attempts::within(REMOVAL_LIMIT);
-        loop {
-            let said = self.engine.remove(container, how).await.err();
-            let Some(seen) = self.look_at(container).await? else { return Ok(()) };
-            let refusal = said.unwrap_or_else(|| {
-                Refusal::new(Kind::RemovalInProgress, "the engine said it was removed, and it is still there")
-            });
-            if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
-                return Err(Refusal { kind: Kind::Final, ..refusal });
+    pub fn remove_surely<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
+        Box::pin(async move {
+            let mut attempts = Attempts::within(REMOVAL_LIMIT);
+            loop {
+                let said = self.engine.remove(container, how).await.err();
+                let Some(seen) = self.look_at(container).await? else { return Ok(()) };
+                let refusal = said.unwrap_or_else(|| {
+                    Refusal::new(Kind::RemovalInProgress, "the engine said it was removed, and it is still there")
+                });
+                if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
+                    return Err(Refusal { kind: Kind::Final, ..refusal });
+                }
+                if !attempts.wait_as(Retry::UntilDeadline, "removing a container", &refusal).await {
+                    return Err(refusal);
+                }
             }
-            if !attempts.wait_as(Retry::UntilDeadline, "removing a container", &refusal).await {
-                return Err(refusal);
-            }
-        }
+        })
     }
 
     /// Clears what earlier attempts of the action `action` left pending.
@@ -287,10 +296,11 @@ impl<'a> Lifecycle<'a> {
         let failed = "cannot remove what this handoff made";
         let made = self.list(Which::MadeBy(handoff)).await.context(failed)?;
         let ids: Vec<&str> = made.iter().map(String::as_str).collect();
-        let mut found = self.look(&ids).await.context(failed)?;
-        found.sort_by_key(|seen| seen.role == Some(Role::Waiter));
+        let found = self.look(&ids).await.context(failed)?;
+        let is_waiter = |seen: &Seen| seen.role == Some(Role::Waiter);
+        let (waiters, others): (Vec<Seen>, Vec<Seen>) = found.into_iter().partition(is_waiter);
         let mut result = Ok(());
-        for seen in found {
+        for seen in others.into_iter().chain(waiters) {
             let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Any };
             let removed = self.remove_surely(&seen.id, how).await;
             result = result.and(removed.context(format!("{failed}: {}", seen.id)));

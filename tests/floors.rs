@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
 fn root() -> PathBuf {
@@ -12,16 +14,17 @@ fn root() -> PathBuf {
 }
 
 /// The files under src, as `engine/docker/mod.rs`.
-fn files(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        let path = entry.path();
+fn files(folder: &Path, found: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            files(&path, found);
+            files(&path, found)?;
         } else if path.extension().is_some_and(|kind| kind == "rs") {
-            found.push(path.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned());
+            found.push(path.strip_prefix(root().join("src"))?.to_string_lossy().into_owned());
         }
     }
     found.sort();
+    Ok(())
 }
 
 /// The code of a file without its tests and comments.
@@ -107,14 +110,14 @@ fn parent_of(module: &str) -> String {
 }
 
 /// The floors as docs/design.md draws them, from the top: each a list of files and folders.
-fn floors() -> Vec<Vec<String>> {
-    let text = fs::read_to_string(root().join("docs/design.md")).unwrap();
-    let (_, layout) = text.split_once("## Layout").expect("docs/design.md has no layout");
-    let picture = layout.split("```").nth(1).expect("the layout has no picture");
+fn floors() -> Result<Vec<Vec<String>>> {
+    let text = fs::read_to_string(root().join("docs/design.md"))?;
+    let (_, layout) = text.split_once("## Layout").context("docs/design.md has no layout")?;
+    let picture = layout.split("```").nth(1).context("the layout has no picture")?;
     let lines = picture.lines().skip(1).filter(|line| !line.trim().is_empty());
-    lines
+    Ok(lines
         .map(|line| line.split('#').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect())
-        .collect()
+        .collect())
 }
 
 /// The floor of a file, counted from the top: that of the longest name that fits.
@@ -170,34 +173,34 @@ fn reaches(edges: &Edges, from: &str, to: &str) -> bool {
 }
 
 /// All of them but what is compiled for tests alone, which lies beside the house.
-fn sources() -> BTreeMap<String, String> {
-    let mut all = all_sources();
+fn sources() -> Result<BTreeMap<String, String>> {
+    let mut all = all_sources()?;
     all.retain(|file, _| !file.starts_with("simulation/") && !file.starts_with("engine/fake/") && file != "lib.rs");
-    all
+    Ok(all)
 }
 
-fn all_sources() -> BTreeMap<String, String> {
+fn all_sources() -> Result<BTreeMap<String, String>> {
     let mut found = Vec::new();
-    files(&root().join("src"), &mut found);
-    found.into_iter().map(|file| (file.clone(), fs::read_to_string(root().join("src").join(file)).unwrap())).collect()
+    files(&root().join("src"), &mut found)?;
+    found.into_iter().map(|file| Ok((file.clone(), fs::read_to_string(root().join("src").join(file))?))).collect()
 }
 
 #[test]
 fn every_import_leads_down() {
-    let edges = edges(&sources());
+    let edges = edges(&sources().unwrap());
     assert!(edges.values().map(BTreeSet::len).sum::<usize>() > 100, "the imports are not read: {edges:?}");
-    let faults = faults(&edges, &floors());
+    let faults = faults(&edges, &floors().unwrap());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 /// The test's own control: each kind of fault is seen.
 #[test]
 fn what_leads_up_or_round_is_seen() {
-    let real = sources();
+    let real = sources().unwrap();
     let with = |file: &str, line: &str| {
         let mut sources = real.clone();
         sources.entry(file.to_owned()).or_default().insert_str(0, line);
-        faults(&edges(&sources), &floors()).join("\n")
+        faults(&edges(&sources), &floors().unwrap()).join("\n")
     };
     for (file, line, fault) in [
         ("lifecycle.rs", "use crate::waiter::run;\n", "lifecycle.rs uses waiter/mod.rs, which is not below it"),
@@ -218,7 +221,7 @@ fn what_leads_up_or_round_is_seen() {
 /// A file has one job, and a reader sees it on a few screens.
 #[test]
 fn no_file_is_long() {
-    for (file, text) in all_sources() {
+    for (file, text) in all_sources().unwrap() {
         let (lines, most) = (text.lines().count(), if file == "engine/nerdctl/flags.rs" { 700 } else { 500 });
         assert!(lines <= most, "src/{file} has {lines} lines, more than {most}");
     }

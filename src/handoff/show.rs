@@ -111,9 +111,9 @@ impl Report {
             }
         }
         // In the order in which they would be removed.
-        let mut earlier: Vec<&Seen> = plan.earlier.iter().collect();
-        earlier.sort_by_key(|seen| seen.role != Some(Role::User));
-        let earlier = earlier.into_iter().map(|seen| match seen.life {
+        let is_user = |seen: &&Seen| seen.role == Some(Role::User);
+        let (users, others): (Vec<&Seen>, Vec<&Seen>) = plan.earlier.iter().partition(is_user);
+        let earlier = users.into_iter().chain(others).map(|seen| match seen.life {
             Life::Running { .. } => format!("{} would be ended and removed", seen.name),
             _ => format!("{} would be removed", seen.name),
         });
@@ -149,7 +149,8 @@ impl Report {
         if !self.for_a_reader {
             logging::failure(failure);
         }
-        let mut problem = Map::from_iter([("message".to_owned(), failure.message.as_str().into())]);
+        let mut problem = Map::new();
+        problem.insert("message".to_owned(), failure.message.as_str().into());
         let others = [("error", failure.causes()), ("field", failure.field.to_owned()), ("fix", failure.fix.clone())];
         problem.extend(
             others.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), text.into())),
@@ -166,8 +167,8 @@ impl Report {
             // There is nobody to tell if a terminal cannot be written.
             let _ = std::io::stdout().write_all(shown(&self.found).as_bytes());
         } else {
-            let plan: Map<String, Value> =
-                self.found.into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
+            let mut plan = Map::new();
+            plan.extend(self.found.into_iter().map(|(what, value)| (what.to_owned(), value)));
             logging::document("dry run: nothing was changed", "plan", plan.into());
         }
         code

@@ -55,7 +55,7 @@ pub struct Scenario {
 }
 
 fn one_in(chances: u64) -> bool {
-    chance::number() % chances == 0
+    chance::number().is_multiple_of(chances)
 }
 
 fn milliseconds(most: u64) -> Duration {

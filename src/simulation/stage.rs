@@ -66,7 +66,8 @@ pub fn play(scenario: &Scenario, traced: bool) -> (Vec<String>, Vec<String>) {
         let first = spawn_local(Rc::clone(&stage).serve());
         sleep(WHOLE).await;
         promises::check(&stage);
-        (events.abort(), first.abort());
+        events.abort();
+        first.abort();
         let mut world = stage.world.borrow_mut();
         (std::mem::take(&mut world.violations), std::mem::take(&mut world.trace))
     })
@@ -153,7 +154,8 @@ impl Stage {
             1 => decoy.into_iter().collect(),
             _ => vec![id.to_owned()],
         };
-        let cgroup = if chance::number() % 2 == 0 { format!("0::/tinkerbell/{id}") } else { "0::/".to_owned() };
+        let cgroup =
+            if chance::number().is_multiple_of(2) { format!("0::/tinkerbell/{id}") } else { "0::/".to_owned() };
         Traces { ids, cgroup }
     }
 
@@ -306,11 +308,11 @@ impl Stage {
         let world = self.world.borrow();
         let role = (target == Target::Waiter).then_some(Role::Waiter);
         let name = |name: &str| role.is_some() || name == ACTION;
-        let running = world
+        let mut running = world
             .containers
             .values()
             .filter(|found| found.role == role && name(&found.name) && matches!(found.life, Life::Running { .. }));
-        running.last().map(|found| found.id.clone())
+        running.next_back().map(|found| found.id.clone())
     }
 
     /// The wait for a handoff's user container began no earlier than this.

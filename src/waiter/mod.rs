@@ -5,6 +5,7 @@ mod end;
 mod verdict;
 mod watch;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -212,13 +213,15 @@ impl Waiter<'_> {
         Ok(())
     }
 
-    /// Removes the user container if it has not run.
-    async fn cancel(&mut self, why: &str) -> Result<State, Failure> {
-        match self.lifecycle.discard(&self.user).await? {
-            Discarded::Removed => tracing::warn!("{why}; the user container was removed and will not run"),
-            Discarded::Started => tracing::warn!("{why}; too late, the user container was started"),
-        }
-        Ok(State::Done(Farewell::Certain))
+    /// Removes the user container if it has not run. Boxed: many call it.
+    fn cancel<'b>(&'b self, why: &'b str) -> Pin<Box<dyn Future<Output = Result<State, Failure>> + 'b>> {
+        Box::pin(async move {
+            match self.lifecycle.discard(&self.user).await? {
+                Discarded::Removed => tracing::warn!("{why}; the user container was removed and will not run"),
+                Discarded::Started => tracing::warn!("{why}; too late, the user container was started"),
+            }
+            Ok(State::Done(Farewell::Certain))
+        })
     }
 
     /// Keeps the engine from starting us again: our container is kept for what it says.

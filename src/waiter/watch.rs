@@ -19,6 +19,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks whether it says so.
 const PAUSE: Duration = Duration::from_millis(100);
 
+const NO_END: &str = "the engine does not say how it ended";
+
 /// What the waiter saw of the user container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
@@ -152,14 +154,14 @@ async fn how_it_ended(lifecycle: &Lifecycle<'_>, user: &str, life: Life) -> Resu
     loop {
         match lifecycle.look_at(user).await {
             Ok(Some(seen)) if is_end(&seen.life) => last = seen.life,
-            Ok(Some(seen)) if is_end(&last) => tracing::debug!(life = ?seen.life, "the engine is late"),
+            Ok(Some(_)) if is_end(&last) => tracing::debug!("the engine is late"),
             Ok(Some(seen)) if Instant::now() < until => {
                 last = seen.life;
                 sleep(PAUSE).await;
                 continue;
             }
-            Ok(Some(seen)) => {
-                return Err(Outcome::Lost(format!("the engine does not say how it ended: {:?}", seen.life)));
+            Ok(Some(_)) => {
+                return Err(Outcome::Lost(NO_END.into()));
             }
             Ok(None) if is_end(&last) => {}
             Ok(None) => return Err(Outcome::Removed),
@@ -168,7 +170,7 @@ async fn how_it_ended(lifecycle: &Lifecycle<'_>, user: &str, life: Life) -> Resu
         }
         return match last {
             Life::Ended { code, note } => Ok((code, note)),
-            other => Err(Outcome::Lost(format!("the engine does not say how it ended: {other:?}"))),
+            _ => Err(Outcome::Lost(NO_END.into())),
         };
     }
 }

@@ -70,8 +70,8 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     // Root without it cannot open a socket that belongs to another user.
     let capabilities = [(parts.foreign_socket, "DAC_OVERRIDE"), (through_init, "SYS_PTRACE")];
     let capabilities: Vec<_> = capabilities.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect();
-    let labels: Map<_, _> =
-        parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())).collect();
+    let mut labels = Map::new();
+    labels.extend(parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
     Some(json!({
         // The image's ID: its tag may move while we wait.
         "Image": action["Image"],

@@ -3,7 +3,7 @@
 //! nerdctl's flags are copied one by one, so a setting that no flag can say, or that nerdctl takes and
 //! drops, would be lost in silence. Here it is found before SUCCESS, whatever made the action.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -35,14 +35,17 @@ pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(),
 
 /// Every variable of the action has its value; where one stands twice, the last counts.
 fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
-    fn values<'a>(all: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
-        all.filter_map(|variable| variable.split_once('=')).collect()
-    }
-    let of_user = values(list(&user["Spec"]["process"]["env"]).iter().map(text));
-    for (name, value) in values(environment(action, own)) {
+    let value_of = |all: &[(&str, &str)], name: &str| {
+        all.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    };
+    let split = |variable| str::split_once(variable, '=');
+    let of_user: Vec<(&str, &str)> = list(&user["Spec"]["process"]["env"]).iter().map(text).filter_map(split).collect();
+    let of_action: Vec<(&str, &str)> = environment(action, own).filter_map(split).collect();
+    for (name, _) in &of_action {
+        let value = value_of(&of_action, name);
         // nerdctl overrides it in its own containers too, with the container's hostname.
-        let is_nerdctls = name == "HOSTNAME" && made_by_nerdctl(action);
-        if of_user.get(name) != Some(&value) && !is_nerdctls {
+        let is_nerdctls = *name == "HOSTNAME" && made_by_nerdctl(action);
+        if value_of(&of_user, name) != value && !is_nerdctls {
             return Err(NotCarried(format!("the variable {name}")));
         }
     }
@@ -80,7 +83,7 @@ fn essence(container: &Value) -> Value {
 fn namespaces(container: &Value) -> Value {
     let spaces = list(&container["Spec"]["linux"]["namespaces"]).iter();
     let mut spaces: Vec<Value> = spaces.map(|space| json!([space["type"], space["path"]])).collect();
-    spaces.sort_by_key(Value::to_string);
+    order(&mut spaces);
     spaces.into()
 }
 
@@ -108,21 +111,23 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
         if NAME_FILES.contains(&target.as_str()) || own.get(&target).is_some() || hidden {
             continue;
         }
-        let options = |mount: &Value| -> BTreeSet<String> {
+        let options = |mount: &Value| -> Vec<String> {
             let options = list(&mount["options"]).iter().map(text).filter(|option| !WITHOUT_EFFECT.contains(option));
             options.map(str::to_owned).collect()
         };
         let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| place(mount) == target);
         let carried = of_user.is_some_and(|of_user| {
-            let (wanted, has) = (options(mount), options(of_user));
+            let (wanted, given) = (options(mount), options(of_user));
+            let has = |option: &str| given.iter().any(|given| given == option);
+            let wants = |option: &str| wanted.iter().any(|wanted| wanted == option);
             // `rbind` says all that `bind` does, and what is not `ro` is `rw`.
-            let has = |option: &String| match option.as_str() {
-                "bind" => has.contains("bind") || has.contains("rbind"),
-                "rw" => !has.contains("ro") || wanted.contains("ro") || wanted.contains("rro"),
-                option => has.contains(option),
+            let is_met = |option: &String| match option.as_str() {
+                "bind" => has("bind") || has("rbind"),
+                "rw" => !has("ro") || wants("ro") || wants("rro"),
+                option => has(option),
             };
             let same_source = is_usual(mount) || source(mount, action) == source(of_user, user);
-            same_source && wanted.iter().all(has) && taken(of_user).is_subset(&taken(mount))
+            same_source && wanted.iter().all(is_met) && taken(of_user).is_subset(&taken(mount))
         });
         // Where a volume lies on /dev, nerdctl leaves what is below it to the volume.
         let below_a_volume = is_usual(mount)
@@ -162,8 +167,8 @@ fn is_nerdctls(hook: &Value) -> bool {
 fn same(at: &str, action: &Value, user: &Value) -> Result<(), NotCarried> {
     match (action, user) {
         (Value::Object(one), Value::Object(other)) => {
-            let keys: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-            keys.into_iter().try_for_each(|key| {
+            let mut keys = one.keys().chain(other.keys().filter(|key| !one.contains_key(*key)));
+            keys.try_for_each(|key| {
                 let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
                 same(&at, &action[key], &user[key])
             })
@@ -188,7 +193,19 @@ fn drop_fields(document: &mut Value, at: &str, fields: &[&str]) {
 
 fn sort(document: &mut Value, at: &str) {
     if let Some(Value::Array(list)) = document.pointer_mut(at) {
-        list.sort_by_key(Value::to_string);
+        order(list);
+    }
+}
+
+/// Brings values into one order. They are few, and the standard library's sort takes 8 KB for each type.
+fn order(list: &mut [Value]) {
+    let is_less = |one: &Value, other: &Value| one.to_string().cmp(&other.to_string()).is_lt();
+    for end in 1..list.len() {
+        let mut at = end;
+        while at > 0 && is_less(&list[at], &list[at - 1]) {
+            list.swap(at, at - 1);
+            at -= 1;
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 //! Where each flag of nerdctl 2.2.1 leaves its value was read in its source (`pkg/cmd/container`, `pkg/labels`) and is
 //! proved row by row in docs/fidelity.md. What no flag can say is refused, here or in check.rs, never dropped in silence.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::spec::{
@@ -156,12 +154,12 @@ impl Flags {
     /// are not the agent's.
     fn namespaces(&mut self, action: &Value) -> Result<(), NotCarried> {
         let spaces = list(&action["Spec"]["linux"]["namespaces"]);
-        let own: BTreeSet<&str> = spaces.iter().map(|space| text(&space["type"])).collect();
-        if own.contains("user") {
+        let own: Vec<&str> = spaces.iter().map(|space| text(&space["type"])).collect();
+        if own.contains(&"user") {
             return Err(NotCarried("a user namespace: nerdctl makes them by its own configuration only".into()));
         }
         match text(&action["Labels"]["nerdctl/pid-container"]) {
-            "" if !own.contains("pid") => self.say("pid", "host"),
+            "" if !own.contains(&"pid") => self.say("pid", "host"),
             "" => {}
             other => self.say("pid", format!("container:{other}")),
         }
@@ -169,16 +167,16 @@ impl Flags {
         match text(&ipc["mode"]) {
             "container" => self.say("ipc", format!("container:{}", text(&ipc["victimContainerId"]))),
             "shareable" => self.say("ipc", "shareable"),
-            _ if !own.contains("ipc") => self.say("ipc", "host"),
+            _ if !own.contains(&"ipc") => self.say("ipc", "host"),
             _ => {}
         }
         if !text(&ipc["shmSize"]).is_empty() {
             self.say("shm-size", text(&ipc["shmSize"]));
         }
-        if !own.contains("uts") && own.contains("network") {
+        if !own.contains(&"uts") && own.contains(&"network") {
             self.say("uts", "host");
         }
-        self.say("cgroupns", if own.contains("cgroup") { "private" } else { "host" });
+        self.say("cgroupns", if own.contains(&"cgroup") { "private" } else { "host" });
         Ok(())
     }
 
