@@ -15,8 +15,10 @@ use self::scenario::Scenario;
 
 /// How long the default number of runs may take.
 const BUDGET: Duration = Duration::from_secs(20);
-/// Seeds that once found something. They stay.
-const FOUND: [u64; 0] = [];
+/// Seeds that once found something. They stay: a waiter that read its own earlier output gave up at one lost answer
+/// (4322, 4896); a failure was said only after the waiter was retired (1829); a waiter that may have run was listened to
+/// too late (5485, 18908); earlier attempts were cleared by a list that was out of date (20276, 23699).
+const FOUND: [u64; 7] = [1829, 4322, 4896, 5485, 18_908, 20_276, 23_699];
 
 /// Runs a seed; returns its violations and its trace.
 fn run(seed: u64) -> (Vec<String>, Vec<String>) {
