@@ -193,7 +193,12 @@ async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<
         return Ok(answer);
     }
     let body = Stream { request: request.to_owned(), status, body: answer.into_body() };
-    let said = body.json().await.ok().and_then(|value| value["message"].as_str().map(str::to_owned));
+    let said = match body.json().await {
+        Ok(value) => value["message"].as_str().map(str::to_owned),
+        // Half a refusal may be any: what the status alone says is not enough (a 404 is of a container or of an image).
+        Err(error @ ApiError::Broken { .. }) => return Err(error),
+        Err(_) => None,
+    };
     let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
     Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
 }
