@@ -176,6 +176,8 @@ pub struct Seen {
     pub handoff: String,
     /// Its life.
     pub life: Life,
+    /// Whoever ran it removed its log, as the Tink Agent on containerd does if it succeeded, and only then.
+    pub log_removed: bool,
     /// The rest; empty unless the whole was asked for.
     pub whole: Whole,
 }

@@ -76,7 +76,8 @@ async fn await_end(lifecycle: &Lifecycle<'_>, duty: &Duty, mut pending: Option<E
 
 /// The verdict on an action whose process is gone, by what becomes of its container. An agent that deletes the
 /// container of an action that succeeded keeps any other; its exit code says less: an agent that lost containerd
-/// meanwhile reports FAILED whatever it was (seen with containerd killed). A container that somebody ran by hand keeps
+/// meanwhile reports FAILED whatever it was (seen with containerd killed). If it cannot delete the container it reports
+/// SUCCESS all the same, and has removed its log. A container that somebody ran by hand keeps
 /// its exit code, and nobody reports it.
 async fn by_looking(lifecycle: &Lifecycle<'_>, evidence: &Evidence<'_>) -> Verdict {
     let Evidence { duty, saw_action, .. } = evidence;
@@ -86,6 +87,9 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, evidence: &Evidence<'_>) -> Verdi
             Ok(None) if duty.deleted_on_success && *saw_action => return Verdict::Succeeded,
             Ok(None) => return Verdict::Unknown("the action container is gone".into()),
             Ok(Some(seen)) => match seen.life {
+                Life::Ended { code: 0, .. } if duty.deleted_on_success && seen.log_removed => {
+                    return Verdict::Succeeded;
+                }
                 Life::Ended { code: 0, .. } if duty.deleted_on_success => {}
                 Life::Ended { code, note } => return of_code(code, &note),
                 _ => {}

@@ -35,6 +35,8 @@ enum Outcome {
         /// The last lines of its output, oldest first.
         last_lines: Vec<String>,
     },
+    /// It ended while the engine was away, and nothing tells how.
+    Unseen,
     /// Somebody removed it.
     Removed,
     /// The engine went away; says how. A machine that goes down looks like this.
@@ -79,6 +81,10 @@ impl Waiter<'_> {
             Outcome::Removed => {
                 let failure = Failure::new("the user container was removed by somebody while it was watched");
                 return Err(failure.fix("look for who removes containers on this machine, and run the Workflow again"));
+            }
+            Outcome::Unseen => {
+                let failure = Failure::new("the user container ended while the engine was away, and nobody saw how");
+                return Err(failure.fix("see the log of the OSIE's engine, and whether the machine did what it should"));
             }
             Outcome::Lost(why) => tracing::warn!(error = why, "lost the engine while watching the user container"),
             Outcome::Exited { code: 0, .. } => tracing::info!(exit_code = 0, "the user container ended with success"),
@@ -160,9 +166,9 @@ async fn how_it_ended(lifecycle: &Lifecycle<'_>, user: &str, life: Life) -> Resu
                 sleep(PAUSE).await;
                 continue;
             }
-            Ok(Some(_)) => {
-                return Err(Outcome::Lost(NO_END.into()));
-            }
+            // containerd forgets a process that ended while it was away.
+            Ok(Some(seen)) if seen.life == Life::Created => return Err(Outcome::Unseen),
+            Ok(Some(_)) => return Err(Outcome::Lost(NO_END.into())),
             Ok(None) if is_end(&last) => {}
             Ok(None) => return Err(Outcome::Removed),
             Err(_) if is_end(&last) => {}

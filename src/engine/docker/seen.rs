@@ -25,6 +25,7 @@ pub fn container(document: Value) -> Result<Seen, Refusal> {
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
         life: life(&document["State"]),
+        log_removed: false,
         whole: Whole {
             image: text(&document["Image"]).to_owned(),
             command: words.map(|word| text(word).to_owned()).collect(),

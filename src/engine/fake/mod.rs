@@ -100,6 +100,7 @@ impl FakeEngine {
             action: found.action.clone(),
             handoff: found.handoff.clone(),
             life: found.life.clone(),
+            log_removed: false,
             whole: Whole {
                 image: "own".into(),
                 command: found.command.clone(),

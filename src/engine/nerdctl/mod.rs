@@ -142,12 +142,15 @@ impl Nerdctl {
         if documents.len() != containers.len() {
             return Err(of_question(CliError::Empty { call: "container inspect".into() }));
         }
-        for folder in documents.iter().filter_map(|document| document["Labels"]["nerdctl/state-dir"].as_str()) {
-            if let Some(folder) = Path::new(folder).parent() {
-                let _ = self.folders.set(folder.to_owned());
+        let show = |document: Value| {
+            let folder = document["Labels"]["nerdctl/state-dir"].as_str().map(PathBuf::from);
+            if let Some(parent) = folder.as_deref().and_then(Path::parent) {
+                let _ = self.folders.set(parent.to_owned());
             }
-        }
-        documents.into_iter().map(|document| seen::container(document, detail)).collect()
+            let log_removed = folder.is_some_and(|folder| !folder.exists());
+            Ok(Seen { log_removed, ..seen::container(document, detail)? })
+        };
+        documents.into_iter().map(show).collect()
     }
 
     fn folders(&self) -> PathBuf {

@@ -29,6 +29,7 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
         life: life(&document["Process"]),
+        log_removed: false,
         whole: match detail {
             Detail::Life => Whole::default(),
             Detail::Whole => Whole {

@@ -192,9 +192,12 @@ pub fn start(bench: &Bench) -> Result<Row> {
     Ok(Row::ratio(what, "ms", (median(&ours), median(&floors)), None, 1.15))
 }
 
-/// One handoff of `image`; returns when its waiter waits and the action container is gone.
+/// One handoff of `image`; returns when its waiter waits and the action container has ended. On Docker it is gone then; on
+/// containerd a container that somebody ran by hand tells how it ended only as long as it is there.
 fn act(bench: &Bench, image: &str, name: &str, more: &[&str]) -> Result<()> {
-    bench.run(&[&["run", "--rm", "--name", name], more, &bench.flags(), &[image, "true"]].concat()).map(drop)
+    let run: &[&str] =
+        if bench.name == "nerdctl" { &["run", "--name", name] } else { &["run", "--rm", "--name", name] };
+    bench.run(&[run, more, &bench.flags(), &[image, "true"]].concat()).map(drop)
 }
 
 fn median(values: &[f64]) -> f64 {
