@@ -104,9 +104,15 @@ impl Bench {
             }
             return Ok(Some(Became::Refused(text)));
         }
-        // Until then its exit code is needed; what it holds, such as an address, is free once it is gone.
+        // Until then its exit code is needed; what it holds, such as an address, is free once it is gone. nerdctl may have
+        // lost the line; a user container that is started tells as much.
         until("the waiter to know how the action ended", LIMIT, || {
-            Ok(log(&self.captain).iter().any(|line| line["message"] == KNOWN).then_some(()))
+            let said = log(&self.captain).iter().any(|line| line["message"] == KNOWN);
+            Ok((said || self.captain.has_task(USER)).then_some(()))
+        })
+        .with_context(|| {
+            let there = self.captain.nerdctl(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).unwrap_or_default();
+            format!("{there}\n{}", self.captain.container_logs())
         })?;
         self.remove(&[ACTION])?;
         let user = until("the user container's start", LIMIT, || {
