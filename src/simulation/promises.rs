@@ -114,7 +114,7 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
         match code {
             0 => {
                 for left in [user_left, waiter_left].into_iter().flatten() {
-                    broken.push(format!("{} is left although all went well", left.name));
+                    broken.push(format!("{} is left although all went well (promise 2)", left.name));
                 }
             }
             _ if user_left.is_none() || !waiter_said => {
