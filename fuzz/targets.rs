@@ -26,8 +26,8 @@ pub const ALL: [(&str, Target); 11] = [
     ("settings", settings),
     ("reference", reference),
     ("ticket", ticket),
-    ("docker_copy", docker_copy),
-    ("nerdctl_copy", nerdctl_copy),
+    ("docker_request", docker_request),
+    ("nerdctl_flags", nerdctl_flags),
     ("nerdctl_check", nerdctl_check),
     ("pull_stream", pull_stream),
     ("attach_stream", attach_stream),
@@ -117,7 +117,7 @@ fn documents(data: &[u8]) -> Option<(Value, Value)> {
 }
 
 /// Docker's inspect documents of an action and its image.
-pub fn docker_copy(data: &[u8]) {
+pub fn docker_request(data: &[u8]) {
     let Some((container, image)) = documents(data) else { return };
     let made = docker::user_container(&container, &image, "alpine", &[("waitdaemon.role", "user".into())]);
     assert_eq!(made.create["Image"], "alpine");
@@ -152,7 +152,7 @@ impl nerdctl::Host for NoHost {
 }
 
 /// nerdctl's native documents of an action and its image.
-pub fn nerdctl_copy(data: &[u8]) {
+pub fn nerdctl_flags(data: &[u8]) {
     let Some((container, image)) = documents(data) else { return };
     let Ok(made) = nerdctl::user_container(&container, &image, "alpine", "a-user", &[], &NoHost) else { return };
     let at = made.arguments.iter().position(|word| !word.starts_with("--")).unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Answer, Created, Detail, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
+use crate::engine::{Answer, Created, Detail, End, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
 use crate::error::{Context, Failure};
 use crate::names::{HandoffId, Role};
 use crate::retry::{Attempts, Retry, Transient, retry_within};
@@ -176,6 +176,34 @@ impl<'a> Lifecycle<'a> {
                     let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
                     let done = refusal.kind == Kind::Final && self.look_at(container).await?.as_ref().is_some_and(ran);
                     return if done { Ok(()) } else { Err(refusal) };
+                }
+            }
+        })
+    }
+
+    /// Waits for the end of a container, whose process is `pid` if that is known; opens the wait again if its answer is
+    /// lost. `pending` is a wait that is open already.
+    ///
+    /// # Errors
+    /// [`Kind::Gone`] if the container is not there; else if the engine does not answer.
+    pub fn await_end<'b>(&'b self, container: &'b str, pid: Option<u32>, pending: Option<End>) -> Answer<'b, Life> {
+        Box::pin(async move {
+            let mut attempts = Attempts::within(self.patience);
+            let mut pending = pending;
+            loop {
+                let opened = match pending.take() {
+                    Some(end) => Ok(end),
+                    None => self.engine.wait(container, pid).await,
+                };
+                let refusal = match opened {
+                    Ok(end) => match end.await {
+                        Ok(life) => return Ok(life),
+                        Err(refusal) => refusal,
+                    },
+                    Err(refusal) => refusal,
+                };
+                if !attempts.wait("waiting for the end of a container", &refusal).await {
+                    return Err(refusal);
                 }
             }
         })

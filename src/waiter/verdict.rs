@@ -7,7 +7,6 @@ use tokio::time::{Instant, sleep};
 use crate::engine::{End, Life};
 use crate::lifecycle::Lifecycle;
 use crate::machine::clock::{Clock, Moment};
-use crate::retry::Attempts;
 use crate::ticket::Duty;
 
 /// How long the agent may take to delete the container of an action that succeeded; it needs
@@ -40,38 +39,14 @@ pub struct Evidence<'a> {
 /// Waits for the action container's end; returns how and when it ended.
 pub async fn verdict(lifecycle: &Lifecycle<'_>, evidence: &Evidence<'_>, pending: Option<End>) -> (Verdict, Moment) {
     let duty = evidence.duty;
-    let end = await_end(lifecycle, duty, pending).await;
+    let end = lifecycle.await_end(&duty.action_id, duty.action_pid, pending).await;
     let ended = evidence.clock.now();
     let verdict = match end {
-        Ok(Some(Life::Ended { code, note })) if !duty.deleted_on_success => of_code(code, &note),
-        Ok(_) => by_looking(lifecycle, evidence).await,
-        Err(why) => Verdict::Unknown(why),
+        Ok(Life::Ended { code, note }) if !duty.deleted_on_success => of_code(code, &note),
+        Err(refusal) if !refusal.is_gone() => Verdict::Unknown(refusal.said),
+        _ => by_looking(lifecycle, evidence).await,
     };
     (verdict, ended)
-}
-
-/// Waits for the end, again if the answer is lost; `None` if the container is gone.
-async fn await_end(lifecycle: &Lifecycle<'_>, duty: &Duty, mut pending: Option<End>) -> Result<Option<Life>, String> {
-    let mut attempts = Attempts::within(lifecycle.patience);
-    loop {
-        let refusal = match pending.take() {
-            Some(end) => match end.await {
-                Ok(life) => return Ok(Some(life)),
-                Err(refusal) => refusal,
-            },
-            None => match lifecycle.engine.wait(&duty.action_id, duty.action_pid).await {
-                Ok(end) => {
-                    pending = Some(end);
-                    continue;
-                }
-                Err(refusal) if refusal.is_gone() => return Ok(None),
-                Err(refusal) => refusal,
-            },
-        };
-        if !attempts.wait("waiting for the action's end", &refusal).await {
-            return Err(refusal.said);
-        }
-    }
 }
 
 /// The verdict on an action whose process is gone, by what becomes of its container. An agent that deletes the

@@ -7,10 +7,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::end::finish_reboot;
 use super::{Farewell, State, Waiter, is_end, received};
 use crate::engine::tail::Tail;
-use crate::engine::{Life, Output, Refusal, Removal};
+use crate::engine::{Life, Output, Removal};
 use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
-use crate::retry::Attempts;
 
 /// How long the last output may take to arrive after the container ended.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
@@ -106,8 +105,7 @@ async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn
     let over = Instant::now() + limit;
     let mut tail = Tail::default();
     let ended = {
-        let end = await_end(lifecycle, user);
-        tokio::pin!(end);
+        let mut end = lifecycle.await_end(user, None, None);
         loop {
             tokio::select! {
                 biased;
@@ -134,23 +132,6 @@ async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn
     };
     let _ = timeout(OUTPUT_LIMIT, rest).await;
     Outcome::Exited { code, note, last_lines: tail.into_lines() }
-}
-
-/// Waits for the container's end, again if the answer is lost.
-async fn await_end(lifecycle: &Lifecycle<'_>, user: &str) -> Result<Life, Refusal> {
-    let mut attempts = Attempts::within(lifecycle.patience);
-    loop {
-        let refusal = match lifecycle.engine.wait(user, None).await {
-            Ok(end) => match end.await {
-                Ok(life) => return Ok(life),
-                Err(refusal) => refusal,
-            },
-            Err(refusal) => refusal,
-        };
-        if !attempts.wait("watching the user container", &refusal).await {
-            return Err(refusal);
-        }
-    }
 }
 
 /// Asks for the exit code and what the engine says about it, once the process has ended.
