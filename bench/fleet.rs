@@ -47,7 +47,7 @@ fn poll(url: &str) -> Result<()> {
         name: "netboot to be switched off".into(),
         url: url.to_owned(),
         status: 404,
-        times: 2,
+        times: 3,
         max_seconds: 60,
         expired: Expired::Abort,
     };

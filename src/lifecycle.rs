@@ -22,8 +22,8 @@ pub const WAITER_PATIENCE: Duration = Duration::from_secs(300);
 /// How long removing a container is tried: longer than an engine that hangs is waited for.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long another handoff of the same action may be half-way: longer than its waiter may take to be armed.
-const SETTLE_LIMIT: Duration = Duration::from_secs(35);
+/// How long another handoff of the same action is waited for: longer than its waiter may take to be armed and to hear.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks whether it is.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,6 +36,15 @@ pub enum Discarded {
     Removed,
     /// Too late: it was started. It is left alone.
     Started,
+}
+
+/// How long a start that is refused is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// As the refusal says: one that nobody knows a few times, for somebody waits for it.
+    AsTheRefusalSays,
+    /// As long as the container was not started and the refusal is not final: nobody else will start it.
+    WhateverMayPass,
 }
 
 /// What an earlier attempt of the same action left.
@@ -123,6 +132,19 @@ impl<'a> Lifecycle<'a> {
         })
     }
 
+    /// Whether a name that is taken may be free a little later: by another handoff of the same action, which is under way
+    /// or ends, it is; by a container that is not there any more it may be.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub async fn may_be_freed(&self, request: &Request, action: &str) -> Result<Retry, Refusal> {
+        Ok(match self.look_at(&request.name).await? {
+            Some(seen) if seen.action == action && seen.handoff != request.handoff.as_str() => Retry::UntilDeadline,
+            Some(_) => Retry::Never,
+            None => Retry::AFewTimes,
+        })
+    }
+
     async fn create(&self, request: &Request) -> Result<Created, Refusal> {
         let mut attempts = Attempts::within(self.patience);
         loop {
@@ -156,29 +178,37 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// Why it cannot be started; [`Kind::Gone`] if it is not there.
-    pub fn start_surely<'b>(&'b self, container: &'b str) -> Answer<'b, ()> {
+    pub fn start_surely<'b>(&'b self, container: &'b str, persistence: Persistence) -> Answer<'b, ()> {
         Box::pin(async move {
             let mut attempts = Attempts::within(self.patience);
             loop {
-                let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
-                let seen = self.look_at(container).await?.ok_or_else(gone)?;
-                let refusal = match &seen.life {
-                    Life::Created | Life::Starting { .. } => match self.engine.start(&seen).await {
-                        Ok(()) => return Ok(()),
-                        Err(refusal) => refusal,
-                    },
-                    Life::Running { .. } | Life::Ended { .. } => return Ok(()),
-                    Life::Leaving => return Err(Refusal::new(Kind::Gone, "somebody is removing it")),
-                    Life::Unknown(said) => Refusal::new(Kind::MayPass(Retry::UntilDeadline), said),
+                let Err(refusal) = self.start(container).await else { return Ok(()) };
+                let retry = match (persistence, refusal.retry()) {
+                    (Persistence::WhateverMayPass, Retry::AFewTimes) => Retry::UntilDeadline,
+                    (Persistence::WhateverMayPass, _) if refusal.kind == Kind::Unrecognized => Retry::UntilDeadline,
+                    (_, retry) => retry,
                 };
-                if !attempts.wait("starting a container", &refusal).await {
+                if !attempts.wait_as(retry, "starting a container", &refusal).await {
                     // Words that nobody knows do not tell that it was not done.
                     let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
-                    let done = refusal.kind == Kind::Final && self.look_at(container).await?.as_ref().is_some_and(ran);
+                    let done =
+                        refusal.kind == Kind::Unrecognized && self.look_at(container).await?.as_ref().is_some_and(ran);
                     return if done { Ok(()) } else { Err(refusal) };
                 }
             }
         })
+    }
+
+    /// Starts a container that is seen not to have been started, once.
+    async fn start(&self, container: &str) -> Result<(), Refusal> {
+        let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
+        let seen = self.engine.look(&[container], Detail::Life).await?.pop().ok_or_else(gone)?;
+        match &seen.life {
+            Life::Created | Life::Starting { .. } => self.engine.start(&seen).await,
+            Life::Running { .. } | Life::Ended { .. } => Ok(()),
+            Life::Leaving => Err(Refusal::new(Kind::Gone, "somebody is removing it")),
+            Life::Unknown(said) => Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), said)),
+        }
     }
 
     /// Waits for the end of a container, whose process is `pid` if that is known; opens the wait again if its answer is
@@ -232,20 +262,20 @@ impl<'a> Lifecycle<'a> {
         })
     }
 
-    /// Clears what earlier attempts of the action `action` left pending.
+    /// Clears what other attempts of the action `action` left pending; `own` is this one's container.
     ///
     /// The user container goes first, and the engine refuses to remove one that runs: so either it never ran and its
     /// waiter is of no use any more, or it runs and keeps its waiter.
     ///
     /// # Errors
     /// If one cannot be removed.
-    pub async fn clear_earlier(&self, action: &str) -> Result<EarlierAttempt, Failure> {
+    pub async fn clear_earlier(&self, action: &str, own: &str) -> Result<EarlierAttempt, Failure> {
         let failed = |refusal: Refusal| {
             Failure::new("cannot clear what an earlier attempt of this action left")
                 .fix(self.engine.about().check)
                 .cause(refusal)
         };
-        let found = self.settled(action).await.map_err(failed)?;
+        let found = self.settled(action, own).await.map_err(failed)?;
         if let Some(user) = running_user(&found) {
             return Ok(EarlierAttempt::Running(user.id.clone()));
         }
@@ -266,19 +296,18 @@ impl<'a> Lifecycle<'a> {
         Ok(EarlierAttempt::Cleared)
     }
 
-    /// Shows what there is of an action, once no handoff of it is half-way: a waiter that runs has its user container,
-    /// or will have it in a moment, or is about to remove itself.
-    async fn settled(&self, action: &str) -> Result<Vec<Seen>, Refusal> {
+    /// Shows what there is of an action once no other handoff of it is under way: while the action container runs that
+    /// made one of them, that handoff may make more, or remove them. A lock that no process outlives.
+    async fn settled(&self, action: &str, own: &str) -> Result<Vec<Seen>, Refusal> {
         let end = Instant::now() + SETTLE_LIMIT;
         loop {
             let ours = self.list(Which::Ours).await?;
             let found = self.of_action(action, &ours).await?;
-            let has_user = |waiter: &Seen| {
-                found.iter().any(|seen| seen.role == Some(Role::User) && seen.handoff == waiter.handoff)
-            };
-            let runs = |seen: &&Seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. });
-            let mut waiters = found.iter().filter(|seen| seen.role == Some(Role::Waiter)).filter(runs);
-            if Instant::now() >= end || waiters.all(has_user) {
+            let mut makers: Vec<&str> = found.iter().map(|seen| seen.made_by.as_str()).collect();
+            makers.retain(|maker| *maker != own);
+            let makers = self.look(&makers).await?;
+            let under_way = makers.iter().any(|maker| matches!(maker.life, Life::Running { .. }));
+            if Instant::now() >= end || !under_way {
                 return Ok(found);
             }
             sleep(SETTLE_PAUSE).await;

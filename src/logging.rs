@@ -39,15 +39,28 @@ pub fn set_action(name: &str) {
     let _ = ACTION.set(name.to_owned());
 }
 
-/// Writes a line that a process waits for, with the mark of its handoff.
+/// Writes a line that a process waits for, with the mark of its handoff and this process's ID as it sees it.
 pub fn announce(message: &'static str, handoff: &HandoffId) {
-    tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), "{message}");
+    tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), pid = std::process::id(), "{message}");
 }
 
 /// True if a complete line of `output` is the announcement of this message by this handoff.
 pub fn announces(output: &str, message: &str, handoff: &HandoffId) -> bool {
+    announced(output, message, handoff).is_some()
+}
+
+/// The announcement of this message by this handoff, if a complete line of `output` is one.
+pub fn announced(output: &str, message: &str, handoff: &HandoffId) -> Option<Announcement> {
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.into_iter().any(|line| line["message"] == message && line["handoff"] == handoff.as_str())
+    let line = lines.into_iter().find(|line| line["message"] == message && line["handoff"] == handoff.as_str())?;
+    Some(Announcement { pid: line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) })
+}
+
+/// A line that a process waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announcement {
+    /// The process that said it, as it sees itself.
+    pub pid: Option<u32>,
 }
 
 /// Writes a line of the handoff with a document in it, at every level.

@@ -4,7 +4,6 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use tracing::Level;
 use waitdaemon::choose::choose;
@@ -17,12 +16,10 @@ use waitdaemon::login::Login;
 use waitdaemon::machine::namespaces;
 use waitdaemon::process::Process;
 use waitdaemon::settings::{Problem, Settings, Syslog, reader};
-use waitdaemon::signals::StopSignals;
+use waitdaemon::signals::Signals;
 use waitdaemon::ticket::{EngineTicket, Ticket};
-use waitdaemon::{logging, names, syslog, waiter};
-
-/// How long an end waits for the syslog server's name.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+use waitdaemon::waiter::{self, Exit};
+use waitdaemon::{logging, names, syslog};
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -69,7 +66,7 @@ fn be_action() -> u8 {
         return on_one_thread(exit::HANDOFF_FAILED, async { Ok(show::run(&settings, &process, login).await) });
     }
     on_one_thread(exit::HANDOFF_FAILED, async {
-        let mut stop = StopSignals::catch().context("cannot catch signals")?;
+        let mut signals = Signals::catch().context("cannot catch signals")?;
         let reached = match choose(&settings, &process).await {
             Ok(reached) => reached,
             Err(failures) => {
@@ -82,7 +79,7 @@ fn be_action() -> u8 {
         let keeps_logs = reached.engine.about().keeps_logs;
         let server = syslog::server(&settings.syslog, keeps_logs, &process.command_line);
         server.iter().for_each(|address| syslog::start(address));
-        match handoff::run(&reached, &process, &settings, login, &mut stop).await {
+        match handoff::run(&reached, &process, &settings, login, &mut signals).await {
             Ok(()) => Ok(0),
             Err(failures) => {
                 failures.iter().for_each(logging::failure);
@@ -119,7 +116,7 @@ fn be_waiter() -> u8 {
     logging::set_action(&duty.action_name);
     let process = Process::own();
     on_one_thread(exit::WAITER_FAILED, async {
-        let mut stop = StopSignals::catch().context("cannot catch signals")?;
+        let mut signals = Signals::catch().context("cannot catch signals")?;
         let engine: Box<dyn Engine> = match engine {
             EngineTicket::Docker { host, socket_after_restart, version } => {
                 Box::new(Docker::from_ticket(host, socket_after_restart, version))
@@ -128,8 +125,11 @@ fn be_waiter() -> u8 {
         };
         // The network is the host's by now, if nerdctl is.
         duty.syslog.iter().for_each(|address| syslog::start(address));
-        let well = waiter::run(engine.as_ref(), &process, &duty, &mut stop).await;
-        Ok(if well { 0 } else { exit::WAITER_FAILED })
+        Ok(match waiter::run(engine.as_ref(), &process, &duty, &mut signals).await {
+            Exit::Done => 0,
+            Exit::Failed => exit::WAITER_FAILED,
+            Exit::Interrupted => exit::INTERRUPTED,
+        })
     })
 }
 
@@ -154,7 +154,7 @@ fn run_to_the_end(failed: u8, journey: Pin<Box<dyn Future<Output = Result<u8, Fa
             logging::failure(&failure);
             failed
         });
-        syslog::flush(FLUSH_LIMIT).await;
+        syslog::flush(syslog::FLUSH_LIMIT).await;
         code
     });
     // A name that is being resolved holds nobody up.

@@ -8,10 +8,16 @@ pub const LABEL_ROLE: &str = "waitdaemon.role";
 pub const LABEL_ACTION: &str = "waitdaemon.action";
 /// Label: the [`HandoffId`] that made the container.
 pub const LABEL_HANDOFF: &str = "waitdaemon.handoff";
+/// Label: the ID of the action container that made the container. While that runs, its handoff is under way.
+pub const LABEL_MADE_BY: &str = "waitdaemon.made-by";
 
 /// The path of the waiter's program in the image: a link to `/waitdaemon`. The role is told by the
 /// program's name, so no argument and no variable of the action can be taken for it.
 pub const WAITER_PROGRAM: &str = "/waiter";
+
+/// Where a waiter on Docker has a volume of its own, for its journal. In our image this folder is anybody's, and so is
+/// the volume then: the action may not run as root.
+pub const JOURNAL_FOLDER: &str = "/journal";
 
 /// What one of our containers is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +48,13 @@ impl Role {
     }
 
     /// The labels of a container in this role.
-    pub fn labels(self, action: &str, handoff: &HandoffId) -> [(&'static str, String); 3] {
-        [(LABEL_ROLE, self.as_str().into()), (LABEL_ACTION, action.into()), (LABEL_HANDOFF, handoff.0.clone())]
+    pub fn labels(self, action: &str, handoff: &HandoffId, made_by: &str) -> [(&'static str, String); 4] {
+        [
+            (LABEL_ROLE, self.as_str().into()),
+            (LABEL_ACTION, action.into()),
+            (LABEL_HANDOFF, handoff.0.clone()),
+            (LABEL_MADE_BY, made_by.into()),
+        ]
     }
 }
 

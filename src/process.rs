@@ -1,5 +1,8 @@
 //! This process and its surroundings, as the journeys see them.
 
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::error::Failure;
@@ -11,6 +14,18 @@ use crate::names::HandoffId;
 
 /// Writes a line that another process waits for: the message and the handoff's mark.
 pub type Announce = Box<dyn Fn(&'static str, &HandoffId)>;
+/// Opens what outlives this process in a folder that its container keeps.
+pub type Keep = Box<dyn Fn(&Path) -> io::Result<Kept>>;
+/// Adds a line, in one piece.
+pub type Add = Box<dyn Fn(&str) -> io::Result<()>>;
+
+/// Lines that outlive this process.
+pub struct Kept {
+    /// What was there already.
+    pub lines: String,
+    /// Adds one more.
+    pub add: Add,
+}
 
 /// What a journey asks of its own process and machine. A simulation puts another one in its place.
 pub struct Process {
@@ -28,6 +43,8 @@ pub struct Process {
     pub announce: Announce,
     /// Says at ERROR what failed.
     pub fail: Box<dyn Fn(&Failure)>,
+    /// Opens what outlives this process.
+    pub keep: Keep,
 }
 
 /// Reads the kernel's command line, as the host's PID 1 sees it if this process does: an OSIE may mount another over it.
@@ -35,6 +52,18 @@ fn read_command_line() -> String {
     let own = Path::new("/proc/cmdline");
     let hosts = namespaces::path_through_init(own).and_then(|path| std::fs::read_to_string(path).ok());
     hosts.or_else(|| std::fs::read_to_string(own).ok()).unwrap_or_default()
+}
+
+/// The waiter's journal in its container's folder.
+const JOURNAL: &str = "waitdaemon-journal";
+
+fn keep(folder: &Path) -> io::Result<Kept> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(folder.join(JOURNAL))?;
+    let mut lines = String::new();
+    file.read_to_string(&mut lines)?;
+    let file = RefCell::new(file);
+    // Not flushed to a disk: it need not outlive the machine.
+    Ok(Kept { lines, add: Box::new(move |line| file.borrow_mut().write_all(format!("{line}\n").as_bytes())) })
 }
 
 impl Process {
@@ -48,6 +77,7 @@ impl Process {
             traces: Box::new(Traces::read),
             announce: Box::new(logging::announce),
             fail: Box::new(logging::failure),
+            keep: Box::new(keep),
         }
     }
 }

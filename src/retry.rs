@@ -34,12 +34,15 @@ pub trait Transient: Display {
 pub struct Attempts {
     end: Instant,
     failed: u32,
+    /// Of these, those of which nobody can tell whether they pass.
+    doubtful: u32,
+    said: String,
 }
 
 impl Attempts {
     /// Allows attempts for `limit`, from now.
     pub fn within(limit: Duration) -> Self {
-        Self { end: Instant::now() + limit, failed: 0 }
+        Self { end: Instant::now() + limit, failed: 0, doubtful: 0, said: String::new() }
     }
 
     /// Counts the attempts that have failed.
@@ -47,7 +50,7 @@ impl Attempts {
         self.failed
     }
 
-    /// Logs why the last attempt failed and waits before the next one; returns false if there is to be none.
+    /// Logs why the last attempt failed, at WARN if that is new, and waits before the next one; returns false if there is to be none.
     pub async fn wait(&mut self, what: &str, error: &impl Transient) -> bool {
         self.wait_as(error.retry(), what, error).await
     }
@@ -55,17 +58,24 @@ impl Attempts {
     /// As [`Attempts::wait`], for a caller that knows better whether the error may pass.
     pub async fn wait_as(&mut self, retry: Retry, what: &str, error: &dyn Display) -> bool {
         self.failed += 1;
+        self.doubtful += u32::from(retry == Retry::AFewTimes);
         let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.failed);
         let enough = match retry {
             Retry::Never => true,
-            Retry::AFewTimes => self.failed >= FEW,
+            Retry::AFewTimes => self.doubtful >= FEW,
             Retry::UntilDeadline => false,
         };
         if enough || Instant::now() + pause >= self.end {
             return false;
         }
         let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(error = %error, tries = self.failed, milliseconds, "{what} failed, trying again");
+        let said = error.to_string();
+        if said == self.said {
+            tracing::debug!(error = said, tries = self.failed, milliseconds, "{what} failed again, trying again");
+        } else {
+            tracing::warn!(error = said, tries = self.failed, milliseconds, "{what} failed, trying again");
+            self.said = said;
+        }
         sleep(pause).await;
         true
     }

@@ -41,8 +41,11 @@ const REACH_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first question; it grows to the longest. Many machines end in the same second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Smee answers 404 for other reasons too, some of which pass (docs/reference.md): netboot is off once that is the
+/// answer three times, over two seconds.
+const NETBOOT_ANSWERS: u32 = 3;
 /// Between two answers that must be the same.
-const SURE_PAUSE: Duration = Duration::from_millis(100);
+const SURE_PAUSE: Duration = Duration::from_secs(1);
 
 const FIELD: &str = "environment.WAITDAEMON_WAIT_FOR";
 
@@ -131,7 +134,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
     let (name, url, status, times) = match &wait_for.what {
         Awaited::NetbootOff { smee } => {
             let script = boot_script(&process.command_line, smee.as_ref())?;
-            ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, 2)
+            ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, NETBOOT_ANSWERS)
         }
         Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
     };
@@ -139,10 +142,12 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
     let accept = if netboot { Accept::NotServerErrors } else { Accept::Any };
     let ask = async || retry_within(REACH_LIMIT, "asking for the signal", || http_status(&url, accept)).await;
     let mut answer = ask().await;
-    if netboot && matches!(answer, Ok(NETBOOT_IS_OFF)) {
-        // As for the waiter, only two in a row count.
-        sleep(SURE_PAUSE).await;
-        answer = ask().await;
+    for _ in 1..NETBOOT_ANSWERS {
+        // As for the waiter, one answer is not enough.
+        if netboot && matches!(answer, Ok(NETBOOT_IS_OFF)) {
+            sleep(SURE_PAUSE).await;
+            answer = ask().await;
+        }
     }
     let answer = answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
     let answer = answer.map_err(|failure| {

@@ -1,47 +1,62 @@
-//! SIGTERM and SIGINT: somebody wants us to stop.
+//! The signals that a journey heeds: SIGTERM and SIGINT, by which somebody wants us to stop, and SIGUSR1, by which the
+//! handoff gives the waiter its word that it is about to exit 0.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// Both signals, caught from now on. As PID 1 of a container nothing else would end us.
-pub struct StopSignals {
+/// What somebody tells this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// To stop; the signal's name.
+    Stop(&'static str),
+    /// The handoff's word.
+    Word,
+}
+
+/// The signals, caught from now on. As PID 1 of a container nothing else would end us.
+pub struct Signals {
     source: Source,
-    received: bool,
+    stopped: bool,
 }
 
 enum Source {
     Kernel {
-        term: Signal,
-        interrupt: Signal,
+        term: Stream,
+        interrupt: Stream,
+        word: Stream,
     },
     /// A simulated process has no signals of its own.
     #[cfg(test)]
-    Simulated(tokio::sync::mpsc::UnboundedReceiver<&'static str>),
+    Simulated(tokio::sync::mpsc::UnboundedReceiver<Signal>),
 }
 
-impl StopSignals {
+impl Signals {
     /// Catches the signals.
     ///
     /// # Errors
     /// What sigaction(2) reports.
     pub fn catch() -> std::io::Result<Self> {
-        let source =
-            Source::Kernel { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-        Ok(Self { source, received: false })
+        let source = Source::Kernel {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            word: signal(SignalKind::user_defined1())?,
+        };
+        Ok(Self { source, stopped: false })
     }
 
     /// Takes the signals of a simulated process.
     #[cfg(test)]
-    pub fn simulated(signals: tokio::sync::mpsc::UnboundedReceiver<&'static str>) -> Self {
-        Self { source: Source::Simulated(signals), received: false }
+    pub fn simulated(signals: tokio::sync::mpsc::UnboundedReceiver<Signal>) -> Self {
+        Self { source: Source::Simulated(signals), stopped: false }
     }
 
-    /// Waits for the next signal and returns its name.
-    pub async fn next(&mut self) -> &'static str {
+    /// Waits for the next signal; one that stops us comes first.
+    pub async fn next(&mut self) -> Signal {
         let signal = match &mut self.source {
-            Source::Kernel { term, interrupt } => tokio::select! {
+            Source::Kernel { term, interrupt, word } => tokio::select! {
                 biased;
-                _ = term.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+                _ = term.recv() => Signal::Stop("SIGTERM"),
+                _ = interrupt.recv() => Signal::Stop("SIGINT"),
+                _ = word.recv() => Signal::Word,
             },
             #[cfg(test)]
             Source::Simulated(signals) => match signals.recv().await {
@@ -49,14 +64,23 @@ impl StopSignals {
                 None => std::future::pending().await,
             },
         };
-        self.received = true;
+        self.stopped |= signal != Signal::Word;
         signal
     }
 
-    /// Waits for the first signal; returns at once if one was received before.
-    pub async fn received(&mut self) {
-        if !self.received {
-            self.next().await;
+    /// Waits for the next signal that stops us and returns its name.
+    pub async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Signal::Stop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+
+    /// Waits for the first signal that stops us; returns at once if one was received before.
+    pub async fn stopped(&mut self) {
+        if !self.stopped {
+            self.stop().await;
         }
     }
 }

@@ -22,6 +22,8 @@ const LONGEST: usize = 2048;
 const LONGEST_NAME: usize = 48;
 /// How many lines are kept until the server's name is resolved.
 const MOST_KEPT: usize = 64;
+/// How long the end of a process waits for the server's name.
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks whether the server's name is resolved.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -118,7 +118,7 @@ mod tests {
                     name: "netboot to be switched off".into(),
                     url: "http://h:7080/x".into(),
                     status: 404,
-                    times: 2,
+                    times: 3,
                     max_seconds: 300,
                     expired: Expired::Abort,
                 }),

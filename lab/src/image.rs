@@ -57,8 +57,8 @@ pub fn write(path: &Path, reference: &str, config: &Value, entries: &[Entry]) ->
     fs::File::create(path)?.write_all(&bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// waitdaemon's own image: `program` as `/waitdaemon`, `/waiter`, a link to it, and `/tmp`, which
-/// nerdctl needs; in the variant that bundles it, `nerdctl` at /usr/local/bin.
+/// waitdaemon's own image: `program` as `/waitdaemon`, `/waiter`, a link to it, `/journal`, where a waiter on Docker
+/// keeps what it remembers, and `/tmp`, which nerdctl needs; in the variant that bundles it, `nerdctl` at /usr/local/bin.
 ///
 /// # Errors
 /// As [`write`].
@@ -85,6 +85,7 @@ pub(crate) fn entries_of(program: &Path, nerdctl: Option<&Path>) -> Vec<Entry> {
     let mut entries = vec![
         Entry::File("waitdaemon", 0o755, program.into()),
         Entry::Link("waiter".into(), "waitdaemon"),
+        Entry::Folder("journal", 0o1777),
         Entry::Folder("tmp", 0o1777),
     ];
     entries.extend(nerdctl.map(|nerdctl| Entry::File("usr/local/bin/nerdctl", 0o755, nerdctl.into())));

@@ -13,6 +13,7 @@ pub mod tail;
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -45,16 +46,8 @@ pub trait Engine {
     /// Shows an image by its name or ID; `None` if it is not on this machine.
     fn image<'a>(&'a self, image: &'a str) -> Answer<'a, Option<Image>>;
 
-    /// Asks the registry for an image, without pulling it.
-    fn find_in_registry<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>) -> Answer<'a, ()>;
-
-    /// Pulls an image. The caller limits the time.
-    fn pull<'a>(
-        &'a self,
-        image: &'a Reference,
-        login: Option<&'a Login>,
-        progress: &'a RefCell<Progress>,
-    ) -> Answer<'a, ()>;
+    /// Asks the registry for an image. The caller limits the time of a pull.
+    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()>;
 
     /// Builds the requests for both containers; changes nothing.
     fn prepare<'a>(&'a self, order: &'a Order<'a>) -> Pin<Box<dyn Future<Output = Prepared> + 'a>>;
@@ -70,6 +63,9 @@ pub trait Engine {
 
     /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process, if it is known.
     fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End>;
+
+    /// Gives a waiter the handoff's word. `pid` is its process as it announced it, which may be known elsewhere alone.
+    fn give_word<'a>(&'a self, waiter: &'a str, pid: Option<u32>) -> Answer<'a, ()>;
 
     /// Opens a container's output.
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>>;
@@ -174,8 +170,12 @@ pub struct Seen {
     pub action: String,
     /// The mark of the handoff that made it, if it is one of ours.
     pub handoff: String,
+    /// The action container that made it, if it is one of ours.
+    pub made_by: String,
     /// Its life.
     pub life: Life,
+    /// A folder that goes with the container, as a process in it sees it; of our waiter, else unknown.
+    pub folder: Option<PathBuf>,
     /// Whoever ran it removed its log, as the Tink Agent on containerd does if it succeeded, and only then.
     pub log_removed: bool,
     /// The rest; empty unless the whole was asked for.
@@ -300,6 +300,15 @@ pub enum Removal {
     Own,
 }
 
+/// What to ask the registry for.
+#[derive(Debug, Clone, Copy)]
+pub enum Pulling<'a> {
+    /// Whether it has the image.
+    Find,
+    /// The image; how far it is, is told here.
+    Whole(&'a RefCell<Progress>),
+}
+
 /// How far a pull is.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -345,6 +354,8 @@ pub enum Kind {
     NotCarried,
     /// Another answer that stands.
     Final,
+    /// Words that nobody knows: they may stand or pass.
+    Unrecognized,
     /// It may be done a little later.
     MayPass(Retry),
 }

@@ -3,6 +3,7 @@
 //! plan, which changes nothing -> apply -> if anything failed, roll back. A dry run is plan and show.
 
 pub mod apply;
+mod armed;
 pub mod plan;
 mod pull;
 pub mod show;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use self::apply::{already_running, apply};
+use self::armed::Waiter;
 use self::plan::plan;
 use self::stop::or_stopped;
 use crate::choose::Reached;
@@ -23,7 +25,8 @@ use crate::login::Login;
 use crate::names::HandoffId;
 use crate::process::Process;
 use crate::settings::Settings;
-use crate::signals::StopSignals;
+use crate::signals::Signals;
+use crate::syslog::{self, FLUSH_LIMIT};
 
 /// How long cleaning up may take after a signal. With what a last step may take (stop.rs) it fits into the 5 s that the
 /// agent gives a timed-out action between SIGTERM and SIGKILL (Tink Agent v0.25.0, observed).
@@ -40,12 +43,12 @@ pub async fn run(
     process: &Process,
     settings: &Settings,
     login: Option<Login>,
-    stop: &mut StopSignals,
+    signals: &mut Signals,
 ) -> Result<(), Vec<Failure>> {
     let handoff = HandoffId::random().context("the kernel gives no random numbers").map_err(|failure| vec![failure])?;
-    let result = hand_over(reached, process, settings, login, &handoff, stop).await;
+    let result = hand_over(reached, process, settings, login, &handoff, signals).await;
     if result.is_err() {
-        roll_back(reached, &handoff, stop).await;
+        roll_back(reached, &handoff, signals).await;
     }
     result
 }
@@ -56,10 +59,10 @@ async fn hand_over(
     settings: &Settings,
     login: Option<Login>,
     handoff: &HandoffId,
-    stop: &mut StopSignals,
+    signals: &mut Signals,
 ) -> Result<(), Vec<Failure>> {
     let begin = Instant::now();
-    let mut plan = or_stopped(stop, plan(reached, process, settings, handoff)).await?;
+    let mut plan = or_stopped(signals, plan(reached, process, settings, handoff)).await?;
     if let Some(user) = plan.running_user() {
         already_running(&user.id);
         return Ok(());
@@ -68,22 +71,26 @@ async fn hand_over(
         return Err(std::mem::take(&mut plan.problems));
     }
     let wait_seconds = plan.duty.wait_seconds;
-    if apply(reached, process, settings, plan, login, stop).await.map_err(|failure| vec![failure])? {
-        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(wait_seconds, milliseconds, "handed over: the waiter is armed");
-    }
+    let created = apply(reached, process, settings, plan, login, signals).await.map_err(|failure| vec![failure])?;
+    let Some(created) = created else { return Ok(()) };
+    let waiter = or_stopped(signals, Waiter::start(reached.engine.as_ref(), &created, handoff)).await?;
+    syslog::flush(FLUSH_LIMIT).await;
+    or_stopped(signals, waiter.give_word()).await?;
+    // From here on nothing but exiting with 0 is left to do: nobody looks at signals any more.
+    let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(wait_seconds, milliseconds, "handed over: the waiter is armed");
     Ok(())
 }
 
 /// Removes what the handoff made, if it made anything.
-async fn roll_back(reached: &Reached, handoff: &HandoffId, stop: &mut StopSignals) {
+async fn roll_back(reached: &Reached, handoff: &HandoffId, signals: &mut Signals) {
     let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
     let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(handoff));
     tokio::pin!(removal);
     let removed = tokio::select! {
         biased;
         removed = &mut removal => removed.ok(),
-        () = stop.received() => timeout(CLEAN_UP_LIMIT, removal).await.ok().and_then(Result::ok),
+        () = signals.stopped() => timeout(CLEAN_UP_LIMIT, removal).await.ok().and_then(Result::ok),
     };
     match removed {
         Some(Ok(())) => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval, timeout};
 
-use crate::engine::{Engine, Progress};
+use crate::engine::{Engine, Progress, Pulling};
 use crate::error::Failure;
 use crate::failures;
 use crate::login::Login;
@@ -28,7 +28,7 @@ pub async fn pull(
     tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
     let (earlier, progress) = (RefCell::new(None), RefCell::new(Progress::default()));
     let pull = retry_within(limit, "pulling the image", || async {
-        let pulled = engine.pull(image, login, &progress).await;
+        let pulled = engine.pull(image, login, Pulling::Whole(&progress)).await;
         pulled.inspect_err(|refusal| drop(earlier.replace(Some(refusal.said.clone()))))
     });
     let pull = timeout(limit, pull);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, plan, runs};
 use crate::choose::{Reached, choose};
-use crate::engine::{Life, Seen, json};
+use crate::engine::{Life, Pulling, Seen, json};
 use crate::error::{Context, Failure, exit};
 use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
@@ -120,7 +120,7 @@ impl Report {
         self.say("earlier_attempt", earlier.collect::<Vec<_>>());
         if plan.image.is_none() {
             let login = login.or_else(|| Login::of_machine(&process.command_line, &settings.image));
-            if let Err(refusal) = reached.engine.find_in_registry(&settings.image, login.as_ref()).await {
+            if let Err(refusal) = reached.engine.pull(&settings.image, login.as_ref(), Pulling::Find).await {
                 self.failed(&failures::pull_failed(&settings.image).cause(refusal));
             }
         }

@@ -5,35 +5,35 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::error::Failure;
-use crate::signals::StopSignals;
+use crate::signals::Signals;
 
 /// How long creating containers may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
 
 /// Returns the step's result, or a failure as soon as somebody stops us.
 pub async fn or_stopped<T, E: From<Failure>>(
-    stop: &mut StopSignals,
+    signals: &mut Signals,
     step: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     tokio::select! {
         biased;
-        signal = stop.next() => Err(stopped(signal).into()),
+        signal = signals.stop() => Err(stopped(signal).into()),
         result = step => result,
     }
 }
 
 /// As [`or_stopped`], but a step that is under way gets [`LAST_STEP_LIMIT`] to come to its end.
-pub async fn finish_then_stop<T>(
-    stop: &mut StopSignals,
-    step: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+pub async fn finish_then_stop<T, E: From<Failure>>(
+    signals: &mut Signals,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::pin!(step);
     tokio::select! {
         biased;
         result = &mut step => result,
-        signal = stop.next() => {
+        signal = signals.stop() => {
             let _ = timeout(LAST_STEP_LIMIT, step).await;
-            Err(stopped(signal))
+            Err(stopped(signal).into())
         }
     }
 }

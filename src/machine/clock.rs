@@ -20,6 +20,16 @@ impl Moment {
     pub fn since(self, now: Self) -> Duration {
         self.0.saturating_sub(now.0)
     }
+
+    /// The moment in nanoseconds since boot.
+    pub fn nanoseconds(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that [`Moment::nanoseconds`] gave.
+    pub fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Self(Duration::from_nanos(nanoseconds))
+    }
 }
 
 impl Add<Duration> for Moment {

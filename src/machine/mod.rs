@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod command_line;
 pub mod namespaces;
+pub mod pidfd;
 pub mod power;
 pub mod procfs;
 pub mod readable;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::scenario::{Event, Target};
+use super::scenario::{Agent, Event, Target};
 use super::stage::{Attempt, Stage};
 use crate::engine::Life;
 use crate::engine::fake::{Container, Fault, Ways};
@@ -25,7 +25,9 @@ pub fn check(stage: &Stage) {
         handoffs.sort_unstable();
         handoffs.dedup();
         for handoff in handoffs {
-            let of = |role| world.all().find(|found| found.handoff == handoff && found.role == Some(role));
+            // A handoff that met another one made them anew.
+            let made = |role| world.all().filter(move |found| found.handoff == handoff && found.role == Some(role));
+            let of = |role| made(role).max_by(|one, other| one.id.cmp(&other.id));
             let (user, waiter) = (of(Role::User), of(Role::Waiter));
             let duty = user.or(waiter).and_then(|found| found.duty.as_ref());
             let Some(attempt) = duty.and_then(|duty| stage.attempt_of(&duty.action_id)) else { continue };
@@ -45,6 +47,11 @@ pub fn check(stage: &Stage) {
         }
     }
     let mut world = stage.world.borrow_mut();
+    let attempts = stage.attempts.borrow();
+    let only_again = stage.scenario.events.iter().all(|(_, event)| *event == Event::Again);
+    if only_again && stage.scenario.is_calm() && attempts.iter().any(|attempt| attempt.code != Some(0)) {
+        broken.push(format!("the same action came again, and one attempt failed: {attempts:?} (promise 6)"));
+    }
     for text in broken {
         world.violate(text);
     }
@@ -57,6 +64,7 @@ fn passes(stage: &Stage) -> bool {
     // A start that hangs is given up: the handoff waits 30 s for the waiter, no longer.
     let hangs = scenario.faults(|fault| matches!(fault, Fault::Hang | Fault::HangAfter | Fault::Delay));
     scenario.events.is_empty()
+        && scenario.journal_death.is_none()
         && scenario.faults.len() <= 1
         && killed + hangs == 0
         && scenario.timeout > Duration::from_secs(60)
@@ -67,21 +75,30 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     let Handed { attempt, user, waiter } = handed;
     let (scenario, world) = (&stage.scenario, stage.world.borrow());
     let starts = user.map_or(0, |user| user.starts);
-    let succeeded = match scenario.ways {
-        // The exit code is all that a waiter on Docker knows.
-        Ways::Docker => attempt.code == Some(0),
-        Ways::Containerd => attempt.reported == Some(true),
+    let reported = attempt.reported == Some(true);
+    let code_0 = attempt.code == Some(0);
+    let (may, succeeded) = match (scenario.ways, scenario.agent) {
+        // The exit code is all that a waiter knows there.
+        (Ways::Docker, _) => (code_0, code_0),
+        (_, Agent::DeletesAll) => (code_0 || killed_after_its_word(handed), code_0 && reported),
+        _ => (reported, reported),
     };
     if starts > 1 {
         broken.push(format!("the user container ran {starts} times (promise 3)"));
     }
-    if starts > 0 && !succeeded {
+    if starts > 0 && !may {
         broken.push(format!("the user container ran although the action did not succeed: {attempt:?} (promise 3)"));
     }
     if let (Some(started), Some(ended)) = (user.and_then(|user| user.started_at), attempt.ended_at)
         && started + Duration::from_millis(1) < ended + Duration::from_secs(scenario.wait_seconds)
     {
         broken.push("the user container started before its time (promise 3)".into());
+    }
+    if let (Some(started), Some(reported)) = (user.and_then(|user| user.started_at), attempt.reported_at)
+        && scenario.ways == Ways::Containerd
+        && started + Duration::from_millis(1) < reported + Duration::from_secs(scenario.wait_seconds)
+    {
+        broken.push("the wait began before the agent was done with its container (promise 3)".into());
     }
     let there = |found: &Container| world.containers.contains_key(&found.id);
     let user_left = user.filter(|user| there(user));
@@ -98,6 +115,7 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     // Told to stop before the start, the waiter removes the user container.
     if let (Some(told), Some(started)) = (told, user.and_then(|user| user.started_at))
         && told + Duration::from_millis(500) < started
+        && scenario.journal_death.is_none()
         && !scenario.has(|event| matches!(event, Event::Kill(Target::Waiter) | Event::Engine { .. }))
         && scenario.faults.is_empty()
     {
@@ -110,7 +128,7 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     }
     let (lasts, code) = scenario.user;
     let watched = scenario.watch_seconds > lasts.as_secs();
-    if succeeded && starts == 1 && watched && undisturbed(stage) && !waiter.is_some_and(exhausted) {
+    if succeeded && starts == 1 && watched && undisturbed(stage) {
         match code {
             0 => {
                 for left in [user_left, waiter_left].into_iter().flatten() {
@@ -126,45 +144,44 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     broken
 }
 
+/// True if SIGKILL came between the action's word and its exit, which are next to each other, and nobody knew the exit
+/// code when the waiter asked: what is said then is wrong, and nothing shows it.
+fn killed_after_its_word(handed: &Handed<'_>) -> bool {
+    let word = |waiter: &Container| waiter.journal.iter().any(|line| line == "word\n");
+    handed.attempt.code == Some(137) && handed.waiter.is_some_and(word)
+}
+
 fn stopped_at(stage: &Stage, waiter: &str) -> Option<tokio::time::Instant> {
     stage.stopped.borrow().iter().find(|(id, _)| id == waiter).map(|(_, at)| *at)
 }
 
 /// Why a user container need not run although its action succeeded.
 fn excuse(stage: &Stage, handed: &Handed<'_>) -> Option<&'static str> {
-    let scenario = &stage.scenario;
+    let world = stage.world.borrow();
+    let before = |found: &Container| found.started_at.is_some_and(|at| Some(at) <= handed.attempt.ended_at);
+    let user = handed.user.map(|user| user.id.as_str());
+    if world.all().any(|found| found.role == Some(Role::User) && Some(found.id.as_str()) != user && before(found)) {
+        return Some("another attempt's user container ran already");
+    }
     if handed.waiter.is_some_and(|waiter| stopped_at(stage, &waiter.id).is_some()) {
         return Some("the waiter was told to stop");
     }
     if [handed.user, handed.waiter].into_iter().flatten().any(|found| found.superseded) {
         return Some("the same action came again and took its place");
     }
-    if handed.waiter.is_some_and(exhausted) {
-        return Some("the waiter was killed more often than an engine starts it again");
-    }
-    // What a waiter that is ended with its engine forgets is another issue's.
-    let forgets = |event: &Event| {
-        matches!(event, Event::Engine { containers_live: false, .. } | Event::Engine { forgets: true, .. })
-    };
-    if scenario.has(forgets) {
-        return Some("the engine ended all containers, or forgot");
-    }
     None
-}
-
-/// True if it was killed more often than an engine starts it again.
-fn exhausted(waiter: &Container) -> bool {
-    waiter.starts > 3
 }
 
 /// True if all that went wrong passes.
 fn may_pass(stage: &Stage) -> bool {
     let scenario = &stage.scenario;
     let again = scenario.has(|event| matches!(event, Event::Again));
-    let unknown = scenario.faults(|fault| *fault == Fault::Unknown);
-    let engine = scenario.has(|event| matches!(event, Event::Engine { .. }));
     let waiter = scenario.has(|event| matches!(event, Event::Stop(Target::Waiter)));
-    !again && !engine && !waiter && unknown < 3
+    // Without the word, and nobody who knows the exit code, nothing is known.
+    let forgets = scenario.has(|event| matches!(event, Event::Engine { forgets: true, .. }));
+    let deaf = !scenario.faults.is_empty() || scenario.journal_death == Some((1, false));
+    let speechless = (forgets || scenario.ways == Ways::Containerd) && deaf;
+    !again && !waiter && !speechless
 }
 
 /// True if the action could not clear up behind itself: killed, or pressed for time.

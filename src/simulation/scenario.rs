@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::fake::{Fault, Ways};
+use crate::engine::fake::{Fate, Fault, Ways};
 use crate::retry::chance;
 
 /// Who is killed or told to stop.
@@ -28,13 +28,25 @@ pub enum Event {
     Engine {
         /// Until it is back.
         away: Duration,
-        /// Containers outlive it (containerd, or Docker with live-restore).
-        containers_live: bool,
-        /// It does not remember how containers ended.
+        /// What becomes of its containers.
+        containers: Fate,
+        /// It does not remember how containers ended: it lost its events, or looks for them by a clock that was set
+        /// back.
         forgets: bool,
     },
     /// The server serves the same action again.
     Again,
+}
+
+/// What an agent on containerd does with its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// Deletes it if the action succeeded (v0.24 and later).
+    Usual,
+    /// Cannot delete it, and reports SUCCESS all the same.
+    CannotDelete,
+    /// Deletes it in any case (v0.23).
+    DeletesAll,
 }
 
 /// One run.
@@ -50,6 +62,12 @@ pub struct Scenario {
     pub timeout: Duration,
     /// How long the agent takes to delete a container and to report.
     pub agent_takes: Duration,
+    /// How the agent on containerd behaves.
+    pub agent: Agent,
+    /// The kernel tells how a process ended.
+    pub kernel_tells: bool,
+    /// At which line of its journal the waiter gets SIGKILL: before it is kept, or after.
+    pub journal_death: Option<(usize, bool)>,
     pub faults: BTreeMap<usize, Fault>,
     pub events: Vec<(Duration, Event)>,
 }
@@ -68,6 +86,9 @@ impl Scenario {
         chance::seed(seed + 1);
         let ways = if one_in(2) { Ways::Docker } else { Ways::Containerd };
         let wait_seconds = [0, 1, 3, 10][usize::try_from(chance::number() % 4).unwrap()];
+        if one_in(400) {
+            return Self::day(ways);
+        }
         let watch_seconds = if one_in(6) { 0 } else { 60 };
         let lasts = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(500)];
         let user = (lasts[usize::try_from(chance::number() % 3).unwrap()], if one_in(4) { 7 } else { 0 });
@@ -82,6 +103,15 @@ impl Scenario {
             image_present,
             timeout,
             agent_takes,
+            agent: if one_in(5) {
+                Agent::CannotDelete
+            } else if one_in(5) {
+                Agent::DeletesAll
+            } else {
+                Agent::Usual
+            },
+            kernel_tells: !one_in(3),
+            journal_death: one_in(5).then(|| (usize::try_from(chance::number() % 6).unwrap(), one_in(2))),
             faults: BTreeMap::new(),
             events: Vec::new(),
         };
@@ -91,10 +121,36 @@ impl Scenario {
         }
         for _ in 0..chance::number() % 3 {
             let event = scenario.event();
-            let most = 1500 + 2 * 1000 * (wait_seconds + 1);
+            // Two attempts at once, now and then.
+            let most = if one_in(4) { 400 } else { 1500 + 2 * 1000 * (wait_seconds + 1) };
             scenario.events.push((milliseconds(most), event));
         }
         scenario.events.sort_by_key(|(at, _)| *at);
+        scenario
+    }
+
+    /// A wait of a day, in each hour of which the waiter is killed or the engine restarts.
+    fn day(ways: Ways) -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let mut scenario = Self {
+            ways,
+            wait_seconds: 24 * 3600,
+            watch_seconds: 60,
+            user: (Duration::ZERO, 0),
+            image_present: true,
+            timeout: Duration::from_secs(600),
+            agent_takes: milliseconds(100),
+            agent: Agent::Usual,
+            kernel_tells: true,
+            journal_death: None,
+            faults: BTreeMap::new(),
+            events: Vec::new(),
+        };
+        for hour in 0..24 {
+            let at = HOUR * hour + HOUR / 60 + milliseconds(3_400_000);
+            let event = if one_in(2) { Event::Kill(Target::Waiter) } else { scenario.restart() };
+            scenario.events.push((at, event));
+        }
         scenario
     }
 
@@ -121,18 +177,31 @@ impl Scenario {
             1 | 2 => Event::Kill(Target::Waiter),
             3 => Event::Kill(Target::Agent),
             4 => Event::Stop(if one_in(2) { Target::Action } else { Target::Waiter }),
-            5 => Event::Engine {
-                away: milliseconds(20_000),
-                containers_live: self.ways == Ways::Containerd || !one_in(3),
-                forgets: one_in(3),
-            },
+            5 => self.restart(),
             _ => Event::Again,
+        }
+    }
+
+    fn restart(&self) -> Event {
+        Event::Engine {
+            away: milliseconds(20_000),
+            containers: match chance::number() % 4 {
+                0 if self.ways == Ways::Docker => Fate::Told,
+                1 if self.ways == Ways::Docker => Fate::EndedLater,
+                _ => Fate::Live,
+            },
+            forgets: one_in(3),
         }
     }
 
     /// What happens of this kind.
     pub fn has(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(_, event)| is_meant(event))
+    }
+
+    /// True if nothing goes wrong but what its events say.
+    pub fn is_calm(&self) -> bool {
+        self.faults.is_empty() && self.journal_death.is_none() && self.timeout > Duration::from_secs(60)
     }
 
     /// What goes wrong of this kind.

@@ -9,19 +9,19 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::promises;
-use super::scenario::{Event, Scenario, Target};
+use super::scenario::{Agent, Event, Scenario, Target};
 use crate::choose::introduce;
 use crate::engine::Life;
-use crate::engine::fake::{FakeEngine, Ways, World};
+use crate::engine::fake::{FakeEngine, Fate, Ways, World};
 use crate::handoff;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
 use crate::names::Role;
-use crate::process::Process;
+use crate::process::{Kept, Process};
 use crate::retry::chance;
 use crate::settings::Settings;
-use crate::signals::StopSignals;
-use crate::waiter;
+use crate::signals::{Signal, Signals};
+use crate::waiter::{self, Exit};
 
 /// The name under which the agent runs the action, each time.
 pub const ACTION: &str = "tinkerbell_last_a0";
@@ -29,7 +29,7 @@ pub const ACTION: &str = "tinkerbell_last_a0";
 const COMMAND: [&str; 2] = ["/waitdaemon", "true"];
 /// How long the agent gives an action between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// After this time nothing may happen any more.
+/// After this time and the wait nothing may happen any more.
 const WHOLE: Duration = Duration::from_secs(3600);
 
 /// One time that the action was run.
@@ -40,8 +40,9 @@ pub struct Attempt {
     /// Its exit code, once it ended, and when.
     pub code: Option<i64>,
     pub ended_at: Option<Instant>,
-    /// What the agent reported; `None` if it did not live to.
+    /// What the agent reported, and when; `None` if it did not live to.
     pub reported: Option<bool>,
+    pub reported_at: Option<Instant>,
 }
 
 /// What a run needs while it goes on.
@@ -64,7 +65,7 @@ pub fn play(scenario: &Scenario, traced: bool) -> (Vec<String>, Vec<String>) {
         stage.world.borrow_mut().traced = traced;
         let events = spawn_local(Rc::clone(&stage).events());
         let first = spawn_local(Rc::clone(&stage).serve());
-        sleep(WHOLE).await;
+        sleep(WHOLE + Duration::from_secs(scenario.wait_seconds)).await;
         promises::check(&stage);
         events.abort();
         first.abort();
@@ -80,6 +81,7 @@ impl Stage {
             let mut world = world.borrow_mut();
             world.image_present = scenario.image_present;
             world.faults.clone_from(&scenario.faults);
+            (world.journal_death, world.kernel_tells) = (scenario.journal_death, scenario.kernel_tells);
         }
         let stage = Rc::new(Self {
             scenario,
@@ -112,8 +114,12 @@ impl Stage {
                 let process = self.process(id, &["/waiter"]);
                 let engine = FakeEngine { world: Rc::clone(&world), client: own.clone() };
                 let task = spawn_local(async move {
-                    let well = waiter::run(&engine, &process, &duty, &mut StopSignals::simulated(receive)).await;
-                    World::ended(&world, &own, if well { 0 } else { 2 });
+                    let code = match waiter::run(&engine, &process, &duty, &mut Signals::simulated(receive)).await {
+                        Exit::Done => 0,
+                        Exit::Failed => 2,
+                        Exit::Interrupted => 75,
+                    };
+                    World::ended(&world, &own, code);
                 });
                 self.world.borrow_mut().begins(id, task.abort_handle(), Some(send));
             }
@@ -131,6 +137,7 @@ impl Stage {
     fn process(self: &Rc<Self>, id: &str, command: &[&str]) -> Process {
         let (world, own) = (Rc::clone(&self.world), id.to_owned());
         let (world_too, own_too) = (Rc::clone(&self.world), id.to_owned());
+        let (world_for_journal, own_for_journal) = (Rc::clone(&self.world), id.to_owned());
         let traced = self.traces(id);
         Process {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
@@ -143,6 +150,15 @@ impl Stage {
                 world.borrow_mut().say(&own, &format!("{line}\n"));
             }),
             fail: Box::new(move |failure| world_too.borrow_mut().fail(&own_too, failure)),
+            keep: Box::new(move |_| {
+                let (world, own) = (Rc::clone(&world_for_journal), own_for_journal.clone());
+                let kept = world.borrow().containers.get(&own).map(|found| found.journal.concat());
+                let add = move |line: &str| {
+                    World::keep(&world, &own, &format!("{line}\n"));
+                    Ok(())
+                };
+                Ok(Kept { lines: kept.unwrap_or_default(), add: Box::new(add) })
+            }),
         }
     }
 
@@ -170,7 +186,7 @@ impl Stage {
             }
             world.add(ACTION, None, None, &command)
         };
-        let attempt = Attempt { id: id.clone(), code: None, ended_at: None, reported: None };
+        let attempt = Attempt { id: id.clone(), code: None, ended_at: None, reported: None, reported_at: None };
         let number = self.attempts.borrow().len();
         self.attempts.borrow_mut().push(attempt);
         let (send, receive) = mpsc::unbounded_channel();
@@ -201,16 +217,24 @@ impl Stage {
             return;
         }
         let success = code == Some(0);
-        match self.scenario.ways {
-            Ways::Containerd if !success => {
+        match (self.scenario.ways, self.scenario.agent) {
+            (Ways::Containerd, Agent::Usual | Agent::CannotDelete) if !success => {
                 // The task is deleted, the container stays as one that never ran.
                 if let Some(found) = self.world.borrow_mut().containers.get_mut(&id) {
                     found.life = Life::Created;
                 }
             }
+            (Ways::Containerd, Agent::CannotDelete) => {
+                if let Some(found) = self.world.borrow_mut().containers.get_mut(&id) {
+                    found.log_removed = true;
+                }
+            }
             _ => World::erase(&self.world, &id),
         }
-        self.attempts.borrow_mut()[number].reported = Some(success);
+        {
+            let mut attempts = self.attempts.borrow_mut();
+            (attempts[number].reported, attempts[number].reported_at) = (Some(success), Some(Instant::now()));
+        }
         self.world.borrow_mut().note(|| format!("the agent reports {}", if success { "SUCCESS" } else { "FAILED" }));
     }
 
@@ -220,7 +244,7 @@ impl Stage {
     }
 
     /// The action container's process; returns its exit code.
-    async fn hand_over(self: &Rc<Self>, id: &str, signals: mpsc::UnboundedReceiver<&'static str>) -> i64 {
+    async fn hand_over(self: &Rc<Self>, id: &str, signals: mpsc::UnboundedReceiver<Signal>) -> i64 {
         let engine = FakeEngine { world: Rc::clone(&self.world), client: id.to_owned() };
         let process = self.process(id, &COMMAND);
         let variables = [
@@ -229,7 +253,7 @@ impl Stage {
             ("WAITDAEMON_WATCH_SECONDS", self.scenario.watch_seconds.to_string()),
         ];
         let settings = Settings::read(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
-        let mut stop = StopSignals::simulated(signals);
+        let mut stop = Signals::simulated(signals);
         let reached = match introduce(Box::new(engine), &process).await {
             Ok(reached) => reached,
             Err(failure) => {
@@ -287,12 +311,18 @@ impl Stage {
                         self.stopped.borrow_mut().push((id, Instant::now()));
                     }
                 }
-                Event::Engine { away, containers_live, forgets } => {
-                    World::engine_down(&self.world, containers_live, forgets);
+                // It is away already.
+                Event::Engine { .. } if !self.world.borrow().up => {}
+                Event::Engine { away, containers, forgets } => {
+                    World::engine_down(&self.world, containers, forgets);
+                    // The agent is a container of its own there.
+                    if containers != Fate::Live {
+                        self.agent_lives.set(false);
+                    }
                     let world = Rc::clone(&self.world);
                     spawn_local(async move {
                         sleep(away).await;
-                        World::engine_up(&world);
+                        World::engine_up(&world, containers);
                     });
                 }
                 Event::Again => {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Context, Failure};
 use crate::machine::power::Request;
-use crate::signals::StopSignals;
+use crate::signals::Signals;
 
 /// How long a machine that is asked to reboot by its init may go on before it is asked otherwise.
 const GRACE: Duration = Duration::from_secs(3);
@@ -21,12 +21,12 @@ const ASK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// If the machine does not go down.
-pub async fn finish_reboot(request: Request, stop: &mut StopSignals) -> Result<(), Failure> {
+pub async fn finish_reboot(request: Request, signals: &mut Signals) -> Result<(), Failure> {
     let name = request.name();
     tokio::select! {
         biased;
         () = sleep(GRACE) => {}
-        _ = stop.next() => return Ok(()),
+        _ = signals.stop() => return Ok(()),
     }
     tracing::warn!(
         "`{name}` exited 0 but the machine is still up: systemd ignores BusyBox's signal; asking systemd for {name}"
@@ -37,7 +37,7 @@ pub async fn finish_reboot(request: Request, stop: &mut StopSignals) -> Result<(
         tokio::select! {
             biased;
             () = sleep(ASK_AGAIN_EVERY) => {}
-            _ = stop.next() => return Ok(()),
+            _ = signals.stop() => return Ok(()),
         }
     }
     let message = format!("the machine still runs {} s after systemd was asked for {name}", EFFECT_LIMIT.as_secs());

@@ -2,45 +2,64 @@
 
 mod arm;
 mod end;
+mod journal;
 mod verdict;
 mod watch;
 
-use std::pin::Pin;
+use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use self::arm::Armed;
+use self::arm::{Armed, NotArmed};
+use self::journal::{Fact, Journal, Memory};
 use self::verdict::Verdict;
 use crate::engine::{End, Engine, Life, Listen, Output, Removal};
 use crate::error::{Context, Failure};
 use crate::failures;
-use crate::lifecycle::{Discarded, Lifecycle, WAITER_PATIENCE};
+use crate::lifecycle::{Discarded, Lifecycle, Persistence, WAITER_PATIENCE};
 use crate::logging::ARMED;
 use crate::machine::clock::Moment;
 use crate::process::Process;
 use crate::retry::retry_within;
-use crate::safe_moment::{self, Signal, Waited};
+use crate::safe_moment::{self, Waited};
 use crate::settings::Expired;
-use crate::signals::StopSignals;
+use crate::signals::{Signal, Signals};
 use crate::ticket::Duty;
 
 /// How long attaching to the user container's output may hold its start up.
 const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 /// How long a waiter that was told to end may take to remove itself.
 const LAST_CALL_LIMIT: Duration = Duration::from_secs(1);
+/// How long an engine is asked whether it is there.
+const PROBE_LIMIT: Duration = Duration::from_millis(1500);
+/// How long a waiter that was told to stop may take to remove the user container: an engine gives it 10 s before it
+/// kills it.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a waiter's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All is done.
+    Done,
+    /// It failed, and said so.
+    Failed,
+    /// The machine or the engine goes down. Started again, the waiter goes on from its journal.
+    Interrupted,
+}
 
 /// Where a waiter is in its journey. Each state says what it needs to go on from there.
 enum State {
     /// The action container has not ended, as far as the waiter knows.
     AwaitEnd {
-        /// The wait for it that is open; `None` if the container is gone.
+        /// The wait for it, if it is open.
         pending: Option<End>,
     },
     /// The action succeeded; the user container is to start at the safe moment.
     Waiting {
         /// When success was known.
-        ended: Moment,
+        since: Moment,
     },
     /// The user container is to be started now.
     Starting,
@@ -49,17 +68,26 @@ enum State {
         /// Its output, if it was attached to before the start.
         output: Option<Box<dyn Output>>,
     },
+    /// The user container is not to run.
+    Cancelled {
+        /// Why.
+        why: String,
+    },
+    /// Somebody told the waiter to stop.
+    Stopped {
+        /// The signal's name.
+        signal: &'static str,
+        /// The user container was started.
+        started: bool,
+    },
+    /// The user container ended with success, and is removed.
+    Ended,
     /// All is done, and the waiter removes itself.
-    Done(Farewell),
-}
-
-/// How a waiter takes its leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Farewell {
-    /// It removes its own container.
-    Certain,
-    /// The same, if the engine is still there to do it; a machine that goes down must not wait.
-    Quick,
+    Done,
+    /// The same for a waiter that was told to stop, which must not take long.
+    LastCall,
+    /// The machine or the engine goes down.
+    Interrupted,
 }
 
 /// A waiter that is armed.
@@ -67,106 +95,158 @@ struct Waiter<'a> {
     lifecycle: Lifecycle<'a>,
     process: &'a Process,
     duty: &'a Duty,
-    stop: &'a mut StopSignals,
+    journal: Journal,
     /// Its own container's ID.
     own: String,
     /// The user container's ID.
     user: String,
-    /// The action was seen alive by this waiter, in this life or an earlier one.
-    saw_action: bool,
+    /// The handoff gave its word.
+    word: Cell<bool>,
 }
 
-/// Waits for the action's success and runs the user container. Returns true if all went well; what failed has been
-/// said, and the user container is kept if it explains the failure.
-pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, stop: &mut StopSignals) -> bool {
+/// Waits for the action's success and runs the user container. What failed has been said, and the user container is
+/// kept if it explains the failure.
+pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, signals: &mut Signals) -> Exit {
     let lifecycle = Lifecycle::new(engine, WAITER_PATIENCE);
-    let armed = match arm::arm(&lifecycle, duty).await {
+    let armed = tokio::select! {
+        biased;
+        armed = arm::arm(&lifecycle, process, duty) => armed,
+        _ = signals.stop() => return Exit::Interrupted,
+    };
+    let Armed { waiter: own, user, pending, memory, journal } = match armed {
         Ok(armed) => armed,
-        Err(failure) => {
-            // Nobody counts on us: the handoff fails or is gone. Nothing of it may stay.
+        Err(NotArmed::Lost(failure)) => {
+            (process.fail)(&failure.fix(engine.about().check));
+            return Exit::Failed;
+        }
+        Err(NotArmed::Useless(failure)) => {
             (process.fail)(&failure);
             let message = "could not arm the waiter; it removed everything this handoff had created";
             let rolled_back = lifecycle.roll_back(&duty.handoff).await;
             (process.fail)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
-            return false;
+            return Exit::Failed;
         }
     };
     (process.announce)(ARMED, &duty.handoff);
-    let Armed { waiter: own, user, pending, started, saw_action } = armed;
-    let mut state = State::AwaitEnd { pending };
-    if started {
-        let message = "this waiter was killed and started again; the user container was started before";
-        tracing::warn!(container = user, "{message}");
-        state = State::Watching { output: None };
-    }
-    let mut waiter = Waiter { lifecycle, process, duty, stop, own, user, saw_action };
-    match waiter.run_armed(state).await {
-        Ok(()) => true,
+    let word = Cell::new(memory.word);
+    let state = resume(&memory, pending, process.clock.now());
+    let waiter = Waiter { lifecycle, process, duty, journal, own, user, word };
+    match waiter.run_armed(state, signals).await {
+        Ok(outcome) => outcome,
         Err(failure) => {
             // Said before anything else: whoever ends us from now on ends us too late.
             (process.fail)(&failure);
-            waiter.retire().await;
-            false
+            or_interrupted(signals, waiter.retire()).await.unwrap_or(Exit::Interrupted)
         }
     }
 }
 
+/// Where to go on, by what an earlier life noted. Pure but for what it says.
+fn resume(memory: &Memory, pending: Option<End>, now: Moment) -> State {
+    let (state, at) = match *memory {
+        Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
+        Memory { started: true, .. } => (State::Watching { output: None }, "the user container was started before"),
+        Memory { cancelled: true, .. } => {
+            let why = "the user container was about to be removed".to_owned();
+            (State::Cancelled { why }, "the user container is not to run")
+        }
+        Memory { starting: true, .. } => (State::Starting, "the wait was over"),
+        // A machine that booted anew counts anew.
+        Memory { succeeded: Some(since), .. } => (State::Waiting { since: since.min(now) }, "the wait goes on"),
+        Memory { armed: Some(_), .. } => (State::AwaitEnd { pending }, "the action's end is awaited"),
+        Memory { .. } => return State::AwaitEnd { pending },
+    };
+    tracing::warn!("this waiter was ended and started again: {at}");
+    state
+}
+
 impl Waiter<'_> {
     /// Goes from state to state, from "armed" to the end.
-    async fn run_armed(&mut self, mut state: State) -> Result<(), Failure> {
+    async fn run_armed(&self, mut state: State, signals: &mut Signals) -> Result<Exit, Failure> {
         loop {
             state = match state {
-                State::AwaitEnd { pending } => self.await_end(pending).await?,
-                State::Waiting { ended } => self.wait(ended).await?,
-                State::Starting => self.start().await?,
-                State::Watching { output } => self.watch(output).await?,
-                State::Done(Farewell::Certain) => return self.remove_self().await,
-                State::Done(Farewell::Quick) => return self.try_remove_self().await,
+                State::AwaitEnd { pending } => self.await_end(pending, signals).await?,
+                State::Waiting { since } => self.wait(since, signals).await?,
+                State::Starting => self.start(signals).await?,
+                State::Watching { output } => self.watch(output, signals).await?,
+                State::Stopped { signal, started } => self.stop(signal, started).await?,
+                State::Cancelled { why } => {
+                    or_interrupted(signals, self.cancel(&why)).await.unwrap_or(Ok(State::Interrupted))?
+                }
+                State::Ended => {
+                    let removed = self.lifecycle.remove_surely(&self.user, Removal::Idle);
+                    let removed = or_interrupted(signals, removed).await;
+                    removed.unwrap_or(Ok(())).context("cannot remove the ended container")?;
+                    State::Done
+                }
+                State::Done => {
+                    let removed = or_interrupted(signals, self.remove_self()).await;
+                    return removed.unwrap_or(Ok(())).map(|()| Exit::Done);
+                }
+                State::LastCall => {
+                    let removed = timeout(LAST_CALL_LIMIT, self.remove_self()).await;
+                    return Ok(if matches!(removed, Ok(Ok(()))) { Exit::Done } else { Exit::Interrupted });
+                }
+                State::Interrupted => return Ok(Exit::Interrupted),
             }
         }
     }
 
     /// Awaits the action's end: on success the wait begins, else the user container never runs.
-    async fn await_end(&mut self, pending: Option<End>) -> Result<State, Failure> {
-        let evidence = verdict::Evidence { duty: self.duty, clock: self.process.clock, saw_action: self.saw_action };
-        let (verdict, ended) = tokio::select! {
-            biased;
-            verdict = verdict::verdict(&self.lifecycle, &evidence, pending) => verdict,
-            signal = self.stop.next() => return self.cancel(&received(signal)).await,
+    async fn await_end(&self, pending: Option<End>, signals: &mut Signals) -> Result<State, Failure> {
+        let Self { lifecycle, duty, journal, word, .. } = self;
+        let mut verdict = pin!(verdict::verdict(lifecycle, duty, pending, word));
+        let verdict = loop {
+            tokio::select! {
+                biased;
+                verdict = &mut verdict => break verdict,
+                signal = signals.next() => match signal {
+                    Signal::Stop(signal) => return Ok(State::Stopped { signal, started: false }),
+                    Signal::Word => {
+                        word.set(true);
+                        journal.note(&Fact::Word);
+                    }
+                },
+            }
         };
         match verdict {
             Verdict::Succeeded => {
+                // The agent has its report on the way by now, whatever it had to do before.
+                let since = self.process.clock.now();
+                self.journal.note(&Fact::Succeeded(since));
                 tracing::info!(wait_seconds = self.duty.wait_seconds, "the action succeeded; starting the wait");
-                Ok(State::Waiting { ended })
+                Ok(State::Waiting { since })
             }
-            Verdict::Failed(how) => self.cancel(&format!("the action did not succeed: {how}")).await,
+            Verdict::Failed(how) => Ok(State::Cancelled { why: format!("the action did not succeed: {how}") }),
             Verdict::Unknown(why) => {
-                let failure = Failure::new("cannot know how the action ended, so nothing is started").cause(why);
-                (self.process.fail)(&failure.fix("look at the engine's log, and run the Workflow again"));
-                self.cancel("the action's end is unknown").await
+                let became = self.discard().await?;
+                let failure = Failure::new("cannot know how the action ended, so nothing is started");
+                let failure = failure.fix("look at the engine's log, and run the Workflow again");
+                Err(failure.cause(format!("{why}; the user container {became}")))
             }
         }
     }
 
     /// Waits for the safe moment.
-    async fn wait(&mut self, ended: Moment) -> Result<State, Failure> {
+    async fn wait(&self, since: Moment, signals: &mut Signals) -> Result<State, Failure> {
         let min_wait = Duration::from_secs(self.duty.wait_seconds);
         let signal = self.duty.signal.as_ref();
         let waited = tokio::select! {
             biased;
-            waited = safe_moment::wait_until_safe(self.process.clock, ended, min_wait, signal) => waited?,
-            signal = self.stop.next() => return self.cancel(&received(signal)).await,
+            waited = safe_moment::wait_until_safe(self.process.clock, since, min_wait, signal) => waited?,
+            signal = signals.stop() => return Ok(State::Stopped { signal, started: false }),
         };
         if let (Waited::Expired, Some(signal)) = (waited, signal) {
             self.on_expired(signal).await?;
         }
+        self.journal.note(&Fact::Starting);
         Ok(State::Starting)
     }
 
     /// Starts the user container, attached if it is to be watched. That it cannot be listened to is no reason not to
     /// start it.
-    async fn start(&mut self) -> Result<State, Failure> {
-        let Self { lifecycle, duty, stop, user, .. } = self;
+    async fn start(&self, signals: &mut Signals) -> Result<State, Failure> {
+        let Self { lifecycle, duty, user, .. } = self;
         let start = async {
             let mut output = None;
             if duty.watch_seconds > 0 {
@@ -180,57 +260,80 @@ impl Waiter<'_> {
                     Err(_) => tracing::warn!("the engine is slow; the user container's output will not be shown"),
                 }
             }
-            let started = lifecycle.start_surely(user).await;
+            let started = lifecycle.start_surely(user, Persistence::WhateverMayPass).await;
             started.map_err(|refusal| failures::start_failed(&lifecycle.engine.about(), refusal))?;
             Ok::<_, Failure>(output)
         };
         let output = tokio::select! {
             biased;
             output = start => output?,
-            signal = stop.next() => return self.cancel(&received(signal)).await,
+            signal = signals.stop() => return Ok(State::Stopped { signal, started: false }),
         };
+        self.journal.note(&Fact::Started);
         tracing::info!(container = self.user, "user container started");
         Ok(State::Watching { output })
+    }
+
+    /// Somebody told the waiter to stop. If the engine is there, that cancels what was not started; if it is not, it or
+    /// the machine goes down, and nobody meant the waiter.
+    async fn stop(&self, signal: &'static str, started: bool) -> Result<State, Failure> {
+        let probe = Lifecycle::new(self.lifecycle.engine, PROBE_LIMIT);
+        if !matches!(timeout(PROBE_LIMIT, probe.look_at(&self.user)).await, Ok(Ok(_))) {
+            tracing::warn!("the waiter got {signal}, and the engine does not answer: it or the machine goes down");
+            return Ok(State::Interrupted);
+        }
+        if started {
+            tracing::info!("the waiter got {signal} while it watched; the user container was started");
+            return Ok(State::LastCall);
+        }
+        let why = format!("the waiter got {signal}");
+        if let Ok(Ok(_)) = timeout(CANCEL_LIMIT, self.cancel(&why)).await {
+            return Ok(State::LastCall);
+        }
+        tracing::warn!("{why}, and the engine does not remove the user container any more");
+        Ok(State::Interrupted)
     }
 
     /// The signal did not come in time: says so, and removes the user container if that is asked for.
     ///
     /// # Errors
     /// If the user container is not to run.
-    async fn on_expired(&self, signal: &Signal) -> Result<(), Failure> {
+    async fn on_expired(&self, signal: &safe_moment::Signal) -> Result<(), Failure> {
         let message = format!("timed out after {} s waiting for {}", signal.max_seconds, signal.name);
         let failure = Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
         match signal.expired {
             Expired::Run => (self.process.fail)(&failure.cause("the user container is started all the same")),
             Expired::Abort => {
-                let became = match self.lifecycle.discard(&self.user).await? {
-                    Discarded::Removed => "was removed and will not run",
-                    Discarded::Started => "was started",
-                };
+                let became = self.discard().await?;
                 return Err(failure.cause(format!("the user container {became}")));
             }
         }
         Ok(())
     }
 
-    /// Removes the user container if it has not run. Boxed: many call it.
-    fn cancel<'b>(&'b self, why: &'b str) -> Pin<Box<dyn Future<Output = Result<State, Failure>> + 'b>> {
-        Box::pin(async move {
-            match self.lifecycle.discard(&self.user).await? {
-                Discarded::Removed => tracing::warn!("{why}; the user container was removed and will not run"),
-                Discarded::Started => tracing::warn!("{why}; too late, the user container was started"),
-            }
-            Ok(State::Done(Farewell::Certain))
+    /// Removes the user container if it has not run.
+    async fn cancel(&self, why: &str) -> Result<State, Failure> {
+        self.journal.note(&Fact::Cancelled);
+        tracing::warn!("{why}; the user container {}", self.discard().await?);
+        Ok(State::Done)
+    }
+
+    /// Removes the user container if it has not run; returns what became of it.
+    async fn discard(&self) -> Result<&'static str, Failure> {
+        Ok(match self.lifecycle.discard(&self.user).await? {
+            Discarded::Removed => "was removed and will not run",
+            Discarded::Started => "was started before that",
         })
     }
 
     /// Keeps the engine from starting us again: our container is kept for what it says.
-    async fn retire(&self) {
+    async fn retire(&self) -> Exit {
         let retire = || self.lifecycle.engine.retire(&self.own);
         let retired = retry_within(self.lifecycle.patience, "retiring the waiter", retire).await;
         if let Err(failure) = retired.context("cannot keep the engine from starting the waiter again") {
             (self.process.fail)(&failure);
         }
+        Exit::Failed
     }
 
     /// Removes our own container; this process ends with it.
@@ -238,18 +341,16 @@ impl Waiter<'_> {
         let removed = self.lifecycle.remove_surely(&self.own, Removal::Own).await;
         removed.context("cannot remove the waiter's own container")
     }
-
-    /// The same within [`LAST_CALL_LIMIT`].
-    async fn try_remove_self(&self) -> Result<(), Failure> {
-        if !matches!(timeout(LAST_CALL_LIMIT, self.remove_self()).await, Ok(Ok(()))) {
-            tracing::debug!("the engine does not remove the waiter's container any more");
-        }
-        Ok(())
-    }
 }
 
-fn received(signal: &str) -> String {
-    format!("the waiter got {signal}")
+/// Returns the step's result. If somebody tells us to stop meanwhile, the engine may be gone for good: then `None`, soon.
+async fn or_interrupted<T>(signals: &mut Signals, step: impl Future<Output = T>) -> Option<T> {
+    let mut step = pin!(step);
+    tokio::select! {
+        biased;
+        result = &mut step => Some(result),
+        _ = signals.stop() => timeout(PROBE_LIMIT, step).await.ok(),
+    }
 }
 
 /// True if the container's end is known with this.

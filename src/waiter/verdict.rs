@@ -1,19 +1,28 @@
 //! How the action ended: only what is known to be success lets the user container run.
+//!
+//! Evidence of success is the exit code 0, as the engine or the kernel tells it, or the handoff's word where nobody
+//! tells the code. That the container is gone is none: the agent of Tinkerbell v0.23 deletes the container of an action
+//! that failed, too. Where the agent shows what it reports, that is awaited as well.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::engine::{End, Life};
 use crate::lifecycle::Lifecycle;
-use crate::machine::clock::{Clock, Moment};
+use crate::retry;
 use crate::ticket::Duty;
 
-/// How long the agent may take to delete the container of an action that succeeded; it needs
-/// milliseconds for it (Tink Agent v0.25.0). One that failed it keeps.
-const DELETION_LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks whether it has.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long the agent may take to delete the container of an action that succeeded: it allows itself 10 s for the
+/// network, 10 s for the task and 10 s for the container (Tink Agent v0.25.0), each of which an engine that hangs may
+/// double. One that failed it keeps.
+const DELETION_LIMIT: Duration = Duration::from_secs(90);
+/// How long the engine may take to see that a process has ended.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks, at first; it grows to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The action container's end, as far as the waiter can know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,63 +31,64 @@ pub enum Verdict {
     Succeeded,
     /// It ended in another way; says how.
     Failed(String),
-    /// It is gone and nothing tells how it ended; says why.
+    /// Nothing tells how it ended; says why.
     Unknown(String),
 }
 
-/// What a verdict is based on, besides what the engine says.
-pub struct Evidence<'a> {
-    /// What the handoff knew of the action.
-    pub duty: &'a Duty,
-    /// The clock of the wait.
-    pub clock: Clock,
-    /// The action was seen alive by this waiter.
-    pub saw_action: bool,
-}
-
-/// Waits for the action container's end; returns how and when it ended.
-pub async fn verdict(lifecycle: &Lifecycle<'_>, evidence: &Evidence<'_>, pending: Option<End>) -> (Verdict, Moment) {
-    let duty = evidence.duty;
+/// Waits for the action container's end and returns how it ended. `word` is true once the handoff gave it.
+pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End>, word: &Cell<bool>) -> Verdict {
     let end = lifecycle.await_end(&duty.action_id, duty.action_pid, pending).await;
-    let ended = evidence.clock.now();
-    let verdict = match end {
-        Ok(Life::Ended { code, note }) if !duty.deleted_on_success => of_code(code, &note),
-        Err(refusal) if !refusal.is_gone() => Verdict::Unknown(refusal.said),
-        _ => by_looking(lifecycle, evidence).await,
-    };
-    (verdict, ended)
+    match end {
+        Ok(Life::Ended { code, note }) => match of_code(code, &note) {
+            Verdict::Succeeded if duty.deleted_on_success => by_looking(lifecycle, duty, true, word).await,
+            verdict => verdict,
+        },
+        Err(refusal) if !refusal.is_gone() && !word.get() => Verdict::Unknown(refusal.said),
+        _ => by_looking(lifecycle, duty, false, word).await,
+    }
 }
 
-/// The verdict on an action whose process is gone, by what becomes of its container. An agent that deletes the
-/// container of an action that succeeded keeps any other; its exit code says less: an agent that lost containerd
-/// meanwhile reports FAILED whatever it was (seen with containerd killed). If it cannot delete the container it reports
-/// SUCCESS all the same, and has removed its log. A container that somebody ran by hand keeps
-/// its exit code, and nobody reports it.
-async fn by_looking(lifecycle: &Lifecycle<'_>, evidence: &Evidence<'_>) -> Verdict {
-    let Evidence { duty, saw_action, .. } = evidence;
-    let ended = Instant::now();
+/// The verdict on an action that has ended, by what becomes of its container; `zero` if its exit code is known to be 0.
+///
+/// An agent that deletes the container of an action that succeeded keeps any other, and has reported something else than
+/// the exit code tells where it lost containerd meanwhile (seen with containerd killed). If it cannot delete the
+/// container it reports SUCCESS all the same, and has removed its log.
+async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word: &Cell<bool>) -> Verdict {
+    let (ended, mut looks) = (Instant::now(), 0);
     loop {
-        match lifecycle.look_at(&duty.action_id).await {
-            Ok(None) if duty.deleted_on_success && *saw_action => return Verdict::Succeeded,
-            Ok(None) => return Verdict::Unknown("the action container is gone".into()),
-            Ok(Some(seen)) => match seen.life {
-                Life::Ended { code: 0, .. } if duty.deleted_on_success && seen.log_removed => {
-                    return Verdict::Succeeded;
-                }
-                Life::Ended { code: 0, .. } if duty.deleted_on_success => {}
-                Life::Ended { code, note } => return of_code(code, &note),
-                _ => {}
-            },
+        looks += 1;
+        let pause = sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, looks));
+        let seen = match lifecycle.look_at(&duty.action_id).await {
+            Ok(seen) => seen,
             // nerdctl stumbles over a container that is deleted while it looks at it.
             Err(refusal) if ended.elapsed() < DELETION_LIMIT => {
                 tracing::debug!(error = %refusal, "cannot inspect the action container, looking again");
+                pause.await;
+                continue;
             }
+            Err(_) if word.get() && !duty.deleted_on_success => return Verdict::Succeeded,
             Err(refusal) => return Verdict::Unknown(refusal.said),
+        };
+        if let Some(Life::Ended { code, note }) = seen.as_ref().map(|seen| &seen.life) {
+            match of_code(*code, note) {
+                Verdict::Succeeded => zero = true,
+                verdict => return verdict,
+            }
         }
-        if ended.elapsed() > DELETION_LIMIT {
-            return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());
+        let evidence = zero || word.get();
+        let reported = seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
+        let may_be_told = seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
+        match (evidence, reported) {
+            (true, true) => return Verdict::Succeeded,
+            (true, false) if ended.elapsed() > DELETION_LIMIT => {
+                return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());
+            }
+            (false, _) if seen.is_none() => return Verdict::Unknown("the action container is gone".into()),
+            (false, _) if !may_be_told || ended.elapsed() > END_LIMIT => {
+                return Verdict::Failed("nothing tells that it exited with 0".into());
+            }
+            _ => pause.await,
         }
-        sleep(PAUSE).await;
     }
 }
 

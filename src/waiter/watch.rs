@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::end::finish_reboot;
-use super::{Farewell, State, Waiter, is_end, received};
+use super::journal::Fact;
+use super::{State, Waiter, is_end};
 use crate::engine::tail::Tail;
-use crate::engine::{Life, Output, Removal};
-use crate::error::{Context, Failure};
+use crate::engine::{Life, Output};
+use crate::error::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::signals::Signals;
 
 /// How long the last output may take to arrive after the container ended.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
@@ -44,30 +46,27 @@ enum Outcome {
 
 impl Waiter<'_> {
     /// Watches the user container, says what became of it and clears up.
-    pub(super) async fn watch(&mut self, output: Option<Box<dyn Output>>) -> Result<State, Failure> {
+    pub(super) async fn watch(&self, output: Option<Box<dyn Output>>, signals: &mut Signals) -> Result<State, Failure> {
         let limit = Duration::from_secs(self.duty.watch_seconds);
         if limit.is_zero() {
-            return Ok(State::Done(Farewell::Certain));
+            return Ok(State::Done);
         }
         let outcome = tokio::select! {
             biased;
             outcome = watch(&self.lifecycle, &self.user, output, limit) => outcome,
             // A machine that goes down ends us this way, and its engine too.
-            signal = self.stop.next() => {
-                tracing::info!("{} while it watched; the user container was started", received(signal));
-                return Ok(State::Done(Farewell::Quick));
-            }
+            signal = signals.stop() => return Ok(State::Stopped { signal, started: true }),
         };
         self.report(&outcome)?;
         if let (Outcome::Exited { code: 0, .. }, Some(request)) = (&outcome, self.duty.finish_reboot) {
-            finish_reboot(request, self.stop).await?;
-            return Ok(State::Done(Farewell::Quick));
+            finish_reboot(request, signals).await?;
+            return Ok(State::LastCall);
         }
         if matches!(outcome, Outcome::Exited { .. }) {
-            let removed = self.lifecycle.remove_surely(&self.user, Removal::Idle).await;
-            removed.context("cannot remove the ended container")?;
+            self.journal.note(&Fact::Done);
+            return Ok(State::Ended);
         }
-        Ok(State::Done(Farewell::Certain))
+        Ok(State::Done)
     }
 
     /// Says what became of it.

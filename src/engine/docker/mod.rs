@@ -28,8 +28,8 @@ use self::waiter_request::{WaiterParts, Way};
 use super::json::{differences, list, text};
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared, Progress, Refusal,
-    Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared, Progress, Pulling,
+    Refusal, Removal, Request, Seen, Which,
 };
 use crate::error::{Context, Failure};
 use crate::login::{Login, is_of_login};
@@ -75,8 +75,7 @@ impl Docker {
         seen::container(document).map(Some)
     }
 
-    /// Pulls once.
-    async fn pull_once(
+    async fn pull_whole(
         &self,
         image: &Reference,
         login: Option<&Login>,
@@ -137,7 +136,7 @@ impl Docker {
             &WaiterParts {
                 program: WAITER_PROGRAM,
                 argument: ticket.to_argument().context("cannot write the waiter's ticket")?,
-                labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff),
+                labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff, &order.action.id),
                 way,
                 foreign_socket,
                 signals_init: order.duty.finish_reboot.is_some(),
@@ -161,7 +160,7 @@ impl Docker {
     /// Builds both requests.
     fn build(&self, order: &Order<'_>) -> Prepared {
         let (action, own) = (&order.action.whole.document, &order.own_image.document);
-        let labels = Role::User.labels(&order.action.name, &order.duty.handoff);
+        let labels = Role::User.labels(&order.action.name, &order.duty.handoff, &order.action.id);
         let user = request::user_container(action, own, order.image.as_written(), &labels);
         let (words, differences) = (list(&user.create["Cmd"]).to_vec(), compare(action, &user));
         let (waiter, problems) = match self.waiter(order) {
@@ -245,21 +244,17 @@ impl Engine for Docker {
         })
     }
 
-    fn find_in_registry<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>) -> Answer<'a, ()> {
+    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
         Box::pin(async move {
-            let auth = login.map(|login| login.registry_auth(image));
-            let path = format!("/distribution/{}/json", escape(image.as_written()));
-            self.api.get_as(&path, auth.as_deref()).await.map(drop).map_err(of_registry)
+            match how {
+                Pulling::Find => {
+                    let auth = login.map(|login| login.registry_auth(image));
+                    let path = format!("/distribution/{}/json", escape(image.as_written()));
+                    self.api.get_as(&path, auth.as_deref()).await.map(drop).map_err(of_registry)
+                }
+                Pulling::Whole(progress) => self.pull_whole(image, login, progress).await,
+            }
         })
-    }
-
-    fn pull<'a>(
-        &'a self,
-        image: &'a Reference,
-        login: Option<&'a Login>,
-        progress: &'a RefCell<Progress>,
-    ) -> Answer<'a, ()> {
-        Box::pin(self.pull_once(image, login, progress))
     }
 
     fn prepare<'a>(&'a self, order: &'a Order<'a>) -> Pin<Box<dyn Future<Output = Prepared> + 'a>> {
@@ -299,6 +294,13 @@ impl Engine for Docker {
 
     fn wait<'a>(&'a self, container: &'a str, _: Option<u32>) -> Answer<'a, End> {
         Box::pin(self.open_wait(container))
+    }
+
+    fn give_word<'a>(&'a self, waiter: &'a str, _: Option<u32>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.api.post(&format!("/containers/{}/kill?signal=SIGUSR1", escape(waiter)), None).await?;
+            Ok(())
+        })
     }
 
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>> {

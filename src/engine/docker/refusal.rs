@@ -34,6 +34,8 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
         404 if says("No such image") => Kind::ImageMissing,
         409 if says("already in use by container") => Kind::NameTaken { by: quoted_after(message, "by container") },
         409 if says("already in progress") => Kind::RemovalInProgress,
+        // To a signal: the engine is about to start it again.
+        409 if says("is not running") => Kind::MayPass(Retry::UntilDeadline),
         400 if says("ommand specified") => Kind::NoCommand,
         400 if says("invalid reference format") => Kind::NotAnImageName,
         // runc, through containerd: `exec: "name": executable file not found in $PATH`, `...: permission denied`

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::refusal::NOT_A_CONTAINER;
 use crate::engine::json::{list, text};
 use crate::engine::{Image, Kind, Life, Refusal, Seen, Whole};
-use crate::names::{LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role};
+use crate::names::{JOURNAL_FOLDER, LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_ROLE, Role};
 use crate::retry::Retry;
 
 /// Reads the answer to `GET /containers/{id}/json`.
@@ -18,13 +18,16 @@ pub fn container(document: Value) -> Result<Seen, Refusal> {
     };
     let (config, labels) = (&document["Config"], &document["Config"]["Labels"]);
     let words = std::iter::once(&document["Path"]).chain(list(&document["Args"]));
+    let role = Role::of(text(&labels[LABEL_ROLE]));
     Ok(Seen {
         id: id.to_owned(),
         name: text(&document["Name"]).trim_start_matches('/').to_owned(),
-        role: Role::of(text(&labels[LABEL_ROLE])),
+        role,
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
+        made_by: text(&labels[LABEL_MADE_BY]).to_owned(),
         life: life(&document["State"]),
+        folder: (role == Some(Role::Waiter)).then(|| JOURNAL_FOLDER.into()),
         log_removed: false,
         whole: Whole {
             image: text(&document["Image"]).to_owned(),

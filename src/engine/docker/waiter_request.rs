@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::engine::json::{list, text};
+use crate::names::JOURNAL_FOLDER;
 
 /// Where the waiter sees the folder of the engine's socket.
 const SOCKETS_FOLDER: &str = "/run/engine";
@@ -39,16 +40,18 @@ pub enum Way<'a> {
 }
 
 /// The waiter: the least that can reach the engine. No network unless it needs one, which is the action's then, a
-/// read-only root, no capability, no mount but the socket's. Where no mount leads to the socket it has the host's PIDs
+/// read-only root, no capability, no mount but the socket's and its journal's. Where no mount leads to the socket it has the host's PIDs
 /// and what looking at PID 1's root takes (ptrace(2), "Ptrace access mode checking").
 ///
 /// Returns `None` if no mount of the action leads to the socket.
 pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     let from = &action["HostConfig"];
-    let mounts = match parts.way {
+    let mut mounts = match parts.way {
         Way::Mounted(socket) => socket_mounts(&action["Mounts"], socket)?,
         Way::ThroughInit | Way::Network => Vec::new(),
     };
+    // Without a name: it is removed with the container.
+    mounts.push(json!({"Type": "volume", "Target": JOURNAL_FOLDER}));
     let through_init = matches!(parts.way, Way::ThroughInit);
     let network = match &from["NetworkMode"] {
         _ if !parts.needs_network && !matches!(parts.way, Way::Network) => "none",
@@ -90,8 +93,9 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
             "ExtraHosts": names("ExtraHosts"),
             "Mounts": mounts,
             "ReadonlyRootfs": true,
-            // Killed it is started again and takes up where it was; where it fails it keeps that from happening.
-            "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
+            // Ended without being done it is started again, however often, and goes on from its journal; where it fails it
+            // keeps that from happening.
+            "RestartPolicy": {"Name": "on-failure"},
             "CapDrop": ["ALL"],
             "CapAdd": capabilities,
             "SecurityOpt": security,
@@ -159,6 +163,7 @@ mod tests {
             json!([
                 {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock", "ReadOnly": true},
                 {"Type": "bind", "Source": "/var/run", "Target": "/run/engine", "ReadOnly": true},
+                {"Type": "volume", "Target": "/journal"},
             ])
         );
         let later = |source: &str| {

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use self::world::short;
-pub use self::world::{Container, Fault, Ways, World};
+pub use self::world::{Container, Fate, Fault, Ways, World};
 
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress, Refusal,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Pulling, Refusal,
     Removal, Request, Seen, Which, Whole,
 };
 use crate::login::Login;
@@ -99,8 +99,10 @@ impl FakeEngine {
             role: found.role,
             action: found.action.clone(),
             handoff: found.handoff.clone(),
+            made_by: found.duty.as_ref().map(|duty| duty.action_id.clone()).unwrap_or_default(),
             life: found.life.clone(),
-            log_removed: false,
+            folder: Some("/".into()),
+            log_removed: found.log_removed,
             whole: Whole {
                 image: "own".into(),
                 command: found.command.clone(),
@@ -238,17 +240,15 @@ impl Engine for FakeEngine {
         ))
     }
 
-    fn find_in_registry<'a>(&'a self, _: &'a Reference, _: Option<&'a Login>) -> Answer<'a, ()> {
-        Box::pin(self.request(|| "find in registry".into(), 15, async |_: &Self, _| Ok(())))
-    }
-
-    fn pull<'a>(&'a self, _: &'a Reference, _: Option<&'a Login>, _: &'a RefCell<Progress>) -> Answer<'a, ()> {
+    fn pull<'a>(&'a self, _: &'a Reference, _: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
         Box::pin(self.request(
-            || "pull".into(),
+            move || format!("{how:?}"),
             30,
-            async |this: &Self, _| {
-                sleep(Duration::from_secs(1 + chance::number() % 10)).await;
-                this.world().image_present = true;
+            async move |this: &Self, _| {
+                if let Pulling::Whole(_) = how {
+                    sleep(Duration::from_secs(1 + chance::number() % 10)).await;
+                    this.world().image_present = true;
+                }
                 Ok(())
             },
         ))
@@ -332,6 +332,17 @@ impl Engine for FakeEngine {
         ))
     }
 
+    fn give_word<'a>(&'a self, waiter: &'a str, _: Option<u32>) -> Answer<'a, ()> {
+        Box::pin(self.request(
+            move || format!("give word to {}", short(waiter)),
+            15,
+            async move |this: &Self, _| {
+                let not_now = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "it is not running");
+                this.world().word(waiter).then_some(()).ok_or_else(not_now)
+            },
+        ))
+    }
+
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>> {
         Box::pin(self.request(
             || format!("listen to {}", short(listen.container)),
@@ -374,7 +385,7 @@ impl Engine for FakeEngine {
             30,
             async move |this: &Self, _| {
                 if let Some(found) = this.world().containers.get_mut(container) {
-                    found.restarts_left = 0;
+                    found.restarts = false;
                 }
                 Ok(())
             },
@@ -393,6 +404,10 @@ async fn await_end(world: Rc<RefCell<World>>, id: String, epoch: u32) -> Result<
             }
             match world.containers.get(&id).map(|found| &found.life) {
                 Some(Life::Running { .. } | Life::Starting { .. }) => {}
+                _ if containerd && world.kernel_tells => {
+                    let code = world.codes.get(&id).copied().unwrap_or(137);
+                    return Ok(Life::Ended { code, note: String::new() });
+                }
                 // The pidfd tells no more.
                 _ if containerd => return Ok(Life::Unknown("its process has ended".into())),
                 Some(life @ Life::Ended { .. }) => return Ok(life.clone()),

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::engine::Life;
 use crate::error::Failure;
 use crate::names::{HandoffId, Role};
+use crate::signals::Signal;
 use crate::ticket::Duty;
 
 /// Whose ways an engine has.
@@ -23,6 +24,17 @@ pub enum Ways {
     /// nerdctl dies with its client, half-way if it comes so; a process is created, then started; the agent keeps the
     /// container of an action that failed; `rm --force` says yes whatever happened.
     Containerd,
+}
+
+/// What becomes of containers if their engine restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They outlive it (containerd; Docker with live-restore).
+    Live,
+    /// They get SIGTERM as it goes, and those that go on end when it is back (Docker that got SIGTERM).
+    Told,
+    /// They go on, and end when it is back (Docker that got SIGKILL).
+    EndedLater,
 }
 
 /// What goes wrong at one request.
@@ -60,11 +72,15 @@ pub struct Container {
     pub life: Life,
     pub duty: Option<Box<Duty>>,
     pub(super) output: Vec<u8>,
+    /// What its process keeps beyond its end.
+    pub journal: Vec<String>,
+    /// Whoever ran it removed its log.
+    pub log_removed: bool,
     /// How often its command began to run, and when it did last.
     pub starts: u32,
     pub started_at: Option<Instant>,
-    /// The engine starts it again if it fails, this often at most.
-    pub(super) restarts_left: u32,
+    /// The engine starts it again if it fails.
+    pub(super) restarts: bool,
     /// It was ended by a request, so it is not started again.
     stopped: bool,
     /// Its process said at ERROR that something failed.
@@ -72,7 +88,7 @@ pub struct Container {
     /// A later attempt of the same action removed it.
     pub superseded: bool,
     process: Option<AbortHandle>,
-    signals: Option<mpsc::UnboundedSender<&'static str>>,
+    signals: Option<mpsc::UnboundedSender<Signal>>,
 }
 
 /// How a process is run: the simulation gives the engine this for waiters and user containers.
@@ -90,8 +106,14 @@ pub struct World {
     pub(super) epoch: u32,
     /// Exit codes of containers that are gone.
     pub(super) events: BTreeMap<String, i64>,
+    /// All exit codes, as the kernel knows them.
+    pub(super) codes: BTreeMap<String, i64>,
     /// What goes wrong at which request, counted from 0.
     pub faults: BTreeMap<usize, Fault>,
+    /// At which line of its journal a waiter gets SIGKILL, once: before it is kept, or after.
+    pub journal_death: Option<(usize, bool)>,
+    /// The kernel tells how a process ended (Linux 6.15).
+    pub kernel_tells: bool,
     pub requests: usize,
     /// What happens is noted.
     pub traced: bool,
@@ -113,7 +135,10 @@ impl World {
             up: true,
             epoch: 0,
             events: BTreeMap::new(),
+            codes: BTreeMap::new(),
             faults: BTreeMap::new(),
+            journal_death: None,
+            kernel_tells: true,
             requests: 0,
             traced: false,
             trace: Vec::new(),
@@ -167,9 +192,11 @@ impl World {
             life: Life::Created,
             duty: None,
             output: Vec::new(),
+            journal: Vec::new(),
+            log_removed: false,
             starts: 0,
             started_at: None,
-            restarts_left: if role == Some(Role::Waiter) { 3 } else { 0 },
+            restarts: role == Some(Role::Waiter),
             stopped: false,
             said: false,
             superseded: false,
@@ -181,9 +208,10 @@ impl World {
         id
     }
 
-    /// A container's process says something.
+    /// A container's process says something, if it lives.
     pub fn say(&mut self, id: &str, line: &str) {
-        if let Some(container) = self.containers.get_mut(id) {
+        if let Some(container) = self.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. }))
+        {
             container.output.extend_from_slice(line.as_bytes());
         }
         self.changed();
@@ -197,8 +225,38 @@ impl World {
         self.note(|| format!("ERROR {}: {failure}: {}", short(id), failure.causes()));
     }
 
+    /// A container's process keeps a line beyond its end, if it lives; the journal's line that it dies at may be told.
+    pub fn keep(world: &Rc<RefCell<Self>>, id: &str, line: &str) {
+        let mut this = world.borrow_mut();
+        let Some(found) = this.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. })) else {
+            return;
+        };
+        let death = (found.journal.len(), this.journal_death);
+        let dies = |kept: bool| death.1.is_some_and(|(line, after)| line == death.0 && after == kept);
+        if !dies(false) {
+            if let Some(found) = this.containers.get_mut(id) {
+                found.journal.push(line.to_owned());
+            }
+            this.note(|| format!("journal of {}: {line}", short(id)));
+        }
+        let dies = dies(false) || dies(true);
+        if dies {
+            this.journal_death = None;
+            drop(this);
+            Self::kill(world, id);
+        }
+    }
+
+    /// The handoff's word for a waiter; false if it does not run.
+    pub fn word(&mut self, id: &str) -> bool {
+        let signals = self.containers.get(id).and_then(|found| found.signals.as_ref());
+        let given = signals.is_some_and(|signals| signals.send(Signal::Word).is_ok());
+        self.note(|| format!("the word for {}: {given}", short(id)));
+        given
+    }
+
     /// Lets a container's process be known, which begins now.
-    pub fn begins(&mut self, id: &str, process: AbortHandle, signals: Option<mpsc::UnboundedSender<&'static str>>) {
+    pub fn begins(&mut self, id: &str, process: AbortHandle, signals: Option<mpsc::UnboundedSender<Signal>>) {
         let pid = u32::try_from(self.next).unwrap_or(1);
         self.next += 1;
         if let Some(container) = self.containers.get_mut(id) {
@@ -222,8 +280,9 @@ impl World {
         container.life = Life::Ended { code, note: String::new() };
         (container.process, container.signals) = (None, None);
         let name = container.name.clone();
-        let again = code != 0 && !container.stopped && container.restarts_left > 0;
+        let again = code != 0 && !container.stopped && container.restarts;
         this.events.insert(id.to_owned(), code);
+        this.codes.insert(id.to_owned(), code);
         this.note(|| format!("{name} ended with {code}"));
         this.changed();
         // Docker starts it again at once, containerd's monitor looks every 10 s.
@@ -245,10 +304,9 @@ impl World {
             return;
         }
         let Some(container) = this.containers.get_mut(id) else { return };
-        if !matches!(container.life, Life::Ended { code, .. } if code != 0) || container.restarts_left == 0 {
+        if !matches!(container.life, Life::Ended { code, .. } if code != 0) || !container.restarts {
             return;
         }
-        container.restarts_left -= 1;
         drop(this);
         Self::run(world, id);
     }
@@ -275,42 +333,47 @@ impl World {
         let Some(container) = self.containers.get_mut(id) else { return };
         let name = container.name.clone();
         if let Some(signals) = &container.signals {
-            let _ = signals.send("SIGTERM");
+            let _ = signals.send(Signal::Stop("SIGTERM"));
             self.note(|| format!("SIGTERM to {name}"));
         }
     }
 
-    /// The engine goes away. Without live-restore (Docker) all containers end.
-    pub fn engine_down(world: &Rc<RefCell<Self>>, containers_live: bool, forgets: bool) {
+    /// The engine goes away. If its containers end with it, it may tell them so first; its API is closed by then.
+    pub fn engine_down(world: &Rc<RefCell<Self>>, containers: Fate, forgets: bool) {
         let mut this = world.borrow_mut();
-        this.note(|| format!("the engine goes down; containers live: {containers_live}; forgets: {forgets}"));
+        this.note(|| format!("the engine goes down; containers: {containers:?}; forgets: {forgets}"));
         this.up = false;
         this.epoch += 1;
         if forgets {
             this.events.clear();
         }
         this.changed();
-        let ids: Vec<String> = this.containers.keys().cloned().collect();
-        drop(this);
-        if !containers_live {
-            for id in ids {
-                Self::kill(world, &id);
-            }
+        if containers == Fate::Told {
+            this.running().iter().for_each(|id| this.terminate(id));
         }
     }
 
-    /// The engine is back, and starts what failed meanwhile.
-    pub fn engine_up(world: &Rc<RefCell<Self>>) {
+    /// The engine is back. It ends what should have ended with it, and starts what failed meanwhile.
+    pub fn engine_up(world: &Rc<RefCell<Self>>, containers: Fate) {
+        let running = world.borrow().running();
+        if containers != Fate::Live {
+            running.iter().for_each(|id| Self::kill(world, id));
+        }
         let mut this = world.borrow_mut();
         this.note(|| "the engine is back".into());
         this.up = true;
         this.changed();
         let failed = |container: &&Container| {
-            container.restarts_left > 0 && matches!(container.life, Life::Ended { code, .. } if code != 0)
+            container.restarts && matches!(container.life, Life::Ended { code, .. } if code != 0)
         };
         let ids: Vec<String> = this.containers.values().filter(failed).map(|found| found.id.clone()).collect();
         drop(this);
         ids.iter().for_each(|id| Self::start_again(world, id));
+    }
+
+    fn running(&self) -> Vec<String> {
+        let runs = |found: &&Container| matches!(found.life, Life::Running { .. });
+        self.containers.values().filter(runs).map(|found| found.id.clone()).collect()
     }
 
     /// Removes a container for good; its process ends.

@@ -8,31 +8,34 @@ pub mod check;
 mod cli;
 pub mod flags;
 mod log;
+mod own;
 mod process;
 pub mod refusal;
 pub mod seen;
 mod spec;
 mod waiter_call;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::cli::{Cli, CliError};
 use self::flags::Creation;
 use self::log::{LogCommand, LogFile};
+use self::own::{VOLUMES, own_program};
 use self::process::Process;
 use self::refusal::{of_change, of_question};
 use self::waiter_call::WaiterParts;
 use super::json::differences;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Progress, Refusal,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Pulling, Refusal,
     Removal, Request, Seen, Which,
 };
 use crate::error::{Context, Failure};
@@ -50,14 +53,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const CHECK: &str = "check containerd and nerdctl of the OSIE: one of them is down or unhealthy";
 
-/// What nerdctl needs in our own namespaces, at the places where the host has it.
-const VOLUMES: [&str; 5] =
-    ["/run/containerd/containerd.sock", "/var/lib/containerd", "/var/lib/nerdctl", "/opt/cni/bin", "/etc/cni/net.d"];
-/// nerdctl in the image variant that bundles it; CaptainOS has it at the same place, which its hooks
-/// need: they are run on the host (nerdctl 2.2.1).
-const BUNDLED: &str = "/usr/local/bin/nerdctl";
-/// The host's nerdctl seen from a container with the host's PIDs, and from the host itself.
-const HOSTS: &str = "/proc/1/root/usr/local/bin/nerdctl";
 /// Where nerdctl keeps what it knows of containers, unless one of them names another place: for containerd at its usual
 /// address (nerdctl, `clientutil.DataStore`).
 const CONTAINERS: &str = "/var/lib/nerdctl/1935db59/containers";
@@ -143,12 +138,12 @@ impl Nerdctl {
             return Err(of_question(CliError::Empty { call: "container inspect".into() }));
         }
         let show = |document: Value| {
-            let folder = document["Labels"]["nerdctl/state-dir"].as_str().map(PathBuf::from);
-            if let Some(parent) = folder.as_deref().and_then(Path::parent) {
+            let seen = seen::container(document, detail)?;
+            if let Some(parent) = seen.folder.as_deref().and_then(Path::parent) {
                 let _ = self.folders.set(parent.to_owned());
             }
-            let log_removed = folder.is_some_and(|folder| !folder.exists());
-            Ok(Seen { log_removed, ..seen::container(document, detail)? })
+            let log_removed = seen.folder.as_ref().is_some_and(|folder| !folder.exists());
+            Ok(Seen { log_removed, ..seen })
         };
         documents.into_iter().map(show).collect()
     }
@@ -200,7 +195,7 @@ impl Nerdctl {
             Err(_) => return Ok(()),
         };
         process
-            .kill()
+            .signal(Signal::KILL)
             .map_err(|error| passing(format!("cannot end process {pid}, which waits to be started: {error}")))?;
         let end = Instant::now() + END_LIMIT;
         let _ = timeout(END_LIMIT, process.ended()).await;
@@ -215,7 +210,7 @@ impl Nerdctl {
         }
     }
 
-    /// Opens the wait for a process by a pidfd. containerd says how it ended when it is asked.
+    /// Opens the wait for a process by a pidfd. If the kernel does not say how it ended, containerd is to be asked.
     async fn open_wait(&self, container: &str, pid: Option<u32>) -> Result<End, Refusal> {
         let gone = || Refusal::new(Kind::Gone, "its process has ended");
         let life = match pid {
@@ -226,8 +221,8 @@ impl Nerdctl {
         match life.pid().map(|pid| Process::open(pid, container)) {
             Some(Ok(process)) => Ok(Box::pin(async move {
                 let failed = |error: std::io::Error| Refusal::new(Kind::Final, error.to_string());
-                process.ended().await.map_err(failed)?;
-                Ok(ended())
+                let code = process.ended().await.map_err(failed)?;
+                Ok(code.map_or_else(ended, |code| Life::Ended { code, note: String::new() }))
             })),
             Some(Err(_)) if pid.is_some() => Err(gone()),
             Some(Err(_)) => Ok(Box::pin(async move { Ok(ended()) })),
@@ -296,7 +291,7 @@ impl Nerdctl {
                     name: &Role::Waiter.container_name(&order.action.name),
                     image: &order.action.whole.image,
                     argument: &argument,
-                    labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff),
+                    labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff, &order.action.id),
                     volumes,
                     in_host: self.in_host,
                     needs_network: order.duty.needs_network(),
@@ -311,7 +306,7 @@ impl Nerdctl {
     /// The call that makes the user container.
     fn user(&self, order: &Order<'_>) -> Result<Creation, flags::NotCarried> {
         let name = Role::User.container_name(&order.action.name);
-        let labels = Role::User.labels(&order.action.name, &order.duty.handoff);
+        let labels = Role::User.labels(&order.action.name, &order.duty.handoff, &order.action.id);
         let (action, own) = (&order.action.whole.document, &order.own_image.document);
         flags::user_container(action, own, order.image.as_written(), &name, &labels, &Host)
     }
@@ -375,17 +370,14 @@ impl Engine for Nerdctl {
         })
     }
 
-    fn find_in_registry<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>) -> Answer<'a, ()> {
+    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
         Box::pin(async move {
             let (cli, _config) = self.logged_in(image, login)?;
-            cli.ask(&["manifest", "inspect", image.as_written()]).await.map(drop).map_err(of_registry)
-        })
-    }
-
-    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, _: &'a RefCell<Progress>) -> Answer<'a, ()> {
-        Box::pin(async move {
-            let (cli, _config) = self.logged_in(image, login)?;
-            cli.run_without_limit(&["pull", "--quiet", image.as_written()]).await.map_err(of_registry)
+            let name = image.as_written();
+            match how {
+                Pulling::Find => cli.ask(&["manifest", "inspect", name]).await.map(drop).map_err(of_registry),
+                Pulling::Whole(_) => cli.run_without_limit(&["pull", "--quiet", name]).await.map_err(of_registry),
+            }
         })
     }
 
@@ -437,6 +429,18 @@ impl Engine for Nerdctl {
         Box::pin(self.open_wait(container, pid))
     }
 
+    fn give_word<'a>(&'a self, waiter: &'a str, pid: Option<u32>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            // The waiter has the host's PIDs; if we have too, no nerdctl is needed.
+            if let Some(Ok(process)) = pid.map(|pid| Process::open(pid, waiter))
+                && process.signal(Signal::USR1).is_ok()
+            {
+                return Ok(());
+            }
+            self.cli.run(&["kill", "--signal", "SIGUSR1", waiter], "").await.map(drop).map_err(of_change)
+        })
+    }
+
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>> {
         let id = listen.container;
         let output: Box<dyn Output> = if listen.ours {
@@ -480,21 +484,4 @@ fn of_registry(error: CliError) -> Refusal {
         CliError::Refused { message } => refusal_of_pull(message),
         other => of_change(other),
     }
-}
-
-/// The nerdctl to run in our own namespaces, once what it needs is there.
-fn own_program() -> Result<&'static str, Failure> {
-    let missing: Vec<&str> = VOLUMES.into_iter().filter(|path| !Path::new(path).exists()).collect();
-    if !missing.is_empty() {
-        let what = format!("with NERDCTL_HOST false, nerdctl lacks these volumes: {}", missing.join(", "));
-        let lines: Vec<String> = missing.iter().map(|path| format!("{path}:{path}")).collect();
-        let fix = format!("add to the action's volumes: {}; or leave NERDCTL_HOST out", lines.join(", "));
-        return Err(Failure::new(what).field("volumes").fix(fix));
-    }
-    let there = |path: &&str| Path::new(path).exists();
-    [BUNDLED, HOSTS].into_iter().find(there).ok_or_else(|| {
-        Failure::new("with NERDCTL_HOST false there is no nerdctl: this image has none and the host's is not seen")
-            .field("image")
-            .fix("use the image variant that bundles nerdctl (tag ending in -nerdctl), add pid: host, or leave NERDCTL_HOST out")
-    })
 }

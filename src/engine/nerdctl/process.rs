@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
-use crate::machine::readable;
+use crate::machine::{pidfd, readable};
 
 /// A process of a container.
 pub struct Process(AsyncFd<OwnedFd>);
@@ -29,19 +29,20 @@ impl Process {
         Ok(Self(readable::watch(process)?))
     }
 
-    /// Waits for its end.
+    /// Waits for its end; returns the exit code if the kernel tells it.
     ///
     /// # Errors
     /// What epoll(7) reports.
-    pub async fn ended(&self) -> io::Result<()> {
-        self.0.readable().await.map(drop)
+    pub async fn ended(&self) -> io::Result<Option<i64>> {
+        drop(self.0.readable().await?);
+        Ok(pidfd::exit_code(self.0.get_ref()))
     }
 
-    /// Kills it.
+    /// Sends it a signal.
     ///
     /// # Errors
     /// What pidfd_send_signal(2) reports.
-    pub fn kill(&self) -> io::Result<()> {
-        Ok(pidfd_send_signal(self.0.get_ref(), Signal::KILL)?)
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(pidfd_send_signal(self.0.get_ref(), signal)?)
     }
 }

@@ -17,11 +17,11 @@ const PASSING: [&str; 6] = [
     "deadline exceeded",
 ];
 
-/// Why a call that changes something failed: words that nobody knows are final, for nobody knows what was done.
+/// Why a call that changes something failed.
 pub fn of_change(error: CliError) -> Refusal {
     let said = chain(&error);
     let kind = match &error {
-        CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Final),
+        CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Unrecognized),
         CliError::Late { .. } => Kind::MayPass(Retry::UntilDeadline),
         CliError::Mute { .. } | CliError::NotJson { .. } | CliError::Empty { .. } => Kind::MayPass(Retry::AFewTimes),
         CliError::Run(_) => Kind::Final,
@@ -31,9 +31,8 @@ pub fn of_change(error: CliError) -> Refusal {
 
 /// Why a question was not answered: it can be asked again if nobody can tell what the words mean.
 pub fn of_question(error: CliError) -> Refusal {
-    let unknown = matches!(error, CliError::Refused { .. });
     let refusal = of_change(error);
-    if unknown && refusal.kind == Kind::Final {
+    if refusal.kind == Kind::Unrecognized {
         // A list fails if any container is deleted while it is made (nerdctl 2.2.1: "... not found").
         let retry = if refusal.said.contains("not found") { Retry::UntilDeadline } else { Retry::AFewTimes };
         return Refusal { kind: Kind::MayPass(retry), ..refusal };
@@ -54,6 +53,9 @@ fn kind_of(message: &str) -> Option<Kind> {
         Kind::ImageMissing
     } else if says("invalid reference format") || says("could not parse reference") {
         Kind::NotAnImageName
+    } else if says("is in running status") {
+        // It is not removed while it runs.
+        Kind::Final
     } else if PASSING.iter().any(|words| says(words)) {
         Kind::MayPass(Retry::UntilDeadline)
     } else {
@@ -118,6 +120,6 @@ mod tests {
         assert_eq!(kind_of("1 errors:\nimage \"ab\": not found"), None);
         assert_eq!(of_question(refused("image \"ab\": not found")).kind, Kind::MayPass(Retry::UntilDeadline));
         assert_eq!(of_question(refused("words that nobody knows")).kind, Kind::MayPass(Retry::AFewTimes));
-        assert_eq!(of_change(refused("words that nobody knows")).kind, Kind::Final);
+        assert_eq!(of_change(refused("words that nobody knows")).kind, Kind::Unrecognized);
     }
 }

@@ -1,11 +1,13 @@
 //! What nerdctl's native documents show, read into the seam's types. Pure.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use super::spec::made_by_nerdctl;
 use crate::engine::json::{list, text};
 use crate::engine::{Detail, Image, Kind, Life, Refusal, Seen, Whole};
-use crate::names::{LABEL_ACTION, LABEL_HANDOFF, LABEL_ROLE, Role};
+use crate::names::{LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_ROLE, Role};
 use crate::retry::Retry;
 
 /// The template that prints what [`Detail::Life`] needs, which is little of a native document.
@@ -28,7 +30,9 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
         role: Role::of(text(&labels[LABEL_ROLE])),
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
+        made_by: text(&labels[LABEL_MADE_BY]).to_owned(),
         life: life(&document["Process"]),
+        folder: labels["nerdctl/state-dir"].as_str().map(PathBuf::from),
         log_removed: false,
         whole: match detail {
             Detail::Life => Whole::default(),

@@ -44,8 +44,9 @@ pub fn waiter(parts: &WaiterParts<'_>) -> Creation {
     say("--cgroupns", "host");
     say("--log-driver", "json-file");
     say("--pull", "never");
-    // Killed, it is started again and takes up where it was; if it fails it keeps that from happening.
-    say("--restart", "on-failure:3");
+    // Ended without being done it is started again, however often, and goes on from its journal; if it fails it keeps
+    // that from happening.
+    say("--restart", "on-failure");
     say("--entrypoint", WAITER_PROGRAM);
     parts.volumes.iter().for_each(|volume| say("--volume", volume));
     if parts.in_host {

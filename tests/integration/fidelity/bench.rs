@@ -57,10 +57,10 @@ pub fn filled(words: &[(&str, String)], text: String) -> String {
     words.iter().fold(text, |text, (word, value)| text.replace(word, value))
 }
 
-/// Takes our three labels, which must be there, from the user container's, but for those that are expected.
+/// Takes our four labels, which must be there, from the user container's, but for those that are expected.
 pub fn take_our_labels(labels: &mut Value, expected: &Value) -> Result<()> {
     let labels = labels.as_object_mut().context("no labels")?;
-    for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff"] {
+    for label in ["waitdaemon.role", "waitdaemon.action", "waitdaemon.handoff", "waitdaemon.made-by"] {
         ensure!(labels.contains_key(label), "the user container lacks the label {label}");
         if expected.get(label).is_none() {
             labels.remove(label);

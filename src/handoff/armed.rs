@@ -1,0 +1,103 @@
+//! The waiter, as the handoff starts it, hears that it is armed, and gives it the word.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::engine::tail::Tail;
+use crate::engine::{Created, Engine, Life, Listen};
+use crate::error::{Context, Failure};
+use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, Persistence};
+use crate::logging::{self, ARMED};
+use crate::names::HandoffId;
+use crate::retry::retry_within;
+
+/// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
+const ARMING_LIMIT: Duration = Duration::from_secs(30);
+/// How long giving the word may take: a waiter that was killed meanwhile is started again, by containerd 10 s later.
+const WORD_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks whether a waiter that says nothing still runs.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Before a waiter's output that ended is opened again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A waiter that is armed.
+pub struct Waiter<'a> {
+    engine: &'a dyn Engine,
+    id: &'a str,
+    /// Its process, as it sees itself.
+    pid: Option<u32>,
+}
+
+impl<'a> Waiter<'a> {
+    /// Starts the waiter if it was not, and returns it when it says that it is armed.
+    ///
+    /// # Errors
+    /// If it ends before, or takes longer than [`ARMING_LIMIT`].
+    pub async fn start(engine: &'a dyn Engine, created: &'a Created, handoff: &HandoffId) -> Result<Self, Failure> {
+        let armed = timeout(ARMING_LIMIT, start_until_armed(engine, created, handoff)).await;
+        let late = || Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs()));
+        let armed = armed.unwrap_or_else(|_| Err(late()));
+        let pid = armed
+            .map_err(|failure| if failure.fix.is_empty() { failure.fix(engine.about().check) } else { failure })?;
+        Ok(Self { engine, id: &created.id, pid })
+    }
+
+    /// Gives the waiter the word that we are about to exit 0.
+    ///
+    /// # Errors
+    /// If it cannot be given: then the waiter is not there to do its work either.
+    pub async fn give_word(&self) -> Result<(), Failure> {
+        let give = retry_within(WORD_LIMIT, "giving the waiter the word", || self.engine.give_word(self.id, self.pid));
+        let failed = "the waiter was armed, and cannot be reached any more";
+        let given = give.await.context(failed);
+        given.map_err(|failure| failure.fix(self.engine.about().check))
+    }
+}
+
+/// Returns the waiter's process as it sees itself.
+async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &HandoffId) -> Result<Option<u32>, Failure> {
+    let (lifecycle, id) = (Lifecycle::new(engine, HANDOFF_PATIENCE), waiter.id.as_str());
+    let open = |replay| {
+        let listen = Listen { container: id, tty: false, replay, ours: true };
+        retry_within(lifecycle.patience, "listening to the waiter", move || engine.output(listen))
+    };
+    // Attached before it is started, which works with every log driver; one that may have been started is read from its
+    // first line on.
+    let mut output = open(engine.about().starts_waiter_early).await.context("cannot listen to the waiter")?;
+    if !waiter.started {
+        let started = lifecycle.start_surely(id, Persistence::AsTheRefusalSays).await;
+        started.context("cannot start the waiter")?;
+    }
+    let (mut heard, mut tail) = (String::new(), Tail::default());
+    let mut look_at = Instant::now() + LOOK_EVERY;
+    loop {
+        let ended = tokio::select! {
+            biased;
+            piece = output.next() => match piece {
+                Ok(Some(piece)) => {
+                    tail.feed(&piece);
+                    heard.push_str(&String::from_utf8_lossy(&piece));
+                    if let Some(announcement) = logging::announced(&heard, ARMED, handoff) {
+                        return Ok(announcement.pid);
+                    }
+                    continue;
+                }
+                _ => true,
+            },
+            () = sleep_until(look_at) => false,
+        };
+        look_at = Instant::now() + LOOK_EVERY;
+        let seen = lifecycle.look_at(id).await.context("lost the waiter before it was armed")?;
+        if !seen.is_some_and(|seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. })) {
+            let said = tail.into_lines().join(" | ");
+            return Err(Failure::new("the waiter ended before it was armed").fix("see what it said").cause(said));
+        }
+        if ended {
+            tracing::warn!("lost the waiter's output before it was armed, listening again");
+            sleep(PAUSE).await;
+            (heard, tail) = (String::new(), Tail::default());
+            output = open(true).await.context("cannot listen to the waiter")?;
+        }
+    }
+}
