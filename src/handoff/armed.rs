@@ -5,17 +5,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::engine::tail::Tail;
-use crate::engine::{Created, Engine, Life, Listen};
+use crate::engine::{Created, Engine, Kind, Life, Listen, Refusal};
 use crate::error::{Context, Failure};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, Persistence};
 use crate::logging::{self, ARMED};
 use crate::names::HandoffId;
-use crate::retry::retry_within;
+use crate::retry::{Retry, retry_within};
 
 /// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
 const ARMING_LIMIT: Duration = Duration::from_secs(30);
 /// How long giving the word may take: a waiter that was killed meanwhile is started again, by containerd 10 s later.
 const WORD_LIMIT: Duration = Duration::from_secs(20);
+/// How long one attempt may take.
+const WORD_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks whether a waiter that says nothing still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before a waiter's output that ended is opened again.
@@ -48,7 +50,12 @@ impl<'a> Waiter<'a> {
     /// # Errors
     /// If it cannot be given: then the waiter is not there to do its work either.
     pub async fn give_word(&self) -> Result<(), Failure> {
-        let give = retry_within(WORD_LIMIT, "giving the waiter the word", || self.engine.give_word(self.id, self.pid));
+        let once = || async {
+            let late = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "no answer in time");
+            let given = timeout(WORD_EVERY, self.engine.give_word(self.id, self.pid)).await;
+            given.unwrap_or_else(|_| Err(late()))
+        };
+        let give = retry_within(WORD_LIMIT, "giving the waiter the word", once);
         let failed = "the waiter was armed, and cannot be reached any more";
         let given = give.await.context(failed);
         given.map_err(|failure| failure.fix(self.engine.about().check))

@@ -20,6 +20,7 @@ mod login;
 mod own_image;
 mod pull;
 mod release;
+mod remembers;
 mod safe_moment;
 mod syslog;
 mod verdict;
@@ -71,6 +72,7 @@ fn main() -> std::process::ExitCode {
         .chain(pull::captain_cases())
         .chain(dry_run::captain_cases())
         .chain(release::captain_cases())
+        .chain(remembers::captain_cases())
         .chain(safe_moment::captain_cases())
         .chain(login::captain_cases())
         .chain(syslog::captain_cases())
@@ -92,6 +94,7 @@ fn main() -> std::process::ExitCode {
             identity::cases(),
             pull::cases(),
             release::cases(),
+            remembers::cases(),
             safe_moment::cases(),
             login::cases(),
             own_image::cases(),

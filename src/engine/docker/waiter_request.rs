@@ -81,6 +81,9 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
         "Entrypoint": [parts.program],
         "Cmd": [parts.argument],
         "User": action["Config"]["User"],
+        // The default, said aloud: without it any signal through the engine, such as the word, makes the engine give up
+        // starting it again (moby, `killWithSignal`; seen on 20.10 and moby 2).
+        "StopSignal": "SIGTERM",
         "NetworkDisabled": disabled,
         // A repackaged image may have one; the waiter's own logs say how it is.
         "Healthcheck": {"Test": ["NONE"]},

@@ -78,18 +78,22 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it with a fault for a request: method, a part of the path, and which of those that fit.
-    pub fn start(machine: &Machine, request: (&str, &str, usize), fault: &str) -> Result<Self> {
+    pub fn start(machine: &Machine, (method, path, nth): (&str, &str, usize), fault: &str) -> Result<Self> {
+        let nth = if nth == NEXT { "next".to_owned() } else { nth.to_string() };
+        Self::start_at(machine, method, path, &nth, fault)
+    }
+
+    /// The same for several of those that fit, such as `1,2`.
+    pub fn start_at(machine: &Machine, method: &str, path: &str, nths: &str, fault: &str) -> Result<Self> {
         let socket = PathBuf::from(format!("/proc/{}/root{PROXY}", machine.init()));
         let _ = fs::remove_file(&socket);
         let log = machine.out().join("proxy");
         fs::write(&log, "")?;
         let _ = fs::remove_file(log.with_extension("go"));
         let _ = fs::remove_file(log.with_extension("next"));
-        let (method, path, nth) = request;
         let program = paths::root().join("target/debug/fault-proxy");
         let shown = log.display().to_string();
-        let nth = if nth == NEXT { "next".to_owned() } else { nth.to_string() };
-        let arguments = [PROXY, "/run/docker.sock", &shown, method, path, &nth, fault];
+        let arguments = [PROXY, "/run/docker.sock", &shown, method, path, nths, fault];
         let process = machine.start(program, &arguments, &machine.out().join("proxy.err"))?;
         until("the fault proxy", LIMIT, || Ok(socket.exists().then_some(())))?;
         Ok(Self { log, _process: process })

@@ -1,14 +1,16 @@
 //! The action is killed with SIGKILL, which nothing can catch, at every step of the handoff.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::machine::{Engine, Machine, Variant};
 use lab::until::until;
+use serde_json::Value;
 
 use super::docker::Proxy;
 use super::steps::{STEPS, Step};
-use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, machine, machine_variant, nothing_left};
+use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, is_meant, machine, machine_variant, nothing_left};
 
 /// What is left of an action that was killed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,16 +139,40 @@ fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills the engine at each step and starts it again; containers outlive that, as with live-restore.
-pub fn engine_is_killed(engine: Engine) -> Result<()> {
-    let machine = machine_variant(engine, Variant::LiveRestore)?;
+/// How the engine goes and what becomes of its containers, with how long it stays away at each step, and at those where
+/// most can go wrong.
+const ENGINE_GOES: [(&str, bool, &str); 4] = [
+    ("faults::engine_is_killed", true, "KILL"),
+    ("faults::engine_is_stopped", true, "TERM"),
+    ("faults::engine_is_killed_with_its_containers", false, "KILL"),
+    ("faults::engine_is_stopped_with_its_containers", false, "TERM"),
+];
+/// Seconds.
+const AWAY: u64 = 2;
+const AWAY_LONGER: [u64; 2] = [10, 30];
+const TELLING: [&str; 2] = ["waiter: wait for the action's end", "waiter: start the user container"];
+
+/// A case for each.
+pub fn engine_cases() -> Vec<crate::Case> {
+    let case = |(name, live, signal): (&str, bool, &'static str)| -> crate::Case {
+        (name.to_owned(), Box::new(move |engine: Engine| engine_goes(engine, live, signal)))
+    };
+    ENGINE_GOES.into_iter().map(case).collect()
+}
+
+/// Ends the engine at each step and starts it again.
+fn engine_goes(engine: Engine, live: bool, signal: &str) -> Result<()> {
+    let machine = machine_variant(engine, if live { Variant::LiveRestore } else { Variant::Usual })?;
     let mut wrong = Vec::new();
-    for step in STEPS.iter().filter(|step| !step.newer_only || engine == Engine::Moby) {
-        if let Err(error) = engine_at_step(&machine, step) {
-            wrong.push(format!("{}: {error:#}", step.name));
-            // Where the engine does not come up again, the first failure tells why.
-            for name in [WAITER, ACTION, USER] {
-                let _ = machine.docker(&["rm", "-f", name]);
+    for step in STEPS.iter().filter(|step| (!step.newer_only || engine == Engine::Moby) && is_meant(step.name)) {
+        let longer = if TELLING.contains(&step.name) { &AWAY_LONGER[..] } else { &[] };
+        for away in longer.iter().chain([&AWAY]) {
+            if let Err(error) = engine_at_step(&machine, step, live, signal, Duration::from_secs(*away)) {
+                wrong.push(format!("{} (away for {away} s): {error:#}", step.name));
+                // Where the engine does not come up again, the first failure tells why.
+                for name in [WAITER, ACTION, USER] {
+                    let _ = machine.docker(&["rm", "-f", name]);
+                }
             }
         }
     }
@@ -154,7 +180,7 @@ pub fn engine_is_killed(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-fn engine_at_step(machine: &Machine, step: &Step) -> Result<()> {
+fn engine_at_step(machine: &Machine, step: &Step, live: bool, signal: &str, away: Duration) -> Result<()> {
     let runs = machine.out().join("runs");
     let _ = fs::remove_file(&runs);
     let proxy = Proxy::start(machine, step.request, "hold")?;
@@ -162,26 +188,29 @@ fn engine_at_step(machine: &Machine, step: &Step) -> Result<()> {
     let action = proxy.action(machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "0");
     action.command(&["sh", "-c", "echo run >> /out/runs"]).start()?;
     proxy.held()?;
-    machine.kill_engine("KILL")?;
+    machine.kill_engine(signal)?;
+    // What is tried is an absence of this length.
+    std::thread::sleep(away);
     machine.start_engine()?;
     proxy.go()?;
     let end = until("the action's end", LIMIT, || {
         Ok(Some(machine.inspect(ACTION)?["State"].clone()).filter(|state| state["Status"] == "exited"))
     })?;
     machine.docker(&["rm", "-f", ACTION])?;
-    if step.name == "waiter: wait for the user container's end" {
-        // It may have ended while no engine was there to see how: the engine calls that exit code 255.
-        let code = |name: &str| machine.inspect(name).ok().map(|found| found["State"]["ExitCode"].clone());
-        let kept = until("the waiter's end", LIMIT, || {
-            let unseen = code(WAITER) == Some(2.into()) && code(USER) == Some(255.into());
-            Ok(if unseen { Some(true) } else { machine.ids()?.is_empty().then_some(false) })
-        })?;
-        if kept {
-            machine.docker(&["rm", "-f", WAITER, USER])?;
-        }
-    }
-    nothing_left(machine)?;
+    let code = |name: &str| machine.inspect(name).ok().map(|found| found["State"]["ExitCode"].clone());
+    // Ended with its engine, or while none was there to see how: 255 to some engines. The waiter says so.
+    let said = |ran: &str| ran == "run\n" && code(WAITER) == Some(2.into()) && code(USER).is_some_and(|code| code != 0);
+    // A handoff that ended with its engine leaves what nobody started.
+    let created =
+        |all: &[Value]| !live && end["ExitCode"] != 0 && all.iter().all(|one| one["State"]["Status"] == "created");
+    until("the end of it all", LIMIT, || {
+        let ran = fs::read_to_string(&runs).unwrap_or_default();
+        let all = machine.containers()?;
+        Ok((all.is_empty() || created(&all) || said(&ran)).then_some(()))
+    })
+    .with_context(|| format!("{:?}", machine.docker(&["ps", "-a"])))?;
+    machine.docker(&["rm", "-f", WAITER, USER])?;
     let ran = fs::read_to_string(&runs).unwrap_or_default();
-    ensure!(end["ExitCode"] == 0 && ran == "run\n" || end["ExitCode"] == 1 && ran.is_empty(), "{end}: ran {ran:?}");
+    ensure!(end["ExitCode"] == 0 && ran == "run\n" || end["ExitCode"] != 0 && ran.is_empty(), "{end}: ran {ran:?}");
     Ok(())
 }

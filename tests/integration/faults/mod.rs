@@ -27,7 +27,7 @@ pub fn cases() -> Vec<crate::Case> {
     let all = soak();
     let mut cases: Vec<crate::Case> = steps::FAULTS.iter().filter(|fault| all || fault.quick).map(case).collect();
     if all {
-        cases.push(("faults::engine_is_killed".into(), Box::new(kills::engine_is_killed)));
+        cases.extend(kills::engine_cases());
     }
     cases.push(("faults::action_is_killed".into(), Box::new(kills::action_is_killed)));
     cases.push(("faults::waiter_is_killed".into(), Box::new(kills::waiter_is_killed)));
@@ -49,10 +49,6 @@ pub fn captain_cases() -> Vec<PlainCase> {
         "captain::faults::action_is_killed_after_the_waiter_is_armed".into(),
         Box::new(captain::action_is_killed_after_the_waiter_is_armed),
     ));
-    cases.push((
-        "captain::faults::an_empty_answer_is_no_success".into(),
-        Box::new(captain::an_empty_answer_is_no_success),
-    ));
     cases.push(("captain::faults::agent_is_killed".into(), Box::new(captain::agent_is_killed)));
     cases.push((
         "captain::faults::nerdctl_warns_after_the_waiters_end".into(),
@@ -63,6 +59,10 @@ pub fn captain_cases() -> Vec<PlainCase> {
     if all {
         cases.push(("captain::faults::waiter_is_killed".into(), Box::new(captain::waiter_is_killed)));
         cases.push(("captain::faults::engine_is_killed".into(), Box::new(captain::engine_is_killed)));
+        let long = crate::remembers::captain_soak().into_iter();
+        cases.extend(
+            long.map(|(name, case)| (name.replace("captain::", "captain::faults::"), Box::new(case) as Box<_>)),
+        );
     }
     cases
 }
