@@ -142,7 +142,9 @@ impl Nerdctl {
             if let Some(parent) = seen.folder.as_deref().and_then(Path::parent) {
                 let _ = self.folders.set(parent.to_owned());
             }
-            let log_removed = seen.folder.as_ref().is_some_and(|folder| !folder.exists());
+            // Not the folder: nerdctl makes it anew when it inspects (2.2.1).
+            let log = seen.folder.as_ref().map(|folder| folder.join(format!("{}-json.log", seen.id)));
+            let log_removed = log.is_some_and(|log| !log.exists());
             Ok(Seen { log_removed, ..seen })
         };
         documents.into_iter().map(show).collect()

@@ -310,6 +310,11 @@ impl Bench {
 
     /// Kills a container's process with SIGKILL.
     pub fn kill(&self, container: &str) -> Result<()> {
+        self.captain.signal(self.running(container)?.1, "KILL")
+    }
+
+    /// The ID and the process of a container that runs.
+    pub fn running(&self, container: &str) -> Result<(String, i64)> {
         // Of those that run: the agent keeps its container of an earlier try, which has the same name.
         let running = self.real(&["ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}"])?;
         let of_name =
@@ -318,7 +323,7 @@ impl Bench {
         let said = self.real(&["container", "inspect", "--mode=native", &id])?;
         let documents: Value = serde_json::from_str(&said)?;
         let pid = documents[0]["Process"]["Pid"].as_i64().filter(|pid| *pid > 1);
-        self.captain.signal(pid.with_context(|| format!("{container} does not run"))?, "KILL")
+        Ok((id, pid.with_context(|| format!("{container} does not run"))?))
     }
 
     /// How often the user container ran.
