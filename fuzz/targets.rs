@@ -132,6 +132,7 @@ pub fn docker_request(data: &[u8]) {
         foreign_socket: false,
         signals_init: false,
         needs_network: data.len().is_multiple_of(2),
+        has_console: true,
     };
     if let Some(waiter) = waiter_request::waiter(&container, &parts) {
         assert_eq!(waiter["Entrypoint"][0], "/waiter");

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Image, Listen, Output, Seen, Which};
+use crate::engine::{Image, Kind, Listen, Output, Refusal, Seen, Which};
 use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::logging::STARTED;
 use crate::machine::procfs;
 use crate::names::HandoffId;
 use crate::process::Process;
-use crate::retry::retry_within;
+use crate::retry::{Retry, retry_within};
 
 /// How long a mark may take from our standard output through the engine and back; about a millisecond is usual.
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
@@ -62,11 +62,14 @@ pub async fn identify(
     handoff: &HandoffId,
 ) -> Result<Action, Failure> {
     let (container, proof) = prove(lifecycle, process, candidates, handoff).await?;
-    let failed = "cannot inspect waitdaemon's own image";
-    let image = lifecycle.image(&container.whole.image).await;
-    let image = image.context(failed).map_err(|failure| failure.fix(lifecycle.engine.about().check))?;
-    let image = image
-        .ok_or_else(|| Failure::new(failed).fix("it was removed after the action started; run the Workflow again"))?;
+    let engine = lifecycle.engine;
+    // It is there, for we run from it: an engine that does not know it is asked again.
+    let missing =
+        || Refusal::new(Kind::MayPass(Retry::AFewTimes), "it is not there: was it removed after the action started?");
+    let ask = || async { engine.image(&container.whole.image).await?.ok_or_else(missing) };
+    let image = retry_within(lifecycle.patience, "inspecting waitdaemon's own image", ask).await;
+    let image = image.context("cannot inspect waitdaemon's own image");
+    let image = image.map_err(|failure| failure.fix(engine.about().check))?;
     Ok(Action { container, image, proof })
 }
 

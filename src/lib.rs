@@ -7,6 +7,7 @@
 #[cfg(target_env = "musl")]
 pub mod backtrace;
 pub mod choose;
+pub mod console;
 pub mod engine;
 pub mod error;
 pub mod failures;

@@ -17,7 +17,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::error::Failure;
 use crate::names::HandoffId;
-use crate::syslog;
+use crate::{console, syslog};
 
 /// Events of this target are written whatever the level: a process waits for the line.
 const ANNOUNCE: &str = "announce";
@@ -39,28 +39,15 @@ pub fn set_action(name: &str) {
     let _ = ACTION.set(name.to_owned());
 }
 
-/// Writes a line that a process waits for, with the mark of its handoff and this process's ID as it sees it.
+/// Writes a line that a process waits for, with the mark of its handoff.
 pub fn announce(message: &'static str, handoff: &HandoffId) {
-    tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), pid = std::process::id(), "{message}");
+    tracing::info!(target: ANNOUNCE, handoff = handoff.as_str(), "{message}");
 }
 
 /// True if a complete line of `output` is the announcement of this message by this handoff.
 pub fn announces(output: &str, message: &str, handoff: &HandoffId) -> bool {
-    announced(output, message, handoff).is_some()
-}
-
-/// The announcement of this message by this handoff, if a complete line of `output` is one.
-pub fn announced(output: &str, message: &str, handoff: &HandoffId) -> Option<Announcement> {
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let line = lines.into_iter().find(|line| line["message"] == message && line["handoff"] == handoff.as_str())?;
-    Some(Announcement { pid: line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) })
-}
-
-/// A line that a process waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announcement {
-    /// The process that said it, as it sees itself.
-    pub pid: Option<u32>,
+    lines.into_iter().any(|line| line["message"] == message && line["handoff"] == handoff.as_str())
 }
 
 /// Writes a line of the handoff with a document in it, at every level.
@@ -114,7 +101,9 @@ impl Subscriber for Lines {
         let line = self.line(*metadata.level(), &fields);
         if *metadata.level() <= Level::WARN {
             write_to(&mut std::io::stderr(), &line);
-            syslog::send(*metadata.level(), &now(), ACTION.get().map(String::as_str), &line);
+            let action = ACTION.get().map(String::as_str);
+            syslog::send(*metadata.level(), &now(), action, &line);
+            console::send(*metadata.level(), action, &fields.message, fields.text("error"));
         } else {
             write_to(&mut std::io::stdout(), &line);
         }
@@ -159,6 +148,11 @@ struct Fields {
 }
 
 impl Fields {
+    /// The text of a field, if there is one of this name.
+    fn text(&self, name: &str) -> Option<&str> {
+        self.others.iter().find(|(field, _)| *field == name).and_then(|(_, value)| value.as_str())
+    }
+
     fn push(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,

@@ -19,7 +19,7 @@ use waitdaemon::settings::{Problem, Settings, Syslog, reader};
 use waitdaemon::signals::Signals;
 use waitdaemon::ticket::{EngineTicket, Ticket};
 use waitdaemon::waiter::{self, Exit};
-use waitdaemon::{logging, names, syslog};
+use waitdaemon::{console, logging, names, syslog};
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -119,6 +119,7 @@ fn be_waiter() -> u8 {
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let engine: Box<dyn Engine> = match engine {
             EngineTicket::Docker { host, socket_after_restart, version } => {
+                console::start();
                 Box::new(Docker::from_ticket(host, socket_after_restart, version))
             }
             EngineTicket::Nerdctl { host, namespace } => Box::new(Nerdctl::open(host, &namespace)?),

@@ -19,6 +19,11 @@ pub const WAITER_PROGRAM: &str = "/waiter";
 /// the volume then: the action may not run as root.
 pub const JOURNAL_FOLDER: &str = "/journal";
 
+/// The waiter's journal, in a folder that goes with its container.
+pub const JOURNAL_FILE: &str = "waitdaemon-journal";
+/// Its line for the handoff's word.
+pub const WORD: &str = "word";
+
 /// What one of our containers is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::error::Failure;
@@ -10,7 +10,7 @@ use crate::logging;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
 use crate::machine::{namespaces, power};
-use crate::names::HandoffId;
+use crate::names::{HandoffId, JOURNAL_FILE};
 
 /// Writes a line that another process waits for: the message and the handoff's mark.
 pub type Announce = Box<dyn Fn(&'static str, &HandoffId)>;
@@ -21,8 +21,8 @@ pub type Add = Box<dyn Fn(&str) -> io::Result<()>>;
 
 /// Lines that outlive this process.
 pub struct Kept {
-    /// What was there already.
-    pub lines: String,
+    /// Reads them all.
+    pub read: Box<dyn Fn() -> io::Result<String>>,
     /// Adds one more.
     pub add: Add,
 }
@@ -54,16 +54,12 @@ fn read_command_line() -> String {
     hosts.or_else(|| std::fs::read_to_string(own).ok()).unwrap_or_default()
 }
 
-/// The waiter's journal in its container's folder.
-const JOURNAL: &str = "waitdaemon-journal";
-
 fn keep(folder: &Path) -> io::Result<Kept> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(folder.join(JOURNAL))?;
-    let mut lines = String::new();
-    file.read_to_string(&mut lines)?;
-    let file = RefCell::new(file);
+    let path = folder.join(JOURNAL_FILE);
+    let file = RefCell::new(OpenOptions::new().append(true).create(true).open(&path)?);
     // Not flushed to a disk: it need not outlive the machine.
-    Ok(Kept { lines, add: Box::new(move |line| file.borrow_mut().write_all(format!("{line}\n").as_bytes())) })
+    let add = move |line: &str| file.borrow_mut().write_all(format!("{line}\n").as_bytes());
+    Ok(Kept { read: Box::new(move || std::fs::read_to_string(&path)), add: Box::new(add) })
 }
 
 impl Process {

@@ -64,8 +64,8 @@ pub trait Engine {
     /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process, if it is known.
     fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End>;
 
-    /// Gives a waiter the handoff's word. `pid` is its process as it announced it, which may be known elsewhere alone.
-    fn give_word<'a>(&'a self, waiter: &'a str, pid: Option<u32>) -> Answer<'a, ()>;
+    /// Gives a waiter the handoff's word: a line in its journal if we see that, else SIGUSR1.
+    fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()>;
 
     /// Opens a container's output.
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>>;

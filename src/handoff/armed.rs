@@ -27,8 +27,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Waiter<'a> {
     engine: &'a dyn Engine,
     id: &'a str,
-    /// Its process, as it sees itself.
-    pid: Option<u32>,
 }
 
 impl<'a> Waiter<'a> {
@@ -40,9 +38,8 @@ impl<'a> Waiter<'a> {
         let armed = timeout(ARMING_LIMIT, start_until_armed(engine, created, handoff)).await;
         let late = || Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs()));
         let armed = armed.unwrap_or_else(|_| Err(late()));
-        let pid = armed
-            .map_err(|failure| if failure.fix.is_empty() { failure.fix(engine.about().check) } else { failure })?;
-        Ok(Self { engine, id: &created.id, pid })
+        armed.map_err(|failure| if failure.fix.is_empty() { failure.fix(engine.about().check) } else { failure })?;
+        Ok(Self { engine, id: &created.id })
     }
 
     /// Gives the waiter the word that we are about to exit 0.
@@ -52,7 +49,7 @@ impl<'a> Waiter<'a> {
     pub async fn give_word(&self) -> Result<(), Failure> {
         let once = || async {
             let late = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "no answer in time");
-            let given = timeout(WORD_EVERY, self.engine.give_word(self.id, self.pid)).await;
+            let given = timeout(WORD_EVERY, self.engine.give_word(self.id)).await;
             given.unwrap_or_else(|_| Err(late()))
         };
         let give = retry_within(WORD_LIMIT, "giving the waiter the word", once);
@@ -62,8 +59,7 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// Returns the waiter's process as it sees itself.
-async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &HandoffId) -> Result<Option<u32>, Failure> {
+async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &HandoffId) -> Result<(), Failure> {
     let (lifecycle, id) = (Lifecycle::new(engine, HANDOFF_PATIENCE), waiter.id.as_str());
     let open = |replay| {
         let listen = Listen { container: id, tty: false, replay, ours: true };
@@ -85,8 +81,8 @@ async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &Hand
                 Ok(Some(piece)) => {
                     tail.feed(&piece);
                     heard.push_str(&String::from_utf8_lossy(&piece));
-                    if let Some(announcement) = logging::announced(&heard, ARMED, handoff) {
-                        return Ok(announcement.pid);
+                    if logging::announces(&heard, ARMED, handoff) {
+                        return Ok(());
                     }
                     continue;
                 }

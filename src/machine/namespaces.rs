@@ -40,6 +40,11 @@ pub fn path_through_init(path: &Path) -> Option<PathBuf> {
     in_root(Path::new("/proc/1/root"), path)
 }
 
+/// True if the host has this device, as far as this process sees the host's.
+pub fn has_device(path: &Path) -> bool {
+    path.exists() || path_through_init(path).is_some()
+}
+
 /// The same in any root.
 fn in_root(root: &Path, path: &Path) -> Option<PathBuf> {
     let names = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();

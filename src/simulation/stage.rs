@@ -152,12 +152,16 @@ impl Stage {
             fail: Box::new(move |failure| world_too.borrow_mut().fail(&own_too, failure)),
             keep: Box::new(move |_| {
                 let (world, own) = (Rc::clone(&world_for_journal), own_for_journal.clone());
-                let kept = world.borrow().containers.get(&own).map(|found| found.journal.concat());
+                let (world_to_read, own_to_read) = (Rc::clone(&world), own.clone());
+                let read = move || {
+                    let world = world_to_read.borrow();
+                    Ok(world.containers.get(&own_to_read).map(|found| found.journal.concat()).unwrap_or_default())
+                };
                 let add = move |line: &str| {
                     World::keep(&world, &own, &format!("{line}\n"));
                     Ok(())
                 };
-                Ok(Kept { lines: kept.unwrap_or_default(), add: Box::new(add) })
+                Ok(Kept { read: Box::new(read), add: Box::new(add) })
             }),
         }
     }

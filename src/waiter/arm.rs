@@ -57,7 +57,8 @@ pub async fn arm(lifecycle: &Lifecycle<'_>, process: &Process, duty: &Duty) -> R
     let mut take = |name: &str| found.iter().position(|seen| seen.name == name).map(|at| found.swap_remove(at));
     let (own, user) = (take(&names[0]), take(&names[1]));
     let own = ours(own, Role::Waiter, &names[0], duty)?;
-    let (journal, mut memory) = open_journal(process, &own);
+    let journal = open_journal(process, &own);
+    let mut memory = journal.memory();
     if let Some(user) = memory.armed.clone() {
         return Ok(Armed { waiter: own.id, user, pending: None, memory, journal });
     }
@@ -75,10 +76,10 @@ pub async fn arm(lifecycle: &Lifecycle<'_>, process: &Process, duty: &Duty) -> R
     Ok(Armed { waiter: own.id, user: user.id, pending: Some(pending), memory, journal })
 }
 
-fn open_journal(process: &Process, own: &Seen) -> (Journal, Memory) {
+fn open_journal(process: &Process, own: &Seen) -> Journal {
     let kept = own.folder.as_deref().map(|folder| (process.keep)(folder));
     match kept {
-        Some(Ok(kept)) => return Journal::open(kept),
+        Some(Ok(kept)) => return Journal::of(kept),
         Some(Err(error)) => {
             tracing::warn!(%error, "cannot keep a journal; ended and started again, the waiter will not know what it did")
         }
@@ -86,7 +87,7 @@ fn open_journal(process: &Process, own: &Seen) -> (Journal, Memory) {
             "there is no place for a journal; ended and started again, the waiter will not know what it did"
         ),
     }
-    (Journal::lost(), Memory::default())
+    Journal::lost()
 }
 
 fn ours(found: Option<Seen>, role: Role, name: &str, duty: &Duty) -> Result<Seen, Failure> {

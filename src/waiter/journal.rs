@@ -6,7 +6,8 @@
 use std::cell::Cell;
 
 use crate::machine::clock::Moment;
-use crate::process::{Add, Kept};
+use crate::names::WORD;
+use crate::process::Kept;
 
 /// What is noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,28 +49,35 @@ pub struct Memory {
 
 /// The journal of this waiter.
 pub struct Journal {
-    add: Option<Add>,
+    kept: Option<Kept>,
     broken: Cell<bool>,
 }
 
 impl Journal {
-    /// The journal that was kept, and what it says.
-    pub fn open(kept: Kept) -> (Self, Memory) {
-        let memory = Memory::read(&kept.lines);
-        (Self { add: Some(kept.add), broken: Cell::new(false) }, memory)
+    /// The journal that is kept there.
+    pub fn of(kept: Kept) -> Self {
+        Self { kept: Some(kept), broken: Cell::new(false) }
     }
 
     /// A journal that keeps nothing.
     pub fn lost() -> Self {
-        Self { add: None, broken: Cell::new(false) }
+        Self { kept: None, broken: Cell::new(false) }
     }
 
     /// Notes a fact. If it cannot be kept that is said once, and the waiter goes on without.
     pub fn note(&self, fact: &Fact) {
-        let Some(Err(error)) = self.add.as_ref().map(|add| add(&fact.line())) else { return };
+        let Some(Err(error)) = self.kept.as_ref().map(|kept| (kept.add)(&fact.line())) else { return };
         if !self.broken.replace(true) {
             tracing::warn!(%error, "cannot write the waiter's journal; ended and started again, it will not know all it did");
         }
+    }
+}
+
+impl Journal {
+    /// What it says by now: the handoff may write there, too.
+    pub fn memory(&self) -> Memory {
+        let lines = self.kept.as_ref().and_then(|kept| (kept.read)().ok());
+        Memory::read(&lines.unwrap_or_default())
     }
 }
 
@@ -77,7 +85,7 @@ impl Fact {
     fn line(&self) -> String {
         match self {
             Self::Armed(user) => format!("armed {user}"),
-            Self::Word => "word".into(),
+            Self::Word => WORD.into(),
             Self::Succeeded(since) => format!("succeeded {}", since.nanoseconds()),
             Self::Cancelled => "cancelled".into(),
             Self::Starting => "starting".into(),
@@ -94,7 +102,7 @@ impl Memory {
         for line in lines.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             match line.split_once(' ').unwrap_or((line, "")) {
                 ("armed", user) => memory.armed = Some(user.to_owned()),
-                ("word", _) => memory.word = true,
+                (WORD, _) => memory.word = true,
                 ("succeeded", since) => memory.succeeded = since.parse().ok().map(Moment::from_nanoseconds),
                 ("cancelled", _) => memory.cancelled = true,
                 ("starting", _) => memory.starting = true,

@@ -4,7 +4,6 @@
 //! tells the code. That the container is gone is none: the agent of Tinkerbell v0.23 deletes the container of an action
 //! that failed, too. Where the agent shows what it reports, that is awaited as well.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -35,15 +34,15 @@ pub enum Verdict {
     Unknown(String),
 }
 
-/// Waits for the action container's end and returns how it ended. `word` is true once the handoff gave it.
-pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End>, word: &Cell<bool>) -> Verdict {
+/// Waits for the action container's end and returns how it ended. `word` tells whether the handoff gave it.
+pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End>, word: &dyn Fn() -> bool) -> Verdict {
     let end = lifecycle.await_end(&duty.action_id, duty.action_pid, pending).await;
     match end {
         Ok(Life::Ended { code, note }) => match of_code(code, &note) {
             Verdict::Succeeded if duty.deleted_on_success => by_looking(lifecycle, duty, true, word).await,
             verdict => verdict,
         },
-        Err(refusal) if !refusal.is_gone() && !word.get() => Verdict::Unknown(refusal.said),
+        Err(refusal) if !refusal.is_gone() && !word() => Verdict::Unknown(refusal.said),
         _ => by_looking(lifecycle, duty, false, word).await,
     }
 }
@@ -53,7 +52,7 @@ pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End
 /// An agent that deletes the container of an action that succeeded keeps any other, and has reported something else than
 /// the exit code tells where it lost containerd meanwhile (seen with containerd killed). If it cannot delete the
 /// container it reports SUCCESS all the same, and has removed its log.
-async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word: &Cell<bool>) -> Verdict {
+async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word: &dyn Fn() -> bool) -> Verdict {
     let (ended, mut looks) = (Instant::now(), 0);
     loop {
         looks += 1;
@@ -66,7 +65,7 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word
                 pause.await;
                 continue;
             }
-            Err(_) if word.get() && !duty.deleted_on_success => return Verdict::Succeeded,
+            Err(_) if word() && !duty.deleted_on_success => return Verdict::Succeeded,
             Err(refusal) => return Verdict::Unknown(refusal.said),
         };
         if let Some(Life::Ended { code, note }) = seen.as_ref().map(|seen| &seen.life) {
@@ -75,7 +74,7 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word
                 verdict => return verdict,
             }
         }
-        let evidence = zero || word.get();
+        let evidence = zero || word();
         let reported = seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
         let may_be_told = seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
         match (evidence, reported) {

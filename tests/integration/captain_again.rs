@@ -78,7 +78,7 @@ fn while_the_waiter_is_killed() -> Result<()> {
         until("the waiter to run again", LIMIT, || Ok(running(&captain, WAITER).ok().filter(|now| now[2] != pid)));
     let again = again.with_context(|| containers(&captain).unwrap_or_default())?;
     ensure!(again[1] == waiter, "another waiter: {again:?}");
-    let watches = "this waiter was killed and started again; the user container was started before";
+    let watches = "this waiter was ended and started again: the user container was started before";
     until("the waiter's watch", LIMIT, || {
         Ok(log(&captain).iter().any(|line| line["message"] == watches).then_some(()))
     })?;

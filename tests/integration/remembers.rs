@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -171,10 +172,21 @@ fn the_log_servers_name_does_not_resolve(engine: Engine) -> Result<()> {
     let refused = || Ok(fs::read_to_string(&engine_log)?.contains("logs.lab").then_some(()));
     until("a start that is refused", LIMIT, refused)?;
     ensure!(runs(&machine) == 0, "it ran although its log driver cannot be set up");
+    // The waiter's own lines take the same way; the console has them as well.
+    let said = |line: &str| {
+        line.contains(&format!("waitdaemon {ACTION}: starting a container failed")) && line.contains("logs.lab")
+    };
+    until("the refusal in the kernel's log", LIMIT, || Ok(kernel_log()?.lines().any(said).then_some(())))?;
     hosts("127.0.0.1 logs.lab")?;
     nothing_left(&machine)?;
     ensure!(runs(&machine) == 1, "it ran {} times", runs(&machine));
     Ok(())
+}
+
+/// What the kernel's log has now.
+fn kernel_log() -> Result<String> {
+    let said = lab::nest::output(&mut Command::new("dmesg"))?;
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// Without root: in our image the journal's folder is anybody's.

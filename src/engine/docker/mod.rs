@@ -11,7 +11,7 @@ mod socket;
 pub mod waiter_request;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,8 +31,10 @@ use super::{
     About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared, Progress, Pulling,
     Refusal, Removal, Request, Seen, Which,
 };
+use crate::console::DEVICE;
 use crate::error::{Context, Failure};
 use crate::login::{Login, is_of_login};
+use crate::machine::namespaces;
 use crate::names::{LABEL_ACTION, LABEL_HANDOFF, Role, WAITER_PROGRAM};
 use crate::reference::Reference;
 use crate::settings::DockerHost;
@@ -141,6 +143,7 @@ impl Docker {
                 foreign_socket,
                 signals_init: order.duty.finish_reboot.is_some(),
                 needs_network: order.duty.needs_network(),
+                has_console: namespaces::has_device(Path::new(DEVICE)),
             },
         );
         body.ok_or_else(|| {
@@ -296,7 +299,7 @@ impl Engine for Docker {
         Box::pin(self.open_wait(container))
     }
 
-    fn give_word<'a>(&'a self, waiter: &'a str, _: Option<u32>) -> Answer<'a, ()> {
+    fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             self.api.post(&format!("/containers/{}/kill?signal=SIGUSR1", escape(waiter)), None).await?;
             Ok(())

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::console::DEVICE;
 use crate::engine::json::{list, text};
 use crate::names::JOURNAL_FOLDER;
 
 /// Where the waiter sees the folder of the engine's socket.
 const SOCKETS_FOLDER: &str = "/run/engine";
+
+/// Log drivers that keep what containers print on the machine, or that cannot fail.
+const LOCAL_LOGS: [&str; 5] = ["json-file", "local", "none", "journald", ""];
 
 /// What the waiter's container is made of, besides the action's document.
 pub struct WaiterParts<'a> {
@@ -26,6 +30,8 @@ pub struct WaiterParts<'a> {
     pub signals_init: bool,
     /// True if it awaits a signal that comes through a network.
     pub needs_network: bool,
+    /// True if the host has the kernel's log as a device.
+    pub has_console: bool,
 }
 
 /// A way to the engine.
@@ -73,6 +79,10 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
     // Root without it cannot open a socket that belongs to another user.
     let capabilities = [(parts.foreign_socket, "DAC_OVERRIDE"), (through_init, "SYS_PTRACE")];
     let capabilities: Vec<_> = capabilities.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect();
+    // What it says goes to a server, which may be away: to the console, too.
+    let keeps = LOCAL_LOGS.contains(&text(&from["LogConfig"]["Type"]));
+    let console = json!({"PathOnHost": DEVICE, "PathInContainer": DEVICE, "CgroupPermissions": "w"});
+    let devices: Vec<Value> = (parts.has_console && !keeps).then_some(console).into_iter().collect();
     let mut labels = Map::new();
     labels.extend(parts.labels.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
     Some(json!({
@@ -99,6 +109,7 @@ pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
             // Ended without being done it is started again, however often, and goes on from its journal; where it fails it
             // keeps that from happening.
             "RestartPolicy": {"Name": "on-failure"},
+            "Devices": devices,
             "CapDrop": ["ALL"],
             "CapAdd": capabilities,
             "SecurityOpt": security,
@@ -158,6 +169,7 @@ mod tests {
             foreign_socket: false,
             signals_init: false,
             needs_network: false,
+            has_console: true,
         };
         let made = waiter(&action, &parts(Way::Mounted(Path::new("/var/run/docker.sock")))).unwrap();
         let host = &made["HostConfig"];
@@ -176,6 +188,11 @@ mod tests {
         };
         assert_eq!(later("/run/docker/engine.sock"), Some("/run/engine/engine.sock".into()));
         assert_eq!(later("/docker.sock"), None);
+        assert_eq!(host["Devices"], json!([]));
+        let mut elsewhere = action.clone();
+        elsewhere["HostConfig"]["LogConfig"]["Type"] = "syslog".into();
+        let made = waiter(&elsewhere, &parts(Way::Mounted(Path::new("/var/run/docker.sock")))).unwrap();
+        assert_eq!(made["HostConfig"]["Devices"][0]["PathOnHost"], "/dev/kmsg");
         assert_eq!(
             (&host["NetworkMode"], &host["CapDrop"], &host["Privileged"]),
             (&json!("none"), &json!(["ALL"]), &Value::Null)

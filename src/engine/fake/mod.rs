@@ -332,7 +332,7 @@ impl Engine for FakeEngine {
         ))
     }
 
-    fn give_word<'a>(&'a self, waiter: &'a str, _: Option<u32>) -> Answer<'a, ()> {
+    fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()> {
         Box::pin(self.request(
             move || format!("give word to {}", short(waiter)),
             15,

@@ -247,8 +247,12 @@ impl World {
         }
     }
 
-    /// The handoff's word for a waiter; false if it does not run.
+    /// The handoff's word for a waiter, by a signal, or on containerd by a line in its journal; false if it cannot be given.
     pub fn word(&mut self, id: &str) -> bool {
+        if self.ways == Ways::Containerd {
+            self.note(|| format!("the word is written for {}", short(id)));
+            return self.containers.get_mut(id).map(|found| found.journal.push("word\n".into())).is_some();
+        }
         let signals = self.containers.get(id).and_then(|found| found.signals.as_ref());
         let given = signals.is_some_and(|signals| signals.send(Signal::Word).is_ok());
         self.note(|| format!("the word for {}: {given}", short(id)));

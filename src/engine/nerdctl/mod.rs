@@ -16,6 +16,8 @@ mod spec;
 mod waiter_call;
 
 use std::cell::OnceCell;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,7 +43,7 @@ use super::{
 use crate::error::{Context, Failure};
 use crate::login::{self, Config, Login};
 use crate::machine::namespaces;
-use crate::names::{LABEL_ACTION, LABEL_HANDOFF, Role};
+use crate::names::{JOURNAL_FILE, LABEL_ACTION, LABEL_HANDOFF, Role, WORD};
 use crate::reference::Reference;
 use crate::retry::Retry;
 use crate::ticket::{EngineTicket, Ticket};
@@ -431,16 +433,14 @@ impl Engine for Nerdctl {
         Box::pin(self.open_wait(container, pid))
     }
 
-    fn give_word<'a>(&'a self, waiter: &'a str, pid: Option<u32>) -> Answer<'a, ()> {
-        Box::pin(async move {
-            // The waiter has the host's PIDs; if we have too, no nerdctl is needed.
-            if let Some(Ok(process)) = pid.map(|pid| Process::open(pid, waiter))
-                && process.signal(Signal::USR1).is_ok()
-            {
-                return Ok(());
-            }
-            self.cli.run(&["kill", "--signal", "SIGUSR1", waiter], "").await.map(drop).map_err(of_change)
-        })
+    fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()> {
+        // nerdctl's own way, `kill`, ends what starts the waiter again (2.2.1: it counts as stopped by hand).
+        let journal = self.folders().join(waiter).join(JOURNAL_FILE);
+        let written = OpenOptions::new().append(true).create(true).open(&journal);
+        let written = written.and_then(|mut file| file.write_all(format!("{WORD}\n").as_bytes()));
+        let failed = |error| format!("cannot write {}: {error}", journal.display());
+        let given = written.map_err(|error| Refusal::new(Kind::MayPass(Retry::UntilDeadline), failed(error)));
+        Box::pin(async move { given })
     }
 
     fn output<'a>(&'a self, listen: Listen<'a>) -> Answer<'a, Box<dyn Output>> {

@@ -29,14 +29,38 @@ Whatever goes wrong once, at any step, one of these is the result:
 
 - **ran**: the action succeeded, the user container ran exactly once, and nothing is left.
 - **failed**: the action failed, the user container never ran, and nothing is left.
-- **said**: the action had succeeded; the user container did not run, the waiter logged it at ERROR, and what explains it is kept.
 
-What may pass is tried again: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, an answer that is cut off or no JSON; HTTP 500 three times. Each new try is a WARN line. The pauses double from 0.1 s to 5 s, less up to a half by chance. The handoff tries for 60 s, the waiter for 300 s, a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. What is final is not tried again: HTTP 400, 401, 403, 404, an unknown manifest, a refused login.
+What may pass is tried again: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, an answer that is cut off or no JSON; HTTP 500, and words of nerdctl that nobody knows, three times where it is a question. The pauses double from 0.1 s to 5 s, less up to a half by chance; a new reason is a WARN line. The handoff tries for 60 s, the waiter for 300 s, a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is tried for 300 s whatever the refusal, as long as the container was not started. What is final is not tried again: HTTP 400, 401, 403, 404, a command that cannot be executed, an unknown manifest, a refused login. A start that is refused for good is said: the waiter logs it at ERROR, and what explains it is kept.
 
 Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, one that was started is not `created` any more, and one that was removed is not there.
 
 The same promises are held by a simulation in unit tests (`src/simulation`): handoff, agent, engine and waiter, their own code, on an engine in memory under a clock that jumps, with up to two faults at any request, kills and signals at any moment, engines that restart with and without their memory, and the same action again, also two at once. [design.md](design.md) says how; `make test` runs as many as 20 s allow.
 
+";
+
+const ENGINES_AND_WAITERS: &str = "
+## The engine goes away and comes back
+
+On Docker, before it got each request of the handoff and the waiter, by SIGKILL and by SIGTERM, with live-restore and without (HookOS ships so), back after 2 s, and after 10 and 30 s where the waiter awaits the action's end and where it starts the user container: **ran**, or **failed**. Without live-restore the engine ends its containers: an action in mid-handoff fails, and leaves at most what nobody starts; the waiter is started again with the engine and goes on from its journal, the count of WAIT_SECONDS included. A user container that ends with its engine, or while no engine is there to see how, is kept, and the waiter says so at ERROR.
+
+On containerd, by SIGKILL before nerdctl made each call of the handoff and the waiter: **ran**, or **failed**; a user container that ends while no containerd is there is kept, and the waiter says that nobody saw how it ended.
+
+## The waiter is killed with SIGKILL
+
+On Docker before and after the engine did each of the waiter's steps, and as soon as each line of its journal could be seen: **ran**, every time. The same on containerd, before and after each of its calls of nerdctl, and at each line with the host's nerdctl and with its own; containerd's restart monitor looks every 10 s. It is started again however often, and goes on from its journal. Killed before it noted that it was armed, the handoff may see that and fail.
+
+## What the agent reports
+
+On containerd the agent shows it: it deletes the container of an action that it reported as SUCCESS, or at least that container's log, and keeps any other (v0.24 and later). So an action whose agent died or lost containerd is no success, whatever its exit code. On Docker, and with the agent of v0.23, the exit code decides: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same.
+
+## What can still make SUCCESS false
+
+- The waiter and the machine's memory of it are destroyed: somebody removes the waiter, or the engine loses its containers.
+- On Docker the waiter is killed in the very moment between the word and its line in the journal, and the engine has forgotten the exit code: the waiter says so at ERROR and is kept.
+- The engine refuses the start for good, or for longer than 300 s: said at ERROR, both containers are kept.
+- Docker cannot start the waiter again because the log driver, which is the action's, fails at that moment: Docker does not try again.
+
+And the user container may run although the action was reported as failed: on Docker if the agent lost its engine (above), and if SIGKILL comes between the action's word and its exit, which are next to each other, where nobody knows the exit code.
 ";
 
 fn page() -> String {
@@ -67,8 +91,7 @@ fn page() -> String {
     for call in CALLS.iter().filter(|call| call.name.starts_with("handoff")) {
         let _ = writeln!(text, "| {} | {} |", call.name, captain::left(call).in_words());
     }
-    text += "\n## The engine is killed with SIGKILL and started again\n\nOn Docker with live-restore, before it got each request of the handoff and the waiter: **ran**, or **failed**. A user container that ends while no engine is there has exit code 255 afterwards; the waiter says that and keeps it. Without live-restore the engine ends all containers when it stops: the user container then never runs, and the waiter, which gets SIGTERM, removes it. On containerd, before nerdctl made each call of the handoff and the waiter: **ran**, or **failed**; a user container that ends while no containerd is there is kept, and the waiter says that nobody saw how it ended.\n\nWhat the agent reports is seen on containerd, where it deletes the container of an action that it reported as SUCCESS and keeps any other; so an action whose agent died or lost containerd is no success. On Docker the waiter knows the exit code alone: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same. A container that somebody removes by force at that moment looks like success on containerd. An agent that cannot delete the container of an action that succeeded has removed its log, which counts as well.\n";
-    text += "\n## The waiter is killed with SIGKILL\n\nOn Docker before and after the engine did each of the waiter's steps: **ran**, every time. The engine starts it again, up to three times, and it takes up where it was: it asks how the action ended, counts WAIT_SECONDS and WAITDAEMON_WAIT_MAX_SECONDS anew, and does not start what was started. On containerd before and after nerdctl made each of the waiter's calls, and while it waited: **ran**; containerd's restart monitor looks every 10 s.\n";
+    text += ENGINES_AND_WAITERS;
     text
 }
 
@@ -91,6 +114,5 @@ fn word(expect: Expect) -> &'static str {
     match expect {
         Expect::Ran => "ran",
         Expect::Failed => "failed",
-        Expect::Said => "said",
     }
 }

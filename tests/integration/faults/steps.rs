@@ -95,8 +95,6 @@ pub enum Expect {
     Ran,
     /// The action fails, the user container never runs, nothing is left.
     Failed,
-    /// The action had succeeded; the user container never runs, and the waiter says so at ERROR.
-    Said,
 }
 
 impl Step {
