@@ -83,7 +83,8 @@ fn the_handoff_does_what_the_plan_says(engine: Engine) -> Result<()> {
     for difference in differences {
         let field = difference["field"].as_str().context("no field")?;
         // Labels have dots in their names; each handoff has a mark of its own, and each container a hostname.
-        if field == "Config.Hostname" || field == "Config.Labels.waitdaemon.handoff" {
+        if ["Config.Hostname", "Config.Labels.waitdaemon.handoff", "Config.Labels.waitdaemon.made-by"].contains(&field)
+        {
             continue;
         }
         let found = match field.strip_prefix("Config.Labels.") {
