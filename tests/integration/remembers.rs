@@ -32,6 +32,7 @@ pub fn cases() -> Vec<crate::Case> {
         an_engine_is_stopped_and_ends_its_containers,
         an_engine_is_killed_and_ends_its_containers,
         the_engine_has_forgotten_the_action,
+        nothing_tells_how_the_action_ended,
         a_start_is_refused_five_times,
         the_log_servers_name_does_not_resolve,
         killed_at_each_line_of_the_journal,
@@ -116,6 +117,35 @@ fn ends_its_containers(engine: Engine, signal: &str) -> Result<()> {
 fn the_engine_has_forgotten_the_action(engine: Engine) -> Result<()> {
     let machine = machine(engine)?;
     writes(&machine, "6").run_well()?;
+    forget_the_action(&machine)?;
+    kill_waiter(&machine)?;
+    nothing_left(&machine)?;
+    ensure!(runs(&machine) == 1, "it ran {} times", runs(&machine));
+    Ok(())
+}
+
+/// The same, and the journal has lost all but its first line: nothing runs, and what explains that stays.
+fn nothing_tells_how_the_action_ended(engine: Engine) -> Result<()> {
+    let machine = machine(engine)?;
+    writes(&machine, "60").run_well()?;
+    forget_the_action(&machine)?;
+    let journal = journal_of(&machine)?;
+    let text = fs::read_to_string(&journal)?;
+    fs::write(&journal, text.lines().take(1).map(|line| format!("{line}\n")).collect::<String>())?;
+    kill_waiter(&machine)?;
+    let error = until("the waiter's error", LIMIT, || {
+        Ok(log(&machine, WAITER)?.1.into_iter().find(|line| line["level"] == "ERROR"))
+    })?;
+    ensure!(error["message"].to_string().contains("cannot know how the action ended"), "{error}");
+    until("the waiter's end with 2", LIMIT, || {
+        let state = &machine.inspect(WAITER)?["State"];
+        Ok((state["Status"] == "exited" && state["ExitCode"] == 2).then_some(()))
+    })?;
+    ensure!(runs(&machine) == 0 && machine.inspect(USER).is_err(), "the user container is still there, or ran");
+    Ok(())
+}
+
+fn forget_the_action(machine: &Machine) -> Result<()> {
     machine.docker(&["rm", "-f", ACTION])?;
     for number in 0..130 {
         let name = format!("filler-{number}");
@@ -123,9 +153,6 @@ fn the_engine_has_forgotten_the_action(engine: Engine) -> Result<()> {
         let (removed, _) = machine.ask("DELETE", &format!("/volumes/{name}"), None)?;
         ensure!((made, removed) == (201, 204), "no event: {made} {removed}");
     }
-    kill_waiter(&machine)?;
-    nothing_left(&machine)?;
-    ensure!(runs(&machine) == 1, "it ran {} times", runs(&machine));
     Ok(())
 }
 
