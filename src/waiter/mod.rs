@@ -132,7 +132,7 @@ pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, signals: &
     let state = resume(&memory, pending, process.clock.now());
     let waiter = Waiter { lifecycle, process, duty, journal, own, user, word };
     match waiter.run_armed(state, signals).await {
-        Ok(outcome) => outcome,
+        Ok(exit) => exit,
         Err(failure) => {
             // Said before anything else: whoever ends us from now on ends us too late.
             (process.fail)(&failure);
@@ -174,14 +174,15 @@ impl Waiter<'_> {
                     or_interrupted(signals, self.cancel(&why)).await.unwrap_or(Ok(State::Interrupted))?
                 }
                 State::Ended => {
-                    let removed = self.lifecycle.remove_surely(&self.user, Removal::Idle);
-                    let removed = or_interrupted(signals, removed).await;
-                    removed.unwrap_or(Ok(())).context("cannot remove the ended container")?;
-                    State::Done
+                    let removal = self.lifecycle.remove_surely(&self.user, Removal::Idle);
+                    match or_interrupted(signals, removal).await {
+                        Some(removed) => removed.context("cannot remove the ended container").map(|()| State::Done)?,
+                        None => State::Interrupted,
+                    }
                 }
                 State::Done => {
                     let removed = or_interrupted(signals, self.remove_self()).await;
-                    return removed.unwrap_or(Ok(())).map(|()| Exit::Done);
+                    return removed.map_or(Ok(Exit::Interrupted), |removed| removed.map(|()| Exit::Done));
                 }
                 State::LastCall => {
                     let removed = timeout(LAST_CALL_LIMIT, self.remove_self()).await;
