@@ -189,11 +189,10 @@ impl<'a> Lifecycle<'a> {
                     (_, retry) => retry,
                 };
                 if !attempts.wait_as(retry, "starting a container", &refusal).await {
-                    // Words that nobody knows do not tell that it was not done.
+                    // A lost answer, or words that nobody knows, do not tell that it was not done.
                     let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
-                    let done =
-                        refusal.kind == Kind::Unrecognized && self.look_at(container).await?.as_ref().is_some_and(ran);
-                    return if done { Ok(()) } else { Err(refusal) };
+                    let found = self.engine.look(&[container], Detail::Life).await;
+                    return if found.is_ok_and(|found| found.iter().any(ran)) { Ok(()) } else { Err(refusal) };
                 }
             }
         })

@@ -103,7 +103,10 @@ impl Subscriber for Lines {
             write_to(&mut std::io::stderr(), &line);
             let action = ACTION.get().map(String::as_str);
             syslog::send(*metadata.level(), &now(), action, &line);
-            console::send(*metadata.level(), action, &fields.message, fields.text("error"));
+            // The kernel takes 10 records in 5 s: none for each line of somebody's output.
+            if fields.text("output").is_none() {
+                console::send(*metadata.level(), action, &fields.message, fields.text("error"));
+            }
         } else {
             write_to(&mut std::io::stdout(), &line);
         }

@@ -1,4 +1,4 @@
-//! Doing what a plan says: clear earlier attempts -> pull -> { create user container, create waiter } -> armed.
+//! Doing what a plan says: pull -> clear earlier attempts -> { create user container, create waiter }.
 
 use super::plan::{Plan, problems_of_image};
 use super::pull::pull;

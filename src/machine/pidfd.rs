@@ -20,12 +20,15 @@ struct PidfdInfo {
     exit_code: i32,
 }
 
-/// The exit code of a process that has ended; 128 and the signal's number if a signal ended it. `None` if the process
-/// lives, or if the kernel does not tell. The descriptor must have been opened while the process was alive.
-pub fn exit_code(pidfd: impl AsFd) -> Option<i64> {
+/// The exit code of a process that has ended; 128 and the signal's number if a signal ended it. `None` until its parent
+/// has reaped it. The descriptor must have been opened while the process was alive.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn exit_code(pidfd: impl AsFd) -> Result<Option<i64>, Errno> {
     let mut info = PidfdInfo { mask: EXIT, ..PidfdInfo::default() };
-    ask(pidfd, &mut info).ok()?;
-    (info.mask & EXIT != 0).then(|| code_of(info.exit_code))
+    ask(pidfd, &mut info)?;
+    Ok((info.mask & EXIT != 0).then(|| code_of(info.exit_code)))
 }
 
 #[expect(unsafe_code, reason = "no crate has this request; its number and its structure are the kernel's, as above")]
@@ -60,10 +63,15 @@ mod tests {
                 Command::new("sh").args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
             let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
             let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-            assert_eq!(exit_code(&pidfd), None, "it lives");
+            assert_eq!(exit_code(&pidfd), Ok(None), "it lives");
             std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"x\n").unwrap();
+            let begin = std::time::Instant::now();
+            while !std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ") {
+                assert!(begin.elapsed().as_secs() < 10, "it does not end");
+            }
+            assert_eq!(exit_code(&pidfd), Ok(None), "it is not reaped");
             child.wait().unwrap();
-            assert_eq!(exit_code(&pidfd), Some(code), "{script}; this needs Linux 6.15");
+            assert_eq!(exit_code(&pidfd), Ok(Some(code)), "{script}; this needs Linux 6.15");
         }
     }
 }

@@ -349,7 +349,7 @@ impl Stage {
         running.next_back().map(|found| found.id.clone())
     }
 
-    /// The wait for a handoff's user container began no earlier than this.
+    /// The attempt of this action container.
     pub fn attempt_of(&self, action_id: &str) -> Option<Attempt> {
         self.attempts.borrow().iter().find(|attempt| attempt.id == action_id).cloned()
     }

@@ -72,7 +72,7 @@ pub async fn arm(lifecycle: &Lifecycle<'_>, process: &Process, duty: &Duty) -> R
     let user = ours(user, Role::User, &names[1], duty)?;
     // An earlier life without a journal started it.
     memory.started = !user.life.is_before_start();
-    journal.note(&Fact::Armed(user.id.clone()));
+    journal.keep(&Fact::Armed(user.id.clone())).context("cannot write the waiter's journal")?;
     Ok(Armed { waiter: own.id, user: user.id, pending: Some(pending), memory, journal })
 }
 

@@ -4,6 +4,7 @@
 //! the waiter's process and its engine, not the machine.
 
 use std::cell::Cell;
+use std::io;
 
 use crate::machine::clock::Moment;
 use crate::names::WORD;
@@ -66,7 +67,7 @@ impl Journal {
 
     /// Notes a fact. If it cannot be kept that is said once, and the waiter goes on without.
     pub fn note(&self, fact: &Fact) {
-        let Some(Err(error)) = self.kept.as_ref().map(|kept| (kept.add)(&fact.line())) else { return };
+        let Err(error) = self.keep(fact) else { return };
         if !self.broken.replace(true) {
             tracing::warn!(%error, "cannot write the waiter's journal; ended and started again, it will not know all it did");
         }
@@ -74,6 +75,17 @@ impl Journal {
 }
 
 impl Journal {
+    /// Keeps a fact, if there is a place for it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep(&self, fact: &Fact) -> io::Result<()> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        // What could not be written before may have left a piece of a line.
+        let end = if self.broken.get() { "\n" } else { "" };
+        (kept.add)(&format!("{end}{}", fact.line()))
+    }
+
     /// What it says by now: the handoff may write there, too.
     pub fn memory(&self) -> Memory {
         let lines = self.kept.as_ref().and_then(|kept| (kept.read)().ok());

@@ -73,6 +73,8 @@ enum State {
         /// Why.
         why: String,
     },
+    /// It failed and said so; the user container is not to run, and the waiter stays to explain it.
+    Failed,
     /// Somebody told the waiter to stop.
     Stopped {
         /// The signal's name.
@@ -108,10 +110,19 @@ struct Waiter<'a> {
 /// kept if it explains the failure.
 pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, signals: &mut Signals) -> Exit {
     let lifecycle = Lifecycle::new(engine, WAITER_PATIENCE);
-    let armed = tokio::select! {
-        biased;
-        armed = arm::arm(&lifecycle, process, duty) => armed,
-        _ = signals.stop() => return Exit::Interrupted,
+    let word = Cell::new(false);
+    let armed = {
+        let mut arming = pin!(arm::arm(&lifecycle, process, duty));
+        loop {
+            tokio::select! {
+                biased;
+                armed = &mut arming => break armed,
+                signal = signals.next() => match signal {
+                    Signal::Stop(_) => return Exit::Interrupted,
+                    Signal::Word => word.set(true),
+                },
+            }
+        }
     };
     let Armed { waiter: own, user, pending, memory, journal } = match armed {
         Ok(armed) => armed,
@@ -122,13 +133,17 @@ pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, signals: &
         Err(NotArmed::Useless(failure)) => {
             (process.fail)(&failure);
             let message = "could not arm the waiter; it removed everything this handoff had created";
-            let rolled_back = lifecycle.roll_back(&duty.handoff).await;
+            let roll_back = or_interrupted(signals, lifecycle.roll_back(&duty.handoff)).await;
+            let Some(rolled_back) = roll_back else { return Exit::Interrupted };
             (process.fail)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
             return Exit::Failed;
         }
     };
     (process.announce)(ARMED, &duty.handoff);
-    let word = Cell::new(memory.word);
+    if word.get() {
+        journal.note(&Fact::Word);
+    }
+    word.set(word.get() || memory.word);
     let state = resume(&memory, pending, process.clock.now());
     let waiter = Waiter { lifecycle, process, duty, journal, own, user, word };
     match waiter.run_armed(state, signals).await {
@@ -136,7 +151,7 @@ pub async fn run(engine: &dyn Engine, process: &Process, duty: &Duty, signals: &
         Err(failure) => {
             // Said before anything else: whoever ends us from now on ends us too late.
             (process.fail)(&failure);
-            or_interrupted(signals, waiter.retire()).await.unwrap_or(Exit::Interrupted)
+            waiter.retire(signals).await
         }
     }
 }
@@ -173,6 +188,13 @@ impl Waiter<'_> {
                 State::Cancelled { why } => {
                     or_interrupted(signals, self.cancel(&why)).await.unwrap_or(Ok(State::Interrupted))?
                 }
+                State::Failed => match or_interrupted(signals, self.discard()).await {
+                    Some(became) => {
+                        tracing::warn!("the user container {}", became?);
+                        return Ok(self.retire(signals).await);
+                    }
+                    None => State::Interrupted,
+                },
                 State::Ended => {
                     let removal = self.lifecycle.remove_surely(&self.user, Removal::Idle);
                     match or_interrupted(signals, removal).await {
@@ -222,10 +244,9 @@ impl Waiter<'_> {
             }
             Verdict::Failed(how) => Ok(State::Cancelled { why: format!("the action did not succeed: {how}") }),
             Verdict::Unknown(why) => {
-                let became = self.discard().await?;
-                let failure = Failure::new("cannot know how the action ended, so nothing is started");
-                let failure = failure.fix("look at the engine's log, and run the Workflow again");
-                Err(failure.cause(format!("{why}; the user container {became}")))
+                let failure = Failure::new("cannot know how the action ended, so nothing is started").cause(why);
+                (self.process.fail)(&failure.fix("look at the engine's log, and run the Workflow again"));
+                Ok(State::Failed)
             }
         }
     }
@@ -239,8 +260,10 @@ impl Waiter<'_> {
             waited = safe_moment::wait_until_safe(self.process.clock, since, min_wait, signal) => waited?,
             signal = signals.stop() => return Ok(State::Stopped { signal, started: false }),
         };
-        if let (Waited::Expired, Some(signal)) = (waited, signal) {
-            self.on_expired(signal).await?;
+        if let (Waited::Expired, Some(signal)) = (waited, signal)
+            && self.on_expired(signal) == Expired::Abort
+        {
+            return Ok(State::Failed);
         }
         self.journal.note(&Fact::Starting);
         Ok(State::Starting)
@@ -251,18 +274,7 @@ impl Waiter<'_> {
     async fn start(&self, signals: &mut Signals) -> Result<State, Failure> {
         let Self { lifecycle, duty, user, .. } = self;
         let start = async {
-            let mut output = None;
-            if duty.watch_seconds > 0 {
-                let listen = Listen { container: user, tty: duty.tty, replay: false, ours: true };
-                let open = || lifecycle.engine.output(listen);
-                match timeout(LISTEN_LIMIT, retry_within(LISTEN_LIMIT, "listening", open)).await {
-                    Ok(Ok(opened)) => output = Some(opened),
-                    Ok(Err(refusal)) => {
-                        tracing::warn!(error = %refusal, "cannot listen to the user container; its output will not be shown");
-                    }
-                    Err(_) => tracing::warn!("the engine is slow; the user container's output will not be shown"),
-                }
-            }
+            let output = if duty.watch_seconds > 0 { self.listen(false).await } else { None };
             let started = lifecycle.start_surely(user, Persistence::WhateverMayPass).await;
             started.map_err(|refusal| failures::start_failed(&lifecycle.engine.about(), refusal))?;
             Ok::<_, Failure>(output)
@@ -275,6 +287,20 @@ impl Waiter<'_> {
         self.journal.note(&Fact::Started);
         tracing::info!(container = self.user, "user container started");
         Ok(State::Watching { output })
+    }
+
+    /// Opens the user container's output; with what it said before if that is asked for and the engine still has it.
+    async fn listen(&self, replay: bool) -> Option<Box<dyn Output>> {
+        let listen = Listen { container: &self.user, tty: self.duty.tty, replay, ours: true };
+        let open = || self.lifecycle.engine.output(listen);
+        match timeout(LISTEN_LIMIT, retry_within(LISTEN_LIMIT, "listening", open)).await {
+            Ok(Ok(output)) => return Some(output),
+            Ok(Err(refusal)) => {
+                tracing::warn!(error = %refusal, "cannot listen to the user container; its output will not be shown");
+            }
+            Err(_) => tracing::warn!("the engine is slow; the user container's output will not be shown"),
+        }
+        None
     }
 
     /// Somebody told the waiter to stop. If the engine is there, that cancels what was not started; if it is not, it or
@@ -297,27 +323,22 @@ impl Waiter<'_> {
         Ok(State::Interrupted)
     }
 
-    /// The signal did not come in time: says so, and removes the user container if that is asked for.
-    ///
-    /// # Errors
-    /// If the user container is not to run.
-    async fn on_expired(&self, signal: &safe_moment::Signal) -> Result<(), Failure> {
+    /// The signal did not come in time: says so, and what happens now.
+    fn on_expired(&self, signal: &safe_moment::Signal) -> Expired {
         let message = format!("timed out after {} s waiting for {}", signal.max_seconds, signal.name);
         let failure = Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
-        match signal.expired {
-            Expired::Run => (self.process.fail)(&failure.cause("the user container is started all the same")),
-            Expired::Abort => {
-                let became = self.discard().await?;
-                return Err(failure.cause(format!("the user container {became}")));
-            }
-        }
-        Ok(())
+        (self.process.fail)(&failure.cause(match signal.expired {
+            Expired::Run => "the user container is started all the same",
+            Expired::Abort => "the user container is removed and will not run",
+        }));
+        signal.expired
     }
 
     /// Removes the user container if it has not run.
     async fn cancel(&self, why: &str) -> Result<State, Failure> {
         self.journal.note(&Fact::Cancelled);
-        tracing::warn!("{why}; the user container {}", self.discard().await?);
+        tracing::warn!("{why}; removing the user container");
+        tracing::info!("the user container {}", self.discard().await?);
         Ok(State::Done)
     }
 
@@ -330,9 +351,10 @@ impl Waiter<'_> {
     }
 
     /// Keeps the engine from starting us again: our container is kept for what it says.
-    async fn retire(&self) -> Exit {
+    async fn retire(&self, signals: &mut Signals) -> Exit {
         let retire = || self.lifecycle.engine.retire(&self.own);
-        let retired = retry_within(self.lifecycle.patience, "retiring the waiter", retire).await;
+        let retired = retry_within(self.lifecycle.patience, "retiring the waiter", retire);
+        let Some(retired) = or_interrupted(signals, retired).await else { return Exit::Interrupted };
         if let Err(failure) = retired.context("cannot keep the engine from starting the waiter again") {
             (self.process.fail)(&failure);
         }

@@ -78,6 +78,8 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word
         let reported = seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
         let may_be_told = seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
         match (evidence, reported) {
+            // Somebody may know better in a moment.
+            (true, true) if !zero && may_be_told && ended.elapsed() < END_LIMIT => pause.await,
             (true, true) => return Verdict::Succeeded,
             (true, false) if ended.elapsed() > DELETION_LIMIT => {
                 return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());

@@ -51,6 +51,11 @@ impl Waiter<'_> {
         if limit.is_zero() {
             return Ok(State::Done);
         }
+        let output = match output {
+            Some(output) => Some(output),
+            // An earlier life, or an engine that was slow: what was said before counts, too.
+            None => self.listen(true).await,
+        };
         let outcome = tokio::select! {
             biased;
             outcome = watch(&self.lifecycle, &self.user, output, limit) => outcome,
@@ -91,7 +96,7 @@ impl Waiter<'_> {
                     tracing::error!(output = line.as_str(), "the user container's last lines");
                 }
                 let failure = Failure::new(format!("the user container failed with exit code {code}"));
-                let failure = failure.field("command").fix("see its last lines above; the container is kept");
+                let failure = failure.field("command").fix("see its last lines; the container is kept");
                 return Err(if note.is_empty() { failure } else { failure.cause(note.as_str()) });
             }
         }

@@ -102,11 +102,14 @@ pub enum ApiError {
 
 impl Transient for ApiError {
     fn retry(&self) -> Retry {
-        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, WouldBlock};
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut, WouldBlock,
+        };
         match self {
             // WouldBlock: the engine's queue of connections is full (connect(2), EAGAIN).
             Self::Connect { source, .. } => match source.kind() {
-                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock => Retry::UntilDeadline,
+                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock | HostUnreachable
+                | NetworkUnreachable => Retry::UntilDeadline,
                 _ => Retry::Never,
             },
             Self::Broken { .. } | Self::Late { .. } | Self::NotJson { .. } | Self::Empty { .. } => Retry::UntilDeadline,

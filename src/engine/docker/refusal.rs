@@ -1,5 +1,7 @@
 //! What the Docker Engine's refusals mean, by HTTP status and by its own words. Pure.
 
+use std::io;
+
 use super::api::ApiError;
 use crate::engine::{Kind, Refusal};
 use crate::error::chain;
@@ -21,6 +23,10 @@ impl From<ApiError> for Refusal {
 
 fn passing(error: &ApiError) -> Kind {
     match error.retry() {
+        // An engine that was there unlinks its socket when it goes down.
+        Retry::Never if matches!(error, ApiError::Connect { source, .. } if source.kind() == io::ErrorKind::NotFound) => {
+            Kind::MayPass(Retry::UntilDeadline)
+        }
         Retry::Never => Kind::Final,
         retry => Kind::MayPass(retry),
     }

@@ -2,11 +2,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep};
 
 use crate::machine::{pidfd, readable};
+
+/// How long its shim may take to reap a process that has ended.
+const REAP_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks whether it has.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A process of a container.
 pub struct Process(AsyncFd<OwnedFd>);
@@ -35,7 +42,13 @@ impl Process {
     /// What epoll(7) reports.
     pub async fn ended(&self) -> io::Result<Option<i64>> {
         drop(self.0.readable().await?);
-        Ok(pidfd::exit_code(self.0.get_ref()))
+        let end = Instant::now() + REAP_LIMIT;
+        loop {
+            match pidfd::exit_code(self.0.get_ref()) {
+                Ok(None) if Instant::now() < end => sleep(PAUSE).await,
+                answer => return Ok(answer.ok().flatten()),
+            }
+        }
     }
 
     /// Sends it a signal.

@@ -1,5 +1,7 @@
 //! What nerdctl's refusals mean, by its own words. Pure.
 
+use std::io::ErrorKind;
+
 use super::cli::CliError;
 use super::flags::NotCarried;
 use crate::engine::{Kind, Refusal};
@@ -24,7 +26,11 @@ pub fn of_change(error: CliError) -> Refusal {
         CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Unrecognized),
         CliError::Late { .. } => Kind::MayPass(Retry::UntilDeadline),
         CliError::Mute { .. } | CliError::NotJson { .. } | CliError::Empty { .. } => Kind::MayPass(Retry::AFewTimes),
-        CliError::Run(_) => Kind::Final,
+        // No memory or no process for it, which may pass; or no such program.
+        CliError::Run(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied => Kind::Final,
+            _ => Kind::MayPass(Retry::UntilDeadline),
+        },
     };
     Refusal { kind, said }
 }

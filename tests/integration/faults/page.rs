@@ -56,9 +56,11 @@ On containerd the agent shows it: it deletes the container of an action that it 
 ## What can still make SUCCESS false
 
 - The waiter and the machine's memory of it are destroyed: somebody removes the waiter, or the engine loses its containers.
-- On Docker the waiter is killed in the very moment between the word and its line in the journal, and the engine has forgotten the exit code: the waiter says so at ERROR and is kept.
+- On Docker the waiter is killed before it has noted the word, and the engine has forgotten the exit code: the waiter says so at ERROR and is kept.
 - The engine refuses the start for good, or for longer than 300 s: said at ERROR, both containers are kept.
 - Docker cannot start the waiter again because the log driver, which is the action's, fails at that moment: Docker does not try again.
+
+On containerd a user container may run twice: if containerd is killed while it starts one, and the command ends before containerd is back, the container looks as if it had never been started.
 
 And the user container may run although the action was reported as failed: on Docker if the agent lost its engine (above), and if SIGKILL comes between the action's word and its exit, which are next to each other, where nobody knows the exit code.
 ";
