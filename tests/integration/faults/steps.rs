@@ -137,7 +137,7 @@ pub const CALLS: [Call; 16] = [
     question("handoff: inspect IMAGE", "image inspect --mode=native alpine", 1),
     question("handoff: inspect our own image", "--mode=native docker.io/library/waitdaemon:dev", 1),
     change("handoff: create the user container", "create --name=", 1),
-    question("handoff: inspect the user container", "--mode=native {2}", 1),
+    question("handoff: inspect the user container", "container inspect --mode=native {", 2),
     change("handoff: create and start the waiter", "run --detach --name tinkerbell_last_a0-waiter", 1),
     question("waiter: inspect itself and the user container", "tinkerbell_last_a0-waiter tinkerbell_last_a0-user", 1),
     question("waiter: ask how the action ended", HOW_THE_ACTION_ENDED, 1),
