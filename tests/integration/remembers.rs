@@ -492,7 +492,7 @@ fn a_power_off_does_not_wait() -> Result<()> {
         Ok(captain_log(&captain).iter().any(|line| line["wait_seconds"].is_number()).then_some(()))
     })?;
     let begin = Instant::now();
-    let _ = captain.command("systemctl").args(["poweroff"]).status()?;
+    let _ = lab::nest::output(captain.command("systemctl").arg("poweroff"))?;
     captain.wait_for_end(LIMIT).with_context(|| captain.logs())?;
     let took = begin.elapsed();
     ensure!(took < Duration::from_secs(4), "the machine took {took:?} to go down");
