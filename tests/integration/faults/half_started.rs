@@ -79,8 +79,10 @@ impl Bench {
         let stopped = self.folder().join("stopped");
         let pid = until("a start that is interrupted", LIMIT, || Ok(fs::read_to_string(&stopped).ok()))?;
         fs::remove_file(stopped)?;
-        let state = self.captain.inspect(USER)?["Process"]["Status"]["Status"].clone();
-        ensure!(state == "created", "the user container's process is {state}");
+        // containerd may still show the process that was ended before.
+        until("the user container's new process", LIMIT, || {
+            Ok((self.captain.inspect(USER)?["Process"]["Status"]["Status"] == "created").then_some(()))
+        })?;
         Ok(pid.trim().parse()?)
     }
 
