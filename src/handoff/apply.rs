@@ -14,8 +14,8 @@ use crate::retry::{Attempts, Retry};
 use crate::settings::Settings;
 use crate::signals::Signals;
 
-/// Does what the plan says, short of starting the waiter. Returns the waiter's container; `None` if an earlier attempt's user container came to run meanwhile, which is left
-/// alone.
+/// Does what the plan says, short of starting the waiter. Returns the waiter's container; `None` if an earlier attempt's
+/// user container came to run meanwhile, which is left alone.
 ///
 /// # Errors
 /// What failed. What was made is left for the caller to roll back.

@@ -487,7 +487,7 @@ fn the_same_action_twice_at_once() -> Result<()> {
 }
 
 /// The documented volumes of an action with NERDCTL_HOST false, and the test's own.
-fn own_volumes(captain: &Captain) -> Vec<String> {
+pub fn own_volumes(captain: &Captain) -> Vec<String> {
     let places = [
         "/run/containerd/containerd.sock",
         "/var/lib/containerd",

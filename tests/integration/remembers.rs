@@ -13,7 +13,7 @@ use lab::nest::Nest;
 use lab::until::until;
 use serde_json::json;
 
-use crate::captain::{actions, captain, log as captain_log, nothing_left as captain_nothing_left};
+use crate::captain::{actions, captain, log as captain_log, nothing_left as captain_nothing_left, own_volumes};
 use crate::faults::captain::{Bench, NO_FAULT, Rule};
 use crate::faults::docker::Proxy;
 use crate::world::{
@@ -49,7 +49,7 @@ pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
         ("captain::remembers::the_agent_is_slow_before_its_report", the_agent_is_slow_before_its_report),
         ("captain::remembers::a_failed_action_that_was_deleted", a_failed_action_that_was_deleted),
         ("captain::remembers::a_power_off_does_not_wait", a_power_off_does_not_wait),
-        ("captain::remembers::killed_when_it_succeeded", || killed_on_captain("waitdaemon:dev", true, "succeeded")),
+        ("captain::remembers::killed_when_it_succeeded", || killed_at(&captain()?, true, "succeeded")),
     ]
 }
 
@@ -317,14 +317,7 @@ fn served(captain: &Captain, wait: &str, own_nerdctl: bool) -> Result<Agent> {
     let mut environment = json!({"IMAGE": "alpine", "WAIT_SECONDS": wait});
     let mut image = "waitdaemon:dev";
     if own_nerdctl {
-        let places = [
-            "/run/containerd/containerd.sock",
-            "/var/lib/containerd",
-            "/var/lib/nerdctl",
-            "/opt/cni/bin",
-            "/etc/cni/net.d",
-        ];
-        volumes.extend(places.map(|place| format!("{place}:{place}")));
+        volumes = own_volumes(captain);
         environment["NERDCTL_HOST"] = "false".into();
         image = "waitdaemon:dev-nerdctl";
     }
@@ -341,14 +334,6 @@ fn waiter_on(captain: &Captain) -> Result<(i64, PathBuf)> {
         let journal = |folder: &str| format!("/proc/{}/root{folder}/waitdaemon-journal", captain.init()).into();
         Ok(pid.zip(folder.map(journal)))
     })
-}
-
-fn killed_on_captain(image: &str, in_host: bool, line: &str) -> Result<()> {
-    let captain = captain()?;
-    if image.ends_with("-nerdctl") {
-        captain.load(&lab::paths::root().join("dist/waitdaemon-nerdctl.tar"))?;
-    }
-    killed_at(&captain, in_host, line)
 }
 
 fn killed_at_each_line_on_captain(in_host: bool) -> Result<()> {

@@ -46,8 +46,8 @@ pub enum Way<'a> {
 }
 
 /// The waiter: the least that can reach the engine. No network unless it needs one, which is the action's then, a
-/// read-only root, no capability, no mount but the socket's and its journal's. Where no mount leads to the socket it has the host's PIDs
-/// and what looking at PID 1's root takes (ptrace(2), "Ptrace access mode checking").
+/// read-only root, no capability, no mount but the socket's and its journal's. Where no mount leads to the socket it has
+/// the host's PIDs and what looking at PID 1's root takes (ptrace(2), "Ptrace access mode checking").
 ///
 /// Returns `None` if no mount of the action leads to the socket.
 pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {
