@@ -1,4 +1,4 @@
-//! Choosing an engine: the first that answers and knows us.
+//! Selects an engine: the first that answers and knows us.
 
 use crate::engine::docker::Docker;
 use crate::engine::nerdctl::Nerdctl;
@@ -9,20 +9,20 @@ use crate::lifecycle::{Lifecycle, REACH_LIMIT};
 use crate::process::Process;
 use crate::settings::{Runtime, Settings};
 
-/// An engine that answered, and what was asked of it to see that.
+/// An engine that answered, with its answers to the first queries.
 pub struct Reached {
     /// The engine.
     pub engine: Box<dyn Engine>,
-    /// All containers of ours that it has.
+    /// The IDs of all waitdaemon containers on this engine.
     pub ours: Vec<String>,
-    /// The containers to which the traces of this process lead and that run its command line.
+    /// The containers that this process's traces point to and that run its command line.
     pub candidates: Vec<Seen>,
 }
 
-/// Reaches the engine that the settings ask for; `auto` takes Docker if it answers, else nerdctl.
+/// Reaches the engine that the settings select; `auto` takes Docker if it answers, else nerdctl.
 ///
 /// # Errors
-/// For each engine that was tried, why it cannot be used.
+/// If no engine can be used: one failure for each engine that was tried.
 pub async fn choose(settings: &Settings, process: &Process) -> Result<Reached, Vec<Failure>> {
     let mut failures = Vec::new();
     if settings.runtime != Runtime::Nerdctl {
@@ -35,7 +35,7 @@ pub async fn choose(settings: &Settings, process: &Process) -> Result<Reached, V
         }
     }
     if settings.runtime != Runtime::Docker {
-        match Nerdctl::reach(settings.nerdctl_host, &settings.nerdctl_namespace).await {
+        match Nerdctl::reach(settings, &process.command_line) {
             Ok(nerdctl) => match introduce(Box::new(nerdctl), process).await {
                 Ok(reached) => return Ok(reached),
                 Err(failure) => failures.push(failure),
@@ -46,18 +46,21 @@ pub async fn choose(settings: &Settings, process: &Process) -> Result<Reached, V
     Err(failures)
 }
 
-/// Asks for what every handoff needs first, side by side.
+/// Queries the engine, in parallel, for what every handoff needs first.
 ///
 /// # Errors
 /// If the engine does not answer.
 pub async fn introduce(engine: Box<dyn Engine>, process: &Process) -> Result<Reached, Failure> {
     let lifecycle = Lifecycle::new(engine.as_ref(), REACH_LIMIT);
-    let (ours, candidates) = tokio::join!(lifecycle.list(Which::Ours), identity::gather(&lifecycle, process));
+    let (ours, candidates) =
+        tokio::join!(lifecycle.list(Which::Ours), identity::gather(&lifecycle, process));
     match ours {
         Ok(ours) => Ok(Reached { engine, ours, candidates }),
         Err(refusal) => {
             let about = engine.about();
-            Err(Failure::new(format!("no answer from {}", about.described)).fix(about.check).cause(refusal))
+            Err(Failure::new(format!("no answer from {}", about.described))
+                .fix(about.check)
+                .cause(refusal))
         }
     }
 }

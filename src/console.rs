@@ -1,38 +1,39 @@
-//! WARN and ERROR lines to the kernel's log, which a machine's console shows: where the engine sends what containers print
-//! to a server, that server may be what is away.
+//! Sends WARN and ERROR lines to the kernel's log, which the machine's console shows. If the engine
+//! sends container output to a server, that server may be what is unreachable.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::OnceLock;
 
-use tracing::Level;
+use log::Level;
 
 /// The kernel's log (Documentation/ABI/testing/dev-kmsg).
 pub const DEVICE: &str = "/dev/kmsg";
-/// The longest message in bytes, well below what the kernel takes in one write (1024, less its own prefix).
+/// The longest message in bytes, well below what the kernel takes in one write (1024, less its own
+/// prefix).
 const LONGEST: usize = 900;
 
 static CONSOLE: OnceLock<File> = OnceLock::new();
 
-/// Sends lines there from now on, if this process has the device.
+/// Starts sending lines to the kernel's log, if this process has the device.
 pub fn start() {
     if let Ok(file) = OpenOptions::new().write(true).open(DEVICE) {
         let _ = CONSOLE.set(file);
     }
 }
 
-/// Sends what a line says if it is severe enough. There is nobody to tell if that fails.
+/// Sends a log line if it is severe enough. A failure is ignored: there is nowhere to report it.
 pub fn send(level: Level, action: Option<&str>, message: &str, cause: Option<&str>) {
     if let Some(mut console) = CONSOLE.get()
-        && level <= Level::WARN
+        && level <= Level::Warn
     {
         let _ = console.write_all(&record(level, action, message, cause));
     }
 }
 
-/// The record: its priority as syslog counts, and who says it. A record is one write. Pure.
+/// Returns the record: syslog's priority, the sender and the text. A record is one write. Pure.
 fn record(level: Level, action: Option<&str>, message: &str, cause: Option<&str>) -> Vec<u8> {
-    let severity = if level == Level::ERROR { 3 } else { 4 };
+    let severity = if level == Level::Error { 3 } else { 4 };
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
     let text = format!("<{severity}>waitdaemon {}: {message}{cause}", action.unwrap_or_default());
     let mut record: Vec<u8> = text.into_bytes();
@@ -46,9 +47,14 @@ mod tests {
 
     #[test]
     fn a_record_has_its_severity_and_is_not_too_long() {
-        let short = record(Level::ERROR, Some("tinkerbell_last_a0"), "cannot start it", Some("no such host"));
+        let short = record(
+            Level::Error,
+            Some("tinkerbell_last_a0"),
+            "cannot start it",
+            Some("no such host"),
+        );
         assert_eq!(short, b"<3>waitdaemon tinkerbell_last_a0: cannot start it: no such host");
-        let long = record(Level::WARN, None, &"\u{e4}".repeat(2000), None);
+        let long = record(Level::Warn, None, &"\u{e4}".repeat(2000), None);
         assert!(long.len() == LONGEST && long.starts_with(b"<4>waitdaemon "));
     }
 }

@@ -1,9 +1,9 @@
-//! What went wrong, in the form in which people read it in a remote log.
+//! Failures, in the form in which people read them in a remote log.
 
 use std::error::Error as StdError;
 use std::fmt::Display;
 
-/// Exit codes; an interface, documented in docs/reference.md.
+/// Exit codes. They are an interface, documented in docs/reference.md.
 pub mod exit {
     /// The handoff failed; the action reports FAILED.
     pub const HANDOFF_FAILED: u8 = 1;
@@ -11,13 +11,14 @@ pub mod exit {
     pub const WAITER_FAILED: u8 = 2;
     /// No container engine could be reached.
     pub const NO_ENGINE: u8 = 12;
-    /// The waiter was told to stop while its engine was away; the engine starts it again (`EX_TEMPFAIL` of sysexits.h).
+    /// The waiter was told to stop while its engine was unavailable; the engine starts it again
+    /// (`EX_TEMPFAIL` of sysexits.h).
     pub const INTERRUPTED: u8 = 75;
     /// A setting is invalid (`EX_CONFIG` of sysexits.h).
     pub const INVALID_SETTINGS: u8 = 78;
 }
 
-/// One failure: what happened, which template field it is about, what mends it, and the cause.
+/// One failure: what happened, which template field it is about, how to fix it, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
@@ -27,13 +28,13 @@ pub struct Failure {
     pub field: &'static str,
     /// What the reader can do, or empty.
     pub fix: String,
-    /// The error below, if there is one.
+    /// The underlying error, if there is one.
     #[source]
     pub cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Failure {
-    /// A failure with no field, fix or cause yet.
+    /// Creates a failure with no field, fix or cause yet.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), field: "", fix: String::new(), cause: None }
     }
@@ -44,26 +45,26 @@ impl Failure {
         self
     }
 
-    /// Adds what mends it.
+    /// Adds the fix.
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
         self
     }
 
-    /// Adds the error below.
+    /// Adds the underlying error.
     pub fn cause(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
         self
     }
 
-    /// The causes as [`chain`] shows them, or empty.
+    /// Returns the causes as [`chain`] shows them, or an empty text.
     pub fn causes(&self) -> String {
         self.source().map(chain).unwrap_or_default()
     }
 }
 
-/// An error and its causes from the nearest to the root, joined by `: `. One that only repeats the text before it is
-/// left out.
+/// Joins an error and its causes, from the nearest to the root, with `: `. A cause that only
+/// repeats the text before it is left out.
 pub fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
@@ -79,7 +80,7 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
 
 /// Turns any error into a [`Failure`] with a sentence in front.
 pub trait Context<T> {
-    /// The value, or a [`Failure`] that says `message` with the error as its cause.
+    /// Returns the value, or a [`Failure`] that says `message` with the error as its cause.
     fn context(self, message: impl Display) -> Result<T, Failure>;
 }
 

@@ -1,11 +1,13 @@
-//! Which container are we? Traces give candidates; the proof is the kernel's word, or our own voice.
+//! Finds out which container this process runs in. Traces give candidates; the proof is the
+//! kernel's statement or our own output.
 //!
-//! The kernel's word: the candidate's ID is the last part of our cgroup, which the runtime made for that very
-//! container. Our own voice: we write a line with our random mark to our own standard output, and the candidate from
-//! whose output the mark comes back is us: nothing else writes there. That holds with every log driver, network,
-//! hostname, cgroup and user namespace, while each trace alone can be missing or name another container (observed:
-//! tests/integration/identity.rs, captain_identity.rs). As a second witness the candidate's command line must be ours,
-//! so that a container that merely repeats our log is not taken for us.
+//! The kernel's statement: the candidate's ID is the last part of our cgroup, which the runtime
+//! made for that container. Our own output: we write a line with our random mark to our standard
+//! output. The candidate whose output contains the mark is us, because nothing else writes there.
+//! That holds with every log driver, network, hostname, cgroup and user namespace, while each trace
+//! alone can be missing or name another container (observed: tests/integration/identity.rs,
+//! captain_identity.rs). In addition, the candidate's command line must be ours, so that a
+//! container that merely repeats our log is not taken for us.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -22,20 +24,21 @@ use crate::names::HandoffId;
 use crate::process::Process;
 use crate::retry::{Retry, retry_within};
 
-/// How long a mark may take from our standard output through the engine and back; about a millisecond is usual.
+/// How long a mark may take from our standard output through the engine and back; about a
+/// millisecond is usual.
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
-/// The mark is written again after this time: an engine answers an attach a moment before it listens (moby
-/// `containerAttach`).
+/// The pause before the mark is written again: an engine answers an attach a moment before it
+/// listens (moby `containerAttach`).
 const SAY_AGAIN: Duration = Duration::from_millis(50);
-/// The most containers that are asked if no trace leads to us.
+/// The most containers to check if no trace leads to us.
 const MOST_ASKED: usize = 256;
 
-/// The kernel's word, as proof.
+/// Proof by the kernel's statement.
 const BY_CGROUP: &str = "its process is in the cgroup that was made for this container";
-/// Our own voice, as proof.
+/// Proof by our own output.
 const BY_VOICE: &str = "the engine gave back a line that this container alone wrote";
 
-/// The action container: our own, with proof.
+/// The action container, which is our own, with the proof.
 #[derive(Debug, Clone)]
 pub struct Action {
     /// The container, with its document.
@@ -46,12 +49,12 @@ pub struct Action {
     pub proof: &'static str,
 }
 
-/// Shows the containers to which our traces lead and that run our command line.
+/// Returns the containers that our traces point to and that run our command line.
 pub async fn gather(lifecycle: &Lifecycle<'_>, process: &Process) -> Vec<Seen> {
     like_us(lifecycle, process, &(process.traces)().ids).await
 }
 
-/// Finds our own container: among the `candidates` first, then among all that run.
+/// Finds our own container, first among the `candidates`, then among all running containers.
 ///
 /// # Errors
 /// If no container of this engine can be proved to be ours, or its image cannot be inspected.
@@ -63,9 +66,13 @@ pub async fn identify(
 ) -> Result<Action, Failure> {
     let (container, proof) = prove(lifecycle, process, candidates, handoff).await?;
     let engine = lifecycle.engine;
-    // It is there, for we run from it: an engine that does not know it is asked again.
-    let missing =
-        || Refusal::new(Kind::MayPass(Retry::AFewTimes), "it is not there: was it removed after the action started?");
+    // The image exists, because we run from it. An engine that does not know it is asked again.
+    let missing = || {
+        Refusal::new(
+            Kind::MayPass(Retry::AFewTimes),
+            "it is not there: was it removed after the action started?",
+        )
+    };
     let ask = || async { engine.image(&container.whole.image).await?.ok_or_else(missing) };
     let image = retry_within(lifecycle.patience, "inspecting waitdaemon's own image", ask).await;
     let image = image.context("cannot inspect waitdaemon's own image");
@@ -81,15 +88,18 @@ async fn prove(
 ) -> Result<(Seen, &'static str), Failure> {
     let about = lifecycle.engine.about();
     let cgroup = (process.traces)().cgroup;
-    let named = candidates.iter().find(|seen| about.names_cgroups && procfs::is_in_cgroup_of(&cgroup, &seen.id));
+    let named = candidates
+        .iter()
+        .find(|seen| about.names_cgroups && procfs::is_in_cgroup_of(&cgroup, &seen.id));
     if let Some(own) = named {
         return Ok((own.clone(), BY_CGROUP));
     }
     if let Some(own) = hear(lifecycle, process, candidates, handoff).await {
         return Ok((own, BY_VOICE));
     }
-    tracing::debug!("no trace leads to our container; asking all that run");
-    let mut running = lifecycle.list(Which::Running).await.context("cannot list the running containers")?;
+    log::debug!("no trace leads to our container; asking all that run");
+    let mut running =
+        lifecycle.list(Which::Running).await.context("cannot list the running containers")?;
     running.retain(|id| !candidates.iter().any(|known| known.id == *id));
     running.truncate(MOST_ASKED);
     let others = like_us(lifecycle, process, &running).await;
@@ -97,11 +107,13 @@ async fn prove(
         return Ok((own, BY_VOICE));
     }
     let (field, fix) = about.place;
-    Err(Failure::new(format!("none of the containers of {} is this one", about.described)).field(field).fix(fix))
+    Err(Failure::new(format!("none of the containers of {} is this one", about.described))
+        .field(field)
+        .fix(fix))
 }
 
-/// Shows those containers that run our command line; an init may stand before it. One that cannot be inspected,
-/// perhaps because it is deleted at this moment, proves nothing.
+/// Returns those of these containers that run our command line, possibly behind an init. A
+/// container that cannot be inspected, perhaps because it is being deleted, proves nothing.
 async fn like_us(lifecycle: &Lifecycle<'_>, process: &Process, containers: &[String]) -> Vec<Seen> {
     let mut found: Vec<Seen> = Vec::new();
     for container in containers {
@@ -109,27 +121,41 @@ async fn like_us(lifecycle: &Lifecycle<'_>, process: &Process, containers: &[Str
             Ok(Some(seen)) if seen.whole.command.ends_with(&process.command) => found.push(seen),
             Ok(_) => {}
             Err(refusal) => {
-                tracing::warn!(container, error = %refusal, "cannot inspect a container that may be this one");
+                log::warn!(container = container.as_str(), error = refusal.to_string().as_str(); "cannot inspect a container that may be this one");
             }
         }
     }
     found
 }
 
-/// Says the mark and listens to all candidates at once; returns the first from which it comes back.
-async fn hear(lifecycle: &Lifecycle<'_>, process: &Process, candidates: &[Seen], handoff: &HandoffId) -> Option<Seen> {
+/// Writes the mark while listening to all candidates; returns the first whose output contains it.
+async fn hear(
+    lifecycle: &Lifecycle<'_>,
+    process: &Process,
+    candidates: &[Seen],
+    handoff: &HandoffId,
+) -> Option<Seen> {
     if candidates.is_empty() {
         return None;
     }
-    // Attached before the mark is said.
+    // Attach before the mark is written.
     let mut listeners: Vec<Listener<'_>> = Vec::new();
     for candidate in candidates {
-        let listen = Listen { container: &candidate.id, tty: candidate.whole.tty, replay: false, ours: false };
-        match retry_within(lifecycle.patience, "listening", || lifecycle.engine.output(listen)).await {
-            Ok(output) => listeners.push(Box::pin(echo(lifecycle, candidate, listen, output, handoff))),
+        let listen = Listen {
+            container: &candidate.id,
+            tty: candidate.whole.tty,
+            replay: false,
+            ours: false,
+        };
+        match retry_within(lifecycle.patience, "listening", || lifecycle.engine.output(listen))
+            .await
+        {
+            Ok(output) => {
+                listeners.push(Box::pin(echo(lifecycle, candidate, listen, output, handoff)))
+            }
             Err(refusal) => {
                 let container = candidate.id.as_str();
-                tracing::warn!(container, error = %refusal, "cannot listen to a container that may be this one");
+                log::warn!(container, error = refusal.to_string().as_str(); "cannot listen to a container that may be this one");
             }
         }
     }
@@ -152,7 +178,7 @@ async fn hear(lifecycle: &Lifecycle<'_>, process: &Process, candidates: &[Seen],
 
 type Listener<'a> = Pin<Box<dyn Future<Output = &'a Seen> + 'a>>;
 
-/// Returns the candidate once the mark comes from it.
+/// Returns the candidate once its output contains the mark.
 async fn echo<'a>(
     lifecycle: &'a Lifecycle<'_>,
     candidate: &'a Seen,
@@ -168,10 +194,10 @@ async fn echo<'a>(
             if heard.windows(mark.len()).any(|window| window == mark) {
                 return candidate;
             }
-            // The mark may lie across two pieces; more of the past is not needed.
+            // The mark may be split across two pieces; older output is not needed.
             heard.drain(..heard.len().saturating_sub(mark.len()));
         }
-        // The container has ended, or the connection broke; the mark is said again and again.
+        // The container has ended, or the connection broke. The mark is written again and again.
         sleep(SAY_AGAIN).await;
         if let Ok(again) = lifecycle.engine.output(listen).await {
             output = again;
@@ -179,13 +205,14 @@ async fn echo<'a>(
     }
 }
 
-/// Waits for the first of them.
+/// Waits for the first listener that finds the mark.
 async fn first<'a>(listeners: &mut [Listener<'a>]) -> &'a Seen {
     std::future::poll_fn(|context| {
-        let ready = listeners.iter_mut().find_map(|listener| match listener.as_mut().poll(context) {
-            Poll::Ready(own) => Some(own),
-            Poll::Pending => None,
-        });
+        let ready =
+            listeners.iter_mut().find_map(|listener| match listener.as_mut().poll(context) {
+                Poll::Ready(own) => Some(own),
+                Poll::Pending => None,
+            });
         ready.map_or(Poll::Pending, Poll::Ready)
     })
     .await

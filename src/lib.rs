@@ -1,13 +1,17 @@
 //! waitdaemon: runs the last action of a Tinkerbell Workflow after the Workflow reported SUCCESS.
 //!
-//! Two short journeys over one seam. `main.rs` picks the journey: [`handoff`] is the action container's, [`waiter`] is
-//! the waiter's. Both do what they do with containers through [`lifecycle`], and know themselves by [`identity`].
-//! [`engine`] is the seam. The words are those of docs/design.md.
+//! The crate has two short journeys over one seam. `main.rs` picks the journey: [`handoff`] is the
+//! action container's, [`waiter`] is the waiter's. Both handle containers through [`lifecycle`];
+//! the handoff finds its own container through [`identity`]. [`engine`] is the seam. docs/design.md
+//! defines the terms.
 
 #[cfg(target_env = "musl")]
 pub mod backtrace;
+pub mod bootloader;
 pub mod choose;
+pub mod command;
 pub mod console;
+pub mod end;
 pub mod engine;
 pub mod error;
 pub mod failures;
@@ -21,6 +25,7 @@ pub mod machine;
 pub mod names;
 pub mod process;
 pub mod reference;
+pub mod report;
 pub mod retry;
 pub mod safe_moment;
 pub mod settings;

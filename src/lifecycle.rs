@@ -1,30 +1,35 @@
-//! What is done with containers, each promise at one place for all engines: created once, started once, removed for
-//! certain.
+//! Container operations, with each promise in one place for all engines: created once, started
+//! once, removed for certain.
 //!
-//! The engine is asked for one thing at a time and may fail, lose its answer or answer late. A question is asked again.
-//! A change is made again only after the engine was asked what became of the last attempt.
+//! Each call to the engine does one thing and may fail, lose its answer or answer late. A query is
+//! repeated. A change is repeated only after asking the engine what became of the last attempt.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Answer, Created, Detail, End, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which};
+use crate::engine::{
+    Answer, Created, Detail, End, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which,
+};
 use crate::error::{Context, Failure};
-use crate::names::{HandoffId, Role};
+use crate::names::{HandoffId, RequestMark, Role};
 use crate::retry::{Attempts, Retry, Transient, retry_within};
 
-/// How long an engine that does not answer at first is asked again: longer than one question may take.
+/// How long to retry an engine that does not answer at first: longer than one query may take.
 pub const REACH_LIMIT: Duration = Duration::from_secs(20);
-/// How long the handoff asks again if the engine fails.
+/// How long the handoff retries if the engine fails.
 pub const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
-/// How long the waiter does, which has more time.
+/// How long the waiter retries; it has more time.
 pub const WAITER_PATIENCE: Duration = Duration::from_secs(300);
-/// How long removing a container is tried: longer than an engine that hangs is waited for.
+/// How long to retry removing a container: longer than the wait for an engine that hangs.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long another handoff of the same action is waited for: longer than its waiter may take to be armed and to hear.
+/// How long to wait for another handoff of the same action: longer than its waiter may take to be
+/// armed and to receive the word.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks whether it is.
+/// How long a wait for a container's end must have been open to count as healthy.
+const STOOD: Duration = Duration::from_secs(20);
+/// The pause between two checks for another handoff.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
 const QUESTION: &str = "a question to the engine";
@@ -34,44 +39,49 @@ const QUESTION: &str = "a question to the engine";
 pub enum Discarded {
     /// It has not run and is gone.
     Removed,
-    /// Too late: it was started. It is left alone.
+    /// It had already been started and is left alone.
     Started,
 }
 
-/// How long a start that is refused is tried.
+/// How long to retry a start that the engine refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
-    /// As the refusal says: one that nobody knows a few times, for somebody waits for it.
+    /// As the refusal says. An unrecognized refusal is retried a few times only, because the
+    /// handoff is waiting.
     AsTheRefusalSays,
-    /// As long as the container was not started and the refusal is not final: nobody else will start it.
+    /// As long as the container has not been started and the refusal is not final, because nobody
+    /// else will start it.
     WhateverMayPass,
 }
 
 /// What an earlier attempt of the same action left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EarlierAttempt {
-    /// Nothing that matters now: nothing was there, or it was pending and has been removed.
+    /// Nothing that matters now: there was nothing, or it was pending and has been removed.
     Cleared,
-    /// Its user container runs; the ID. It and its waiter are left alone.
+    /// Its user container, by ID, runs. It and its waiter are left alone.
     Running(String),
+    /// The user container, by name, of another action with the same name. It runs or waits to run.
+    OfAnother(String),
 }
 
-/// An engine, and how long a journey has patience with it. What many call is boxed, so that its code is there once.
+/// An engine, and how long a journey retries its calls. Methods with many callers are boxed, so
+/// that their code exists once.
 #[derive(Clone, Copy)]
 pub struct Lifecycle<'a> {
     /// The engine.
     pub engine: &'a dyn Engine,
-    /// How long it is asked again.
+    /// How long calls are retried.
     pub patience: Duration,
 }
 
 impl<'a> Lifecycle<'a> {
-    /// The engine with this much patience.
+    /// Wraps an engine with this much patience.
     pub fn new(engine: &'a dyn Engine, patience: Duration) -> Self {
         Self { engine, patience }
     }
 
-    /// Shows those of these containers that exist.
+    /// Returns those of these containers that exist.
     ///
     /// # Errors
     /// If the engine does not answer.
@@ -80,11 +90,12 @@ impl<'a> Lifecycle<'a> {
             if containers.is_empty() {
                 return Ok(Vec::new());
             }
-            retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life)).await
+            retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life))
+                .await
         })
     }
 
-    /// Shows one container; `None` if it is gone.
+    /// Returns one container; `None` if it is gone.
     ///
     /// # Errors
     /// If the engine does not answer.
@@ -92,54 +103,64 @@ impl<'a> Lifecycle<'a> {
         Box::pin(async move { Ok(self.look(&[container]).await?.pop()) })
     }
 
-    /// Shows one container with its document; `None` if it is gone.
+    /// Returns one container with its document; `None` if it is gone.
     ///
     /// # Errors
     /// If the engine does not answer.
     pub async fn inspect(&self, container: &str) -> Result<Option<Seen>, Refusal> {
         let one = [container];
-        let seen = retry_within(self.patience, QUESTION, || self.engine.look(&one, Detail::Whole)).await;
+        let seen =
+            retry_within(self.patience, QUESTION, || self.engine.look(&one, Detail::Whole)).await;
         Ok(seen?.pop())
     }
 
-    /// Lists containers.
+    /// Lists the IDs of containers.
     ///
     /// # Errors
     /// If the engine does not answer.
     pub fn list<'b>(&'b self, which: Which<'b>) -> Answer<'b, Vec<String>> {
-        Box::pin(async move { retry_within(self.patience, QUESTION, || self.engine.list(which)).await })
+        Box::pin(
+            async move { retry_within(self.patience, QUESTION, || self.engine.list(which)).await },
+        )
     }
 
-    /// Shows an image; `None` if it is not on this machine.
+    /// Returns an image; `None` if it is not on this machine.
     ///
     /// # Errors
-    /// If the engine does not answer, or does not take the name.
+    /// If the engine does not answer, or does not accept the name.
     pub fn image<'b>(&'b self, image: &'b str) -> Answer<'b, Option<Image>> {
-        Box::pin(async move { retry_within(self.patience, QUESTION, || self.engine.image(image)).await })
+        Box::pin(
+            async move { retry_within(self.patience, QUESTION, || self.engine.image(image)).await },
+        )
     }
 
-    /// Creates a container exactly once and completes it. If the answer is lost, the engine may have made it: then a
-    /// container with its name and this handoff's mark is there.
+    /// Creates a container exactly once and completes it. If the answer is lost, the engine may
+    /// still have created it: then a container with its name and this handoff's mark exists.
     ///
     /// # Errors
-    /// Why it cannot be created.
+    /// If it cannot be created; the refusal says why.
     pub fn create_once<'b>(&'b self, request: &'b Request) -> Answer<'b, Created> {
         Box::pin(async move {
             let created = self.create(request).await?;
-            retry_within(self.patience, "completing a container", || self.engine.complete(request, &created.id))
-                .await?;
+            retry_within(self.patience, "completing a container", || {
+                self.engine.complete(request, &created.id)
+            })
+            .await?;
             Ok(created)
         })
     }
 
-    /// Whether a name that is taken may be free a little later: by another handoff of the same action, which is under way
-    /// or ends, it is; by a container that is not there any more it may be.
+    /// Returns whether a name that is taken may be free a little later. It will be if another
+    /// handoff of the same action, which is under way or ending, holds it. It may be if the
+    /// container that held it is gone.
     ///
     /// # Errors
     /// If the engine does not answer.
     pub async fn may_be_freed(&self, request: &Request, action: &str) -> Result<Retry, Refusal> {
         Ok(match self.look_at(&request.name).await? {
-            Some(seen) if seen.action == action && seen.handoff != request.handoff.as_str() => Retry::UntilDeadline,
+            Some(seen) if seen.action == action && seen.handoff != request.handoff.as_str() => {
+                Retry::UntilDeadline
+            }
             Some(_) => Retry::Never,
             None => Retry::AFewTimes,
         })
@@ -152,7 +173,8 @@ impl<'a> Lifecycle<'a> {
                 Ok(created) => return Ok(created),
                 Err(refusal) => refusal,
             };
-            // To a second attempt the engine may say that the name is taken: by the first one's.
+            // On a second attempt the engine may say that the name is taken: by the first attempt's
+            // container.
             let taken = attempts.failed() > 0 && matches!(refusal.kind, Kind::NameTaken { .. });
             if refusal.retry() == Retry::Never && !taken {
                 return Err(refusal);
@@ -161,11 +183,12 @@ impl<'a> Lifecycle<'a> {
                 Some(seen) if seen.handoff == request.handoff.as_str() => {
                     return Ok(Created { id: seen.id, started: false });
                 }
-                // Another's; if the engine has not said so yet, it will.
+                // Another container has the name; if the engine has not said so yet, it will.
                 Some(_) if taken => return Err(refusal),
                 _ => {}
             }
-            // Taken and not to be seen: the first attempt is still at work.
+            // The name is taken, but no container is visible: the first attempt is still in
+            // progress.
             let retry = if taken { Retry::UntilDeadline } else { refusal.retry() };
             if !attempts.wait_as(retry, "creating a container", &refusal).await {
                 return Err(refusal);
@@ -173,34 +196,42 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    /// Starts a container exactly once: only one that is seen not to have been started is started, before the first
-    /// attempt as after one whose answer is lost.
+    /// Starts a container exactly once. Before each attempt, and so also after a lost answer, it
+    /// checks that the container has not been started.
     ///
     /// # Errors
-    /// Why it cannot be started; [`Kind::Gone`] if it is not there.
-    pub fn start_surely<'b>(&'b self, container: &'b str, persistence: Persistence) -> Answer<'b, ()> {
+    /// If it cannot be started; [`Kind::Gone`] if it does not exist.
+    pub fn start_surely<'b>(
+        &'b self,
+        container: &'b str,
+        persistence: Persistence,
+    ) -> Answer<'b, ()> {
         Box::pin(async move {
             let mut attempts = Attempts::within(self.patience);
             loop {
                 let Err(refusal) = self.start(container).await else { return Ok(()) };
                 let retry = match (persistence, refusal.retry()) {
                     (Persistence::WhateverMayPass, Retry::AFewTimes) => Retry::UntilDeadline,
-                    (Persistence::WhateverMayPass, _) if refusal.kind == Kind::Unrecognized => Retry::UntilDeadline,
+                    (Persistence::WhateverMayPass, _) if refusal.kind == Kind::Unrecognized => {
+                        Retry::UntilDeadline
+                    }
                     (_, retry) => retry,
                 };
                 if !attempts.wait_as(retry, "starting a container", &refusal).await {
-                    // A lost answer, or words that nobody knows, do not tell that it was not done.
-                    let ran = |seen: &Seen| matches!(seen.life, Life::Running { .. } | Life::Ended { .. });
+                    // A lost answer or an unrecognized message does not mean that it was not
+                    // started.
                     let found = self.engine.look(&[container], Detail::Life).await;
-                    return if found.is_ok_and(|found| found.iter().any(ran)) { Ok(()) } else { Err(refusal) };
+                    let has_run =
+                        found.is_ok_and(|found| found.iter().any(|seen| seen.life.has_run()));
+                    return if has_run { Ok(()) } else { Err(refusal) };
                 }
             }
         })
     }
 
-    /// Starts a container that is seen not to have been started, once.
+    /// Makes one attempt to start a container, unless it has been started already.
     async fn start(&self, container: &str) -> Result<(), Refusal> {
-        let gone = || Refusal::new(Kind::Gone, "it was removed by somebody before it was started");
+        let gone = || Refusal::new(Kind::Gone, "it was removed before it was started");
         let seen = self.engine.look(&[container], Detail::Life).await?.pop().ok_or_else(gone)?;
         match &seen.life {
             Life::Created | Life::Starting { .. } => self.engine.start(&seen).await,
@@ -210,15 +241,21 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    /// Waits for the end of a container, whose process is `pid` if that is known; opens the wait again if its answer is
-    /// lost. `pending` is a wait that is open already.
+    /// Waits for the end of a container and reopens the wait if its answer is lost. `pid` is the
+    /// container's process, if known. `pending` is a wait that is already open.
     ///
     /// # Errors
-    /// [`Kind::Gone`] if the container is not there; else if the engine does not answer.
-    pub fn await_end<'b>(&'b self, container: &'b str, pid: Option<u32>, pending: Option<End>) -> Answer<'b, Life> {
+    /// If the container does not exist ([`Kind::Gone`]), or the engine does not answer.
+    pub fn await_end<'b>(
+        &'b self,
+        container: &'b str,
+        pid: Option<u32>,
+        pending: Option<End>,
+    ) -> Answer<'b, Life> {
         Box::pin(async move {
             let mut attempts = Attempts::within(self.patience);
             let mut pending = pending;
+            let mut since = Instant::now();
             loop {
                 let opened = match pending.take() {
                     Some(end) => Ok(end),
@@ -231,17 +268,24 @@ impl<'a> Lifecycle<'a> {
                     },
                     Err(refusal) => refusal,
                 };
+                // A wait that broke after it was open for a while is a new failure, however long
+                // ago the first one began.
+                if since.elapsed() > STOOD {
+                    attempts = Attempts::within(self.patience);
+                }
                 if !attempts.wait("waiting for the end of a container", &refusal).await {
                     return Err(refusal);
                 }
+                since = Instant::now();
             }
         })
     }
 
-    /// Removes a container and returns when it is gone. The engine's word for it is not enough: it is looked for.
+    /// Removes a container and returns when it is gone. The engine's word is not enough, so the
+    /// container is looked up.
     ///
     /// # Errors
-    /// If it is still there in the end, or runs and is to be removed only if it does not.
+    /// If it still exists in the end, or if it runs and `how` is [`Removal::Idle`].
     pub fn remove_surely<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
         Box::pin(async move {
             let mut attempts = Attempts::within(REMOVAL_LIMIT);
@@ -249,7 +293,10 @@ impl<'a> Lifecycle<'a> {
                 let said = self.engine.remove(container, how).await.err();
                 let Some(seen) = self.look_at(container).await? else { return Ok(()) };
                 let refusal = said.unwrap_or_else(|| {
-                    Refusal::new(Kind::RemovalInProgress, "the engine said it was removed, and it is still there")
+                    Refusal::new(
+                        Kind::RemovalInProgress,
+                        "the engine said it was removed, and it is still there",
+                    )
                 });
                 if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
                     return Err(Refusal { kind: Kind::Final, ..refusal });
@@ -261,25 +308,34 @@ impl<'a> Lifecycle<'a> {
         })
     }
 
-    /// Clears what other attempts of the action `action` left pending; `own` is this one's container.
+    /// Clears what other attempts of the action `action` left pending; `own` is this attempt's
+    /// container.
     ///
-    /// The user container goes first, and the engine refuses to remove one that runs: so either it never ran and its
-    /// waiter is of no use any more, or it runs and keeps its waiter.
+    /// The user container goes first, and the engine refuses to remove it if it runs. So either it
+    /// never ran and its waiter is no longer needed, or it runs and keeps its waiter.
     ///
     /// # Errors
-    /// If one cannot be removed.
-    pub async fn clear_earlier(&self, action: &str, own: &str) -> Result<EarlierAttempt, Failure> {
+    /// If a container cannot be removed.
+    pub async fn clear_earlier(
+        &self,
+        action: &str,
+        own: &str,
+        request: &RequestMark,
+    ) -> Result<EarlierAttempt, Failure> {
         let failed = |refusal: Refusal| {
             Failure::new("cannot clear what an earlier attempt of this action left")
                 .fix(self.engine.about().check)
                 .cause(refusal)
         };
         let found = self.settled(action, own).await.map_err(failed)?;
+        if let Some(other) = of_another_request(&found, request) {
+            return Ok(EarlierAttempt::OfAnother(other.name.clone()));
+        }
         if let Some(user) = running_user(&found) {
             return Ok(EarlierAttempt::Running(user.id.clone()));
         }
         for user in found.iter().filter(|seen| seen.role == Some(Role::User)) {
-            tracing::warn!(container = user.id, "removing the user container of an earlier attempt of this action");
+            log::warn!(container = user.id.as_str(); "removing the user container of an earlier attempt of this action");
             if let Err(refusal) = self.remove_surely(&user.id, Removal::Idle).await {
                 let now = self.look(&[&user.id]).await.map_err(failed)?;
                 return match running_user(&now) {
@@ -289,16 +345,18 @@ impl<'a> Lifecycle<'a> {
             }
         }
         for waiter in found.iter().filter(|seen| seen.role != Some(Role::User)) {
-            tracing::warn!(container = waiter.id, "removing the waiter of an earlier attempt of this action");
+            log::warn!(container = waiter.id.as_str(); "removing the waiter of an earlier attempt of this action");
             self.remove_surely(&waiter.id, Removal::Any).await.map_err(failed)?;
         }
         Ok(EarlierAttempt::Cleared)
     }
 
-    /// Shows what there is of an action once no other handoff of it is under way: while the action container runs that
-    /// made one of them, that handoff may make more, or remove them. A lock that no process outlives.
+    /// Returns the containers of an action once no other handoff of it is under way. While the
+    /// action container that made one of them runs, its handoff may make more or remove them. This
+    /// is a lock that ends with its process.
     async fn settled(&self, action: &str, own: &str) -> Result<Vec<Seen>, Refusal> {
         let end = Instant::now() + SETTLE_LIMIT;
+        let mut before: Option<Vec<String>> = None;
         loop {
             let ours = self.list(Which::Ours).await?;
             let found = self.of_action(action, &ours).await?;
@@ -306,14 +364,19 @@ impl<'a> Lifecycle<'a> {
             makers.retain(|maker| *maker != own);
             let makers = self.look(&makers).await?;
             let under_way = makers.iter().any(|maker| matches!(maker.life, Life::Running { .. }));
-            if Instant::now() >= end || !under_way {
+            let now: Vec<String> = found.iter().map(|seen| seen.id.clone()).collect();
+            // A list from before the makers were seen to have ended may be out of date.
+            if Instant::now() >= end || (!under_way && before.as_ref() == Some(&now)) {
                 return Ok(found);
             }
-            sleep(SETTLE_PAUSE).await;
+            before = (!under_way).then_some(now);
+            if under_way {
+                sleep(SETTLE_PAUSE).await;
+            }
         }
     }
 
-    /// Shows those of these containers that belong to an action.
+    /// Returns those of these containers that belong to an action.
     ///
     /// # Errors
     /// If the engine does not answer.
@@ -324,7 +387,7 @@ impl<'a> Lifecycle<'a> {
         Ok(found)
     }
 
-    /// Removes a user container that is not to run, unless it was started.
+    /// Removes a user container that must not run, unless it was started.
     ///
     /// # Errors
     /// If it cannot be removed.
@@ -332,9 +395,7 @@ impl<'a> Lifecycle<'a> {
         let failed = "cannot remove the user container, which is not to run";
         match self.look_at(user).await.context(failed)? {
             None => return Ok(Discarded::Removed),
-            Some(seen) if matches!(seen.life, Life::Running { .. } | Life::Ended { .. }) => {
-                return Ok(Discarded::Started);
-            }
+            Some(seen) if seen.life.has_run() => return Ok(Discarded::Started),
             Some(_) => {}
         }
         match self.remove_surely(user, Removal::Idle).await {
@@ -344,10 +405,11 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    /// Removes every container that the handoff made; the waiter last, for it may be the caller.
+    /// Removes every container that the handoff made, the waiter last, because it may be the
+    /// caller.
     ///
     /// # Errors
-    /// If one cannot be removed; the others are removed all the same.
+    /// If a container cannot be removed; the others are removed anyway.
     pub async fn roll_back(&self, handoff: &HandoffId) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
         let made = self.list(Which::MadeBy(handoff)).await.context(failed)?;
@@ -365,7 +427,29 @@ impl<'a> Lifecycle<'a> {
     }
 }
 
-/// The first user container that runs.
+/// Returns the container of another action with the same name, if it runs or waits to run: its user
+/// container, or its waiter if it has no user container. Containers of the first edition of
+/// waitdaemon do not record what the action asked for; they count as this action's.
+pub fn of_another_request<'a>(found: &'a [Seen], request: &RequestMark) -> Option<&'a Seen> {
+    let runs = |seen: &Seen| matches!(seen.life, Life::Running { .. });
+    let others = found
+        .iter()
+        .filter(|seen| *request != seen.request && seen.request != RequestMark::default());
+    let mut main = others.filter(|seen| {
+        let has_user = || {
+            found.iter().any(|user| user.role == Some(Role::User) && user.handoff == seen.handoff)
+        };
+        seen.role == Some(Role::User) || !has_user()
+    });
+    main.find(|seen| {
+        let mut of_handoff = found.iter().filter(|other| other.handoff == seen.handoff);
+        runs(seen) || (seen.life.is_before_start() && of_handoff.any(runs))
+    })
+}
+
+/// Returns the first user container that runs.
 pub fn running_user(found: &[Seen]) -> Option<&Seen> {
-    found.iter().find(|seen| seen.role == Some(Role::User) && matches!(seen.life, Life::Running { .. }))
+    found
+        .iter()
+        .find(|seen| seen.role == Some(Role::User) && matches!(seen.life, Life::Running { .. }))
 }

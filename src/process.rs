@@ -4,19 +4,36 @@ use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::pin::Pin;
 
+use crate::end::{End, Init};
 use crate::error::Failure;
 use crate::logging;
 use crate::machine::clock::Clock;
-use crate::machine::procfs::Traces;
+use crate::machine::procfs::{self, Traces};
 use crate::machine::{namespaces, power};
-use crate::names::{HandoffId, JOURNAL_FILE};
+use crate::names::{HandoffId, JOURNAL_FILE, RequestMark};
 
 /// Writes a line that another process waits for: the message and the handoff's mark.
 pub type Announce = Box<dyn Fn(&'static str, &HandoffId)>;
-/// Opens what outlives this process in a folder that its container keeps.
+/// Opens lines that outlive this process, in a folder that its container keeps.
 pub type Keep = Box<dyn Fn(&Path) -> io::Result<Kept>>;
-/// Adds a line, in one piece.
+/// Asks for an end of the machine.
+pub type Ask = Box<dyn Fn(Whom, End) -> io::Result<()>>;
+
+/// Flushes data to the disks, which may take long.
+pub type Sync = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Who is asked for an end of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// PID 1, which ends everything in order.
+    Init(Init),
+    /// The kernel, at once.
+    Kernel,
+}
+
+/// Adds a line in one piece.
 pub type Add = Box<dyn Fn(&str) -> io::Result<()>>;
 
 /// Lines that outlive this process.
@@ -27,31 +44,52 @@ pub struct Kept {
     pub add: Add,
 }
 
-/// What a journey asks of its own process and machine. A simulation puts another one in its place.
+/// What a journey needs from its own process and machine. A simulation replaces it.
 pub struct Process {
     /// Our own program's name and arguments, as the engine gave them.
     pub command: Vec<String>,
+    /// The mark of what the action asks for.
+    pub request: RequestMark,
+    /// This container's network has more than the loopback interface.
+    pub has_network: bool,
     /// The kernel's command line.
     pub command_line: String,
-    /// PID 1 is systemd.
-    pub systemd_is_init: bool,
+    /// What PID 1 is.
+    pub init: Init,
+    /// The ID of this boot of the machine (random(4), `boot_id`); may be empty.
+    pub boot: String,
+    /// Asks the machine for an end.
+    pub ask: Ask,
+    /// Flushes data to the disks.
+    pub sync: Sync,
     /// The clock of the wait.
     pub clock: Clock,
-    /// Reads which container this process may be in. Entering other namespaces changes what the kernel shows.
+    /// Reads which container this process may be in. Entering other namespaces changes what the
+    /// kernel shows.
     pub traces: Box<dyn Fn() -> Traces>,
     /// Writes a line that another process waits for: the message and the handoff's mark.
     pub announce: Announce,
-    /// Says at ERROR what failed.
+    /// Logs a failure at ERROR.
     pub fail: Box<dyn Fn(&Failure)>,
-    /// Opens what outlives this process.
+    /// Opens lines that outlive this process.
     pub keep: Keep,
 }
 
-/// Reads the kernel's command line, as the host's PID 1 sees it if this process does: an OSIE may mount another over it.
+/// Reads the kernel's command line, as the host's PID 1 sees it if this process can see PID 1: an
+/// OSIE may mount another file over it.
 fn read_command_line() -> String {
     let own = Path::new("/proc/cmdline");
-    let hosts = namespaces::path_through_init(own).and_then(|path| std::fs::read_to_string(path).ok());
+    let hosts =
+        namespaces::path_through_init(own).and_then(|path| std::fs::read_to_string(path).ok());
     hosts.or_else(|| std::fs::read_to_string(own).ok()).unwrap_or_default()
+}
+
+fn read_request() -> RequestMark {
+    let (arguments, variables): (Vec<_>, Vec<_>) =
+        (std::env::args_os().skip(1).collect(), std::env::vars_os().collect());
+    let variables =
+        variables.iter().map(|(name, value)| (name.as_encoded_bytes(), value.as_encoded_bytes()));
+    RequestMark::of(arguments.iter().map(|word| word.as_encoded_bytes()), variables)
 }
 
 fn keep(folder: &Path) -> io::Result<Kept> {
@@ -63,13 +101,29 @@ fn keep(folder: &Path) -> io::Result<Kept> {
 }
 
 impl Process {
-    /// This very process.
+    /// Describes this process.
     pub fn own() -> Self {
         Self {
-            command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+            request: read_request(),
+            has_network: std::fs::read_to_string("/proc/self/net/dev")
+                .is_ok_and(|text| procfs::has_network(&text)),
+            command: std::env::args_os()
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .collect(),
             command_line: read_command_line(),
-            systemd_is_init: power::systemd_is_init(),
+            init: power::init(),
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            ask: Box::new(|whom, end| match whom {
+                Whom::Init(init) => power::ask_init(init, end),
+                Whom::Kernel => power::ask_kernel(end),
+            }),
             clock: Clock::SinceBoot,
+            sync: Box::new(|| {
+                Box::pin(async { drop(tokio::task::spawn_blocking(rustix::fs::sync).await) })
+            }),
             traces: Box::new(Traces::read),
             announce: Box::new(logging::announce),
             fail: Box::new(logging::failure),

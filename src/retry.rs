@@ -1,4 +1,4 @@
-//! Trying again what may succeed a little later: pauses that grow, with jitter, within one limit.
+//! Retries what may succeed a little later: with growing pauses and jitter, within one limit.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 /// The pause after the first attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: whoever waits for an engine goes on soon after it is back.
+/// The longest pause: short enough to go on soon after an engine is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How many attempts [`Retry::AFewTimes`] makes in all.
 const FEW: u32 = 3;
@@ -17,24 +17,24 @@ const FEW: u32 = 3;
 pub enum Retry {
     /// The answer is final.
     Never,
-    /// The answer may pass or be final: nobody can tell.
+    /// It is unknown whether the answer is final.
     AFewTimes,
-    /// Whoever answers is away or busy.
+    /// The other side is unavailable or busy.
     UntilDeadline,
 }
 
 /// An error that knows whether it may pass.
 pub trait Transient: Display {
-    /// Whether to try again; see [`Retry`].
+    /// Returns whether to try again.
     fn retry(&self) -> Retry;
 }
 
-/// The attempts at one thing.
+/// The attempts at one operation.
 #[derive(Debug)]
 pub struct Attempts {
     end: Instant,
     failed: u32,
-    /// Of these, those of which nobody can tell whether they pass.
+    /// How many of these failures were [`Retry::AFewTimes`].
     doubtful: u32,
     said: String,
 }
@@ -45,17 +45,19 @@ impl Attempts {
         Self { end: Instant::now() + limit, failed: 0, doubtful: 0, said: String::new() }
     }
 
-    /// Counts the attempts that have failed.
+    /// Returns the number of attempts that have failed.
     pub fn failed(&self) -> u32 {
         self.failed
     }
 
-    /// Logs why the last attempt failed, at WARN if that is new, and waits before the next one; returns false if there is to be none.
+    /// Logs why the last attempt failed, at WARN if the reason is new, and waits before the next
+    /// attempt. Returns false if there is to be none.
     pub async fn wait(&mut self, what: &str, error: &impl Transient) -> bool {
         self.wait_as(error.retry(), what, error).await
     }
 
-    /// As [`Attempts::wait`], for a caller that knows better whether the error may pass.
+    /// Does the same as [`Attempts::wait`], for a caller that knows better whether the error may
+    /// pass.
     pub async fn wait_as(&mut self, retry: Retry, what: &str, error: &dyn Display) -> bool {
         self.failed += 1;
         self.doubtful += u32::from(retry == Retry::AFewTimes);
@@ -71,9 +73,9 @@ impl Attempts {
         let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         let said = error.to_string();
         if said == self.said {
-            tracing::debug!(error = said, tries = self.failed, milliseconds, "{what} failed again, trying again");
+            log::debug!(error = said.as_str(), tries = self.failed, milliseconds; "{what} failed again, trying again");
         } else {
-            tracing::warn!(error = said, tries = self.failed, milliseconds, "{what} failed, trying again");
+            log::warn!(error = said.as_str(), tries = self.failed, milliseconds; "{what} failed, trying again");
             self.said = said;
         }
         sleep(pause).await;
@@ -81,10 +83,10 @@ impl Attempts {
     }
 }
 
-/// Asks until there is an answer, or an error that stands.
+/// Asks until there is an answer or a final error, for at most `limit`.
 ///
 /// # Errors
-/// The last attempt's.
+/// If no attempt succeeds: the last attempt's error.
 pub async fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
     limit: Duration,
     what: &str,
@@ -99,20 +101,23 @@ pub async fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
     }
 }
 
-/// Returns the pause after so many failures: doubled each time up to the longest, shortened by up to a half by chance,
-/// so that many machines do not ask in step.
+/// Returns the pause after so many failures. It doubles each time up to the longest, and is
+/// shortened at random by up to a half, so that many machines do not ask in step.
 pub fn pause(first: Duration, longest: Duration, failed: u32) -> Duration {
-    shorten(first.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(longest), chance::byte())
+    shorten(
+        first.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(longest),
+        chance::byte(),
+    )
 }
 
-/// Takes up to a half away. Pure.
+/// Shortens a pause by up to a half. Pure.
 fn shorten(whole: Duration, random: u8) -> Duration {
     whole - whole / 2 * u32::from(random) / 255
 }
 
 #[cfg(not(test))]
 mod chance {
-    /// A random byte from the kernel; zero if it has none, and then the pauses are whole.
+    /// Returns a random byte from the kernel; zero, which keeps pauses whole, if it has none.
     pub fn byte() -> u8 {
         let mut byte = [0];
         let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::empty());
@@ -120,7 +125,7 @@ mod chance {
     }
 }
 
-/// In tests chance is seeded, so that a simulation can be run again.
+/// In tests chance is seeded, so that a simulation can be repeated.
 #[cfg(test)]
 pub mod chance {
     use std::cell::Cell;
@@ -129,12 +134,12 @@ pub mod chance {
         static STATE: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) };
     }
 
-    /// Starts this thread's sequence anew.
+    /// Restarts this thread's sequence from a seed.
     pub fn seed(seed: u64) {
         STATE.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     }
 
-    /// The next number of this thread's sequence (xorshift64*).
+    /// Returns the next number of this thread's sequence (xorshift64*).
     pub fn number() -> u64 {
         let mut state = STATE.get();
         state ^= state >> 12;
@@ -144,7 +149,7 @@ pub mod chance {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    /// The next byte.
+    /// Returns the next byte.
     pub fn byte() -> u8 {
         number().to_le_bytes()[2]
     }

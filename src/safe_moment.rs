@@ -1,73 +1,64 @@
-//! The moment when the user container may start: WAIT_SECONDS after the action's end, and where that is asked for not
-//! before a signal, which is an HTTP status at a URL.
+//! The moment when the user container may start: WAIT_SECONDS after the action's end and, if a
+//! signal is configured, not before it. A signal is an HTTP status at a URL.
 //!
-//! The signal that Tinkerbell itself gives: Smee serves a machine's boot script as long as its Hardware allows
-//! netboot, and answers 404 from then on. The server switches it off after it has recorded SUCCESS (observed with
-//! Tinkerbell v0.25.0, `toggleAllowNetboot`).
+//! Tinkerbell itself gives a signal: Smee serves a machine's boot script as long as its Hardware
+//! allows netboot, and answers 404 from then on. The server switches netboot off after it has
+//! recorded SUCCESS (observed with Tinkerbell v0.25.0, `toggleAllowNetboot`).
 
-use std::io;
-use std::pin::Pin;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{Request, Uri};
-use serde::{Deserialize, Serialize};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use hyper::Uri;
+use tokio::time::sleep;
 
 use crate::error::{Context, Failure};
-use crate::http;
+use crate::http::{self, Accept};
 use crate::machine::clock::{Clock, Moment};
 use crate::machine::command_line;
 use crate::process::Process;
-use crate::retry::{self, Retry, Transient, retry_within};
+use crate::retry::{self, retry_within};
 use crate::settings::{Awaited, Expired, Settings};
 
-/// How often a long wait says that it goes on.
+/// How often a long wait logs that it goes on.
 const STILL_WAITING_EVERY: Duration = Duration::from_secs(30);
-/// Where Smee serves boot scripts (Tinkerbell v0.25.0).
+/// The port on which Smee serves boot scripts (Tinkerbell v0.25.0).
 const SMEE_PORT: u16 = 7080;
 /// Smee's answer for a machine whose netboot is on.
 const NETBOOT_IS_ON: u16 = 200;
-/// Its answer once that is off.
+/// Smee's answer once netboot is off.
 const NETBOOT_IS_OFF: u16 = 404;
-/// The longest that one question may take.
-const QUESTION_LIMIT: Duration = Duration::from_secs(3);
-/// The longest that one address of a name may take to connect; the next has its turn then.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// How long the handoff asks again where it gets no answer.
+/// How long the handoff retries if it gets no answer.
 const REACH_LIMIT: Duration = Duration::from_secs(15);
-/// The pause after the first question; it grows to the longest. Many machines end in the same second.
+/// The pause after the first request; it grows to the longest. Many machines end in the same
+/// second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Smee answers 404 for other reasons too, some of which pass (docs/reference.md): netboot is off once that is the
-/// answer three times, over two seconds.
+/// How many answers of 404 mean that netboot is off: three in a row, over two seconds. Smee answers
+/// 404 for other reasons too, some of which pass (docs/reference.md).
 const NETBOOT_ANSWERS: u32 = 3;
-/// Between two answers that must be the same.
+/// The pause between two answers that must be the same.
 const SURE_PAUSE: Duration = Duration::from_secs(1);
 
 const FIELD: &str = "environment.WAITDAEMON_WAIT_FOR";
 
 /// A signal that the waiter awaits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
-    /// What is asked, in words.
+    /// What the waiter waits for, in words.
     pub name: String,
-    /// Where.
+    /// The URL to ask.
     pub url: String,
     /// The HTTP status that is the signal.
     pub status: u16,
-    /// How often in a row it must be the answer.
+    /// How many times in a row this status must be the answer.
     pub times: u32,
-    /// Seconds from the action's end after which it is awaited no longer.
+    /// Seconds from the action's end until the wait for the signal expires.
     pub max_seconds: u64,
-    /// What happens then.
+    /// What happens when the wait expires.
     pub expired: Expired,
 }
 
 impl Signal {
-    /// What to do where it does not come.
+    /// Returns what to do if the signal does not come.
     pub fn fix(&self) -> &'static str {
         if self.times > 1 {
             "set bootOptions.toggleAllowNetboot: true in the Workflow; for a slow server raise WAITDAEMON_WAIT_MAX_SECONDS"
@@ -86,49 +77,11 @@ pub enum Waited {
     Expired,
 }
 
-/// Why a question got no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum NoAnswer {
-    /// No connection.
-    #[error("cannot connect to {address}")]
-    Connect {
-        /// Host and port.
-        address: String,
-        /// What connect(2) or the resolver says.
-        source: io::Error,
-    },
-    /// The connection broke, or what came was not HTTP.
-    #[error("the connection broke")]
-    Broken(#[from] hyper::Error),
-    /// Nothing within [`QUESTION_LIMIT`].
-    #[error("no answer within {} s", QUESTION_LIMIT.as_secs())]
-    Late,
-    /// The server is in trouble.
-    #[error("the answer is HTTP status {0}")]
-    ServerError(u16),
-}
-
-/// Which statuses are answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accept {
-    /// All: somebody's own signal may be any.
-    Any,
-    /// Not 500 and above: a server in trouble cannot tell.
-    NotServerErrors,
-}
-
-/// All of them may pass: servers and networks come back.
-impl Transient for NoAnswer {
-    fn retry(&self) -> Retry {
-        Retry::UntilDeadline
-    }
-}
-
-/// Asks once for the signal that the settings name, while the action can still fail. `None` where none is asked for,
-/// or where Smee cannot give it, which is warned of.
+/// Asks once for the signal that the settings name, while the action can still fail. Returns `None`
+/// if no signal is configured, or, with a warning, if Smee cannot give it.
 ///
 /// # Errors
-/// If nobody can be asked, or nobody answers.
+/// If there is nothing to ask, or no usable response.
 pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Signal>, Failure> {
     let Some(wait_for) = &settings.wait_for else { return Ok(None) };
     let (name, url, status, times) = match &wait_for.what {
@@ -136,11 +89,16 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
             let script = boot_script(&process.command_line, smee.as_ref())?;
             ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, NETBOOT_ANSWERS)
         }
-        Awaited::Status { url, status } => (format!("status {status} at {}", shown(url)), url.clone(), *status, 1),
+        Awaited::Status { url, status } => {
+            (format!("status {status} at {}", shown(url)), url.clone(), *status, 1)
+        }
     };
     let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
     let accept = if netboot { Accept::NotServerErrors } else { Accept::Any };
-    let ask = async || retry_within(REACH_LIMIT, "asking for the signal", || http_status(&url, accept)).await;
+    let ask = async || {
+        retry_within(REACH_LIMIT, "asking for the signal", || http::status(&url, None, accept))
+            .await
+    };
     let mut answer = ask().await;
     for _ in 1..NETBOOT_ANSWERS {
         // As for the waiter, one answer is not enough.
@@ -149,7 +107,8 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
             answer = ask().await;
         }
     }
-    let answer = answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
+    let answer =
+        answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
     let answer = answer.map_err(|failure| {
         let smee = "add to the action:  namespaces: {network: host}, or name another place: WAITDAEMON_SMEE_URL; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
         let other = "check the URL; where the action's own network does not lead there add:  namespaces: {network: host}";
@@ -162,10 +121,10 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
             let failure = Failure::new(format!("{what}: HTTP status {answer} at {}", shown(&url)));
             return Err(failure.field(FIELD).fix(fix));
         }
-        tracing::warn!(field = FIELD, fix, "{what}; WAIT_SECONDS alone counts");
+        log::warn!(field = FIELD, fix; "{what}; WAIT_SECONDS alone counts");
         return Ok(None);
     }
-    tracing::info!(url = shown(&url), status = u64::from(answer), "the waiter will wait for {name}");
+    log::info!(url = shown(&url).as_str(), status = u64::from(answer); "the waiter will wait for {name}");
     Ok(Some(Signal {
         name,
         url: url.to_string(),
@@ -176,7 +135,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
     }))
 }
 
-/// Waits at least `min_wait` from the moment `action_ended`, and for the signal.
+/// Waits for the signal, and for at least `min_wait` from the moment `action_ended`.
 ///
 /// # Errors
 /// If the kernel gives no timer, or the ticket has no URL.
@@ -188,7 +147,7 @@ pub async fn wait_until_safe(
 ) -> Result<Waited, Failure> {
     if let Some(signal) = signal {
         let url: Uri = signal.url.parse().context("the ticket has no URL")?;
-        tracing::info!(max_seconds = signal.max_seconds, "waiting for {}", signal.name);
+        log::info!(max_seconds = signal.max_seconds; "waiting for {}", signal.name);
         tokio::select! {
             biased;
             () = poll_until_signal(&url, signal) => {}
@@ -200,18 +159,18 @@ pub async fn wait_until_safe(
     count_down(clock, action_ended + min_wait).await.map(|()| Waited::Safe)
 }
 
-/// Asks until the signal is given. Says what changes.
+/// Polls until the signal is received. Logs each change of the answer.
 async fn poll_until_signal(url: &Uri, signal: &Signal) {
     let (mut asked, mut in_a_row, mut last) = (0, 0, String::new());
     let accept = if signal.times > 1 { Accept::NotServerErrors } else { Accept::Any };
     loop {
-        let answer = http_status(url, accept).await;
+        let answer = http::status(url, None, accept).await;
         if let Ok(status) = answer
             && status == signal.status
         {
             in_a_row += 1;
             if in_a_row >= signal.times {
-                tracing::info!(status = u64::from(status), "signal received: {}", signal.name);
+                log::info!(status = u64::from(status); "signal received: {}", signal.name);
                 return;
             }
             sleep(SURE_PAUSE).await;
@@ -225,9 +184,9 @@ async fn poll_until_signal(url: &Uri, signal: &Signal) {
         };
         if said != last {
             if answered {
-                tracing::info!("still waiting for {}: got {said}", signal.name);
+                log::info!("still waiting for {}: got {said}", signal.name);
             } else {
-                tracing::warn!(error = said, "no response while waiting for {}", signal.name);
+                log::warn!(error = said.as_str(); "no response while waiting for {}", signal.name);
             }
             last = said;
         }
@@ -235,68 +194,34 @@ async fn poll_until_signal(url: &Uri, signal: &Signal) {
     }
 }
 
-/// Asks once for the HTTP status at a URL. Boxed: its code is there once, and not in each who asks.
-fn http_status(url: &Uri, accept: Accept) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>>>> {
-    let url = url.clone();
-    Box::pin(async move { get_status(&url, accept).await })
-}
-
-async fn get_status(url: &Uri, accept: Accept) -> Result<u16, NoAnswer> {
-    let host = url.host().unwrap_or_default();
-    let address = format!("{host}:{}", url.port_u16().unwrap_or(80));
-    // As it is shown, for a query without a path has its slash there alone.
-    let path = url.path_and_query().map_or_else(|| "/".into(), ToString::to_string);
-    let ask = async {
-        let socket =
-            connect(&address).await.map_err(|source| NoAnswer::Connect { address: address.clone(), source })?;
-        let authority = url.authority().map_or(host, |authority| authority.as_str());
-        // Every part comes from a URL that was read before.
-        let request = Request::get(path).header("Host", authority).header("Connection", "close");
-        let request = request.body(Full::new(Bytes::new())).unwrap_or_default();
-        Ok(http::exchange(Box::pin(socket), request).await?.status().as_u16())
-    };
-    match timeout(QUESTION_LIMIT, ask).await.unwrap_or(Err(NoAnswer::Late))? {
-        status if status >= 500 && accept == Accept::NotServerErrors => Err(NoAnswer::ServerError(status)),
-        status => Ok(status),
-    }
-}
-
-/// Connects to the first of a name's addresses that answers: of two families only one may lead there.
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut result = Err(io::Error::other("the name has no address"));
-    for address in lookup_host(address).await? {
-        result =
-            timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
-}
-
-/// A URL without its query, which may be a secret.
+/// Returns a URL without its query, which may be a secret.
 fn shown(url: &Uri) -> String {
     format!("http://{}{}", url.authority().map_or("", |authority| authority.as_str()), url.path())
 }
 
-/// Where Smee serves this machine's boot script, by the kernel's command line and `WAITDAEMON_SMEE_URL`. Pure.
+/// Returns the URL of this machine's boot script at Smee, from the kernel's command line and
+/// `WAITDAEMON_SMEE_URL`. Pure.
 fn boot_script(line: &str, smee: Option<&Uri>) -> Result<Uri, Failure> {
     let lacks = |what: &str, fix: &str| {
-        Failure::new(format!("cannot wait for netboot to be switched off: the kernel's command line has no {what}"))
-            .field(FIELD)
-            .fix(fix)
+        Failure::new(format!(
+            "cannot wait for netboot to be switched off: the kernel's command line has no {what}"
+        ))
+        .field(FIELD)
+        .fix(fix)
     };
     let base = match smee {
         Some(url) if url.path().ends_with(".ipxe") => return Ok(url.clone()),
         Some(url) => shown(url).trim_end_matches('/').to_owned(),
         None => {
-            let server = command_line::server(line)
-                .ok_or_else(|| lacks("grpc_authority", "set WAITDAEMON_SMEE_URL: http://<tinkerbell>:7080"))?;
+            let server = command_line::server(line).ok_or_else(|| {
+                lacks("grpc_authority", "set WAITDAEMON_SMEE_URL: http://<tinkerbell>:7080")
+            })?;
             format!("http://{server}:{SMEE_PORT}")
         }
     };
-    let address = command_line::hardware_address(line)
-        .ok_or_else(|| lacks("worker_id or hw_addr", "set WAITDAEMON_SMEE_URL to the boot script's whole URL"))?;
+    let address = command_line::hardware_address(line).ok_or_else(|| {
+        lacks("worker_id or hw_addr", "set WAITDAEMON_SMEE_URL to the boot script's whole URL")
+    })?;
     format!("{base}/ipxe/script/{address}/auto.ipxe").parse().context("Smee's address makes no URL")
 }
 
@@ -308,7 +233,7 @@ async fn count_down(clock: Clock, end: Moment) -> Result<(), Failure> {
         if left.is_zero() {
             return Ok(());
         }
-        tracing::info!(seconds_left = left.as_secs(), "still waiting");
+        log::info!(seconds_left = left.as_secs(); "still waiting");
     }
 }
 
@@ -320,14 +245,23 @@ mod tests {
     fn the_boot_script_is_the_machines() {
         let line = "grpc_authority=[fd00::1]:42113 worker_id=aa:bb:cc:00:11:22";
         let url = |line, smee: Option<&str>| {
-            boot_script(line, smee.map(|url| url.parse().unwrap()).as_ref()).map(|url| url.to_string())
+            boot_script(line, smee.map(|url| url.parse().unwrap()).as_ref())
+                .map(|url| url.to_string())
         };
-        assert_eq!(url(line, None).unwrap(), "http://[fd00::1]:7080/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe");
+        assert_eq!(
+            url(line, None).unwrap(),
+            "http://[fd00::1]:7080/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe"
+        );
         let other = url(line, Some("http://smee:81/tink/"));
         assert_eq!(other.unwrap(), "http://smee:81/tink/ipxe/script/aa:bb:cc:00:11:22/auto.ipxe");
         let whole = "http://smee/ipxe/script/x/auto.ipxe";
         assert_eq!(url("", Some(whole)).unwrap(), whole);
-        assert!(url("worker_id=aa:bb:cc:00:11:22", None).unwrap_err().fix.contains("WAITDAEMON_SMEE_URL"));
+        assert!(
+            url("worker_id=aa:bb:cc:00:11:22", None)
+                .unwrap_err()
+                .fix
+                .contains("WAITDAEMON_SMEE_URL")
+        );
         assert!(url("grpc_authority=h:1", None).unwrap_err().message.contains("worker_id"));
     }
 

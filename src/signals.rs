@@ -1,9 +1,9 @@
-//! The signals that a journey heeds: SIGTERM and SIGINT, by which somebody wants us to stop, and SIGUSR1, by which the
-//! handoff gives the waiter its word that it is about to exit 0.
+//! The signals that a journey handles. SIGTERM and SIGINT tell us to stop. With SIGUSR1 the handoff
+//! gives the waiter its word that it is about to exit 0.
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// What somebody tells this process.
+/// What a signal tells this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// To stop; the signal's name.
@@ -12,7 +12,8 @@ pub enum Signal {
     Word,
 }
 
-/// The signals, caught from now on. As PID 1 of a container nothing else would end us.
+/// The signals that this process catches. We are PID 1 of a container, so nothing else would end
+/// us.
 pub struct Signals {
     source: Source,
     stopped: bool,
@@ -33,7 +34,7 @@ impl Signals {
     /// Catches the signals.
     ///
     /// # Errors
-    /// What sigaction(2) reports.
+    /// If sigaction(2) fails.
     pub fn catch() -> std::io::Result<Self> {
         let source = Source::Kernel {
             term: signal(SignalKind::terminate())?,
@@ -49,7 +50,7 @@ impl Signals {
         Self { source: Source::Simulated(signals), stopped: false }
     }
 
-    /// Waits for the next signal; one that stops us comes first.
+    /// Waits for the next signal; one that stops us takes precedence.
     pub async fn next(&mut self) -> Signal {
         let signal = match &mut self.source {
             Source::Kernel { term, interrupt, word } => tokio::select! {
@@ -77,7 +78,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the first signal that stops us; returns at once if one was received before.
+    /// Waits for the first signal that stops us; returns at once if it was received before.
     pub async fn stopped(&mut self) {
         if !self.stopped {
             self.stop().await;

@@ -1,20 +1,21 @@
-//! WARN and ERROR lines to a syslog server: RFC 5424 over UDP (RFC 5426). HookOS's Docker sends what containers print
-//! by itself; from CaptainOS nobody does (its rsyslog does not read nerdctl's logs, observed).
+//! Sends WARN and ERROR lines to a syslog server: RFC 5424 over UDP (RFC 5426). HookOS's Docker
+//! sends container output by itself. On CaptainOS nothing does (its rsyslog does not read nerdctl's
+//! logs, observed).
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use log::Level;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
-use tracing::Level;
 
 use crate::machine::command_line;
 use crate::settings::Syslog;
 use crate::settings::values::{SYSLOG_PORT, host_and_port};
 
-/// Facility `daemon`, as Docker's syslog driver has it.
+/// Facility `daemon`, as in Docker's syslog driver.
 const DAEMON: u8 = 3;
 /// The longest message, in bytes, that every receiver should take (RFC 5426, 3.2).
 const LONGEST: usize = 2048;
@@ -22,9 +23,9 @@ const LONGEST: usize = 2048;
 const LONGEST_NAME: usize = 48;
 /// How many lines are kept until the server's name is resolved.
 const MOST_KEPT: usize = 64;
-/// How long the end of a process waits for the server's name.
+/// How long a process waits at its end for the server's name.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks whether the server's name is resolved.
+/// The pause between two checks whether the server's name is resolved.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 static SERVER: Mutex<Server> = Mutex::new(Server::None);
@@ -32,26 +33,29 @@ static SERVER: Mutex<Server> = Mutex::new(Server::None);
 enum Server {
     /// Nothing is sent.
     None,
-    /// Its name is being resolved; what is to be sent then.
+    /// The server's name is being resolved; the messages to send then.
     Awaited(Vec<Vec<u8>>),
-    /// Where it is.
+    /// The socket that is connected to the server.
     Known(UdpSocket),
 }
 
-/// The server to send to, `host:port`: the one that is asked for, else the OSIE's own where logs stay on the machine
-/// (`keeps_logs`). Pure.
+/// Returns the server to send to, `host:port`: the one in the settings, else the OSIE's own if logs
+/// stay on the machine (`keeps_logs`). Pure.
 pub fn server(wanted: &Syslog, keeps_logs: bool, line: &str) -> Option<String> {
     match wanted {
         Syslog::Off => None,
         Syslog::To(address) => Some(address.clone()),
         Syslog::Usual if keeps_logs => {
-            command_line::value(line, "syslog_host").and_then(|host| host_and_port(host, SYSLOG_PORT))
+            let port = command_line::value(line, "syslog_port").and_then(|port| port.parse().ok());
+            let port = port.filter(|port| *port > 0).unwrap_or(SYSLOG_PORT);
+            command_line::value(line, "syslog_host").and_then(|host| host_and_port(host, port))
         }
         Syslog::Usual => None,
     }
 }
 
-/// Sends lines to `address`, `host:port`, from now on. A name is resolved meanwhile; nothing waits for it.
+/// Starts sending lines to `address`, `host:port`. A name is resolved in the background; nothing
+/// waits for it.
 pub fn start(address: &str) {
     if let Ok(address) = address.parse() {
         set(Server::None, address);
@@ -64,15 +68,18 @@ pub fn start(address: &str) {
         let awaited = put(Server::None);
         match found {
             Some(address) => set(awaited, address),
-            None => tracing::info!(address, "the syslog server's name is not known; nothing is sent there"),
+            None => {
+                log::info!(address = address.as_str(); "the syslog server's name is not known; nothing is sent there")
+            }
         }
     });
 }
 
-/// Waits until what is kept has been sent, at most this long.
+/// Waits until the kept messages have been sent, at most this long.
 pub async fn flush(limit: Duration) {
     let end = Instant::now() + limit;
-    let awaited = || matches!(SERVER.lock().as_deref(), Ok(Server::Awaited(kept)) if !kept.is_empty());
+    let awaited =
+        || matches!(SERVER.lock().as_deref(), Ok(Server::Awaited(kept)) if !kept.is_empty());
     while awaited() && Instant::now() < end {
         sleep(LOOK_EVERY).await;
     }
@@ -81,8 +88,8 @@ pub async fn flush(limit: Duration) {
 /// Sends a line of the log if it is severe enough and there is a server.
 pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
     let severity = match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
+        Level::Error => 3,
+        Level::Warn => 4,
         _ => return,
     };
     let Ok(mut server) = SERVER.lock() else { return };
@@ -90,7 +97,12 @@ pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
         return;
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let message = message(severity, time, (&host, action.unwrap_or("waitdaemon")), &String::from_utf8_lossy(line));
+    let message = message(
+        severity,
+        time,
+        (&host, action.unwrap_or("waitdaemon")),
+        &String::from_utf8_lossy(line),
+    );
     match &mut *server {
         Server::None => {}
         Server::Awaited(kept) if kept.len() < MOST_KEPT => kept.push(message),
@@ -99,20 +111,21 @@ pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
     }
 }
 
-/// Sends one message. What does not reach the network stands in the log all the same.
+/// Sends one message. A message that does not reach the network is still in the log.
 fn deliver(socket: &UdpSocket, message: &[u8]) {
-    // The kernel may refuse it for what became of the one before (udp(7), asynchronous errors).
+    // The kernel may refuse it because of an error of the previous message (udp(7), asynchronous
+    // errors).
     if socket.send(message).is_err() {
         let _ = socket.send(message);
     }
 }
 
-/// Makes this the server; returns what was before.
+/// Makes this the server; returns the previous one.
 fn put(new: Server) -> Server {
     SERVER.lock().map_or(Server::None, |mut server| std::mem::replace(&mut *server, new))
 }
 
-/// Sends what was kept to the address, and all that comes.
+/// Sends the kept messages to the address, and all later ones.
 fn set(before: Server, address: SocketAddr) {
     let any = match address.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -130,11 +143,13 @@ fn set(before: Server, address: SocketAddr) {
             }
             put(Server::Known(socket));
         }
-        Err(error) => tracing::info!(error = %error, "nothing can be sent to the syslog server {address}"),
+        Err(error) => {
+            log::info!(error = error.to_string().as_str(); "nothing can be sent to the syslog server {address}")
+        }
     }
 }
 
-/// One message. Pure.
+/// Returns one syslog message. Pure.
 fn message(severity: u8, time: &str, (host, action): (&str, &str), line: &str) -> Vec<u8> {
     let name = |text: &str, longest: usize| {
         let printable: String = text.chars().filter(char::is_ascii_graphic).take(longest).collect();
@@ -153,7 +168,7 @@ fn message(severity: u8, time: &str, (host, action): (&str, &str), line: &str) -
     let mut bytes = text.into_bytes();
     if bytes.len() > LONGEST {
         bytes.truncate(LONGEST);
-        // Not within a letter.
+        // Do not cut within a character.
         while std::str::from_utf8(&bytes).is_err() {
             bytes.pop();
         }
@@ -166,9 +181,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_machines_server_is_on_its_command_line() {
+        for (line, address) in [
+            ("syslog_host=10.0.0.1", Some("10.0.0.1:514")),
+            ("syslog_host=10.0.0.1 syslog_port=1514", Some("10.0.0.1:1514")),
+            ("syslog_host=10.0.0.1:99 syslog_port=1514", Some("10.0.0.1:99")),
+            ("syslog_host=fd00::1 syslog_port=1514", Some("[fd00::1]:1514")),
+            ("syslog_host=logs syslog_port=0", Some("logs:514")),
+            ("syslog_host=logs syslog_port=x", Some("logs:514")),
+            ("syslog_port=1514", None),
+        ] {
+            assert_eq!(server(&Syslog::Usual, true, line).as_deref(), address, "{line}");
+            assert_eq!(server(&Syslog::Usual, false, line), None);
+            assert_eq!(server(&Syslog::To("h:1".into()), false, line).as_deref(), Some("h:1"));
+        }
+    }
+
+    #[test]
     fn a_message_is_rfc_5424() {
-        let made =
-            message(3, "2026-11-23T14:00:00.000001Z", ("machine 1", "tinkerbell_reboot_a0"), "{\"level\":\"ERROR\"}\n");
+        let made = message(
+            3,
+            "2026-11-23T14:00:00.000001Z",
+            ("machine 1", "tinkerbell_reboot_a0"),
+            "{\"level\":\"ERROR\"}\n",
+        );
         let text = "<27>1 2026-11-23T14:00:00.000001Z machine1 tinkerbell_reboot_a0 - - - {\"level\":\"ERROR\"}";
         assert_eq!(String::from_utf8(made).unwrap(), text);
         assert!(message(4, "t", ("", "ä"), "x").starts_with(b"<28>1 t - - - - - x"));
@@ -193,7 +229,12 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_between_letters() {
         for blanks in 0..4 {
-            let made = message(3, "t", ("h", &"a".repeat(99)), &format!("{}{}", " ".repeat(blanks), "ä€".repeat(2000)));
+            let made = message(
+                3,
+                "t",
+                ("h", &"a".repeat(99)),
+                &format!("{}{}", " ".repeat(blanks), "ä€".repeat(2000)),
+            );
             assert!((LONGEST - 3..=LONGEST).contains(&made.len()), "{}", made.len());
             let text = String::from_utf8(made).unwrap();
             assert_eq!(text.split(' ').nth(3).unwrap().len(), LONGEST_NAME);

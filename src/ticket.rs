@@ -2,60 +2,99 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::machine::power::Request;
+use crate::end::{End, Init};
 use crate::names::HandoffId;
 use crate::safe_moment::Signal;
-use crate::settings::{DockerHost, LogLevel};
+use crate::settings::{DockerHost, Expired, Fallback, LogLevel};
 
 /// The waiter's only argument, as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// How to reach the engine.
     pub engine: EngineTicket,
-    /// What to do there.
+    /// What the waiter has to do.
     pub duty: Duty,
 }
 
 /// What a waiter has to do, whatever the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Duty {
     /// The handoff that made the waiter and the user container.
     pub handoff: HandoffId,
     /// The action container's ID: 64 hexadecimal digits.
     pub action_id: String,
-    /// The action container's name; those of the other two containers follow from it.
+    /// The action container's name; the names of the other two containers follow from it.
     pub action_name: String,
-    /// The action's process, as the host counts, if the engine says so.
+    /// The action's process ID on the host, if the engine tells it.
     pub action_pid: Option<u32>,
-    /// Whoever runs the action deletes its container only if it succeeded; see [`crate::engine::Whole`].
+    /// The action's container is deleted by its runner only if the action succeeded; see
+    /// [`crate::engine::Whole`].
     pub deleted_on_success: bool,
     /// The user container has a terminal, so its output comes without frames.
     pub tty: bool,
-    /// Seconds from the action container's end to the user container's start, at least.
+    /// The least seconds from the action container's end to the user container's start.
     pub wait_seconds: u64,
-    /// What else is waited for.
+    /// The signal to wait for, if any.
     pub signal: Option<Signal>,
-    /// Seconds that the user container is watched.
+    /// How many seconds the user container is watched.
     pub watch_seconds: u64,
-    /// What systemd is to be asked for if the user's command could not get it.
-    pub finish_reboot: Option<Request>,
+    /// The end of the machine that the waiter brings about itself; then there is no user container.
+    pub own_end: Option<End>,
+    /// What to ask systemd for if the user's command could not get it.
+    pub finish_reboot: Option<End>,
+    /// The word in the user's command that says that it takes the machine down.
+    pub word_of_end: Option<String>,
+    /// The action sees the host's PIDs.
+    pub has_host_pids: bool,
+    /// The end of the machine if the user container does not bring it about.
+    pub fallback: Option<Fallback>,
+    /// Seconds after which the kernel is asked for an end that PID 1 was asked for; 0 means never.
+    pub force_after_seconds: u64,
+    /// What PID 1 is.
+    pub init: Init,
+    /// Where to report what becomes of the action, if anywhere.
+    pub report: Option<Report>,
     /// `WAITDAEMON_LOG`.
     pub log: LogLevel,
     /// The syslog server to which WARN and ERROR lines go, `host:port`.
     pub syslog: Option<String>,
 }
 
+/// `WAITDAEMON_REPORT_URL`, and what a report says of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The URL to send reports to.
+    pub url: String,
+    /// The machine's name in Tinkerbell; may be empty.
+    pub worker: String,
+}
+
 impl Duty {
-    /// True if the waiter has to reach somebody through a network.
+    /// True if the waiter has to reach a server through a network.
     pub fn needs_network(&self) -> bool {
-        self.signal.is_some() || self.syslog.is_some()
+        self.signal.is_some() || self.syslog.is_some() || self.report.is_some()
+    }
+
+    /// True if the waiter may have to ask the kernel for the machine's end.
+    pub fn ends_machine(&self) -> bool {
+        self.own_end.is_some() || self.fallback.is_some()
+    }
+
+    /// True if the waiter may have to unload a kernel.
+    pub fn unloads_kernel(&self) -> bool {
+        self.own_end == Some(End::Kexec)
+    }
+
+    /// True if the waiter may have to signal the host's PID 1.
+    pub fn signals_init(&self) -> bool {
+        self.ends_machine() || self.finish_reboot.is_some()
     }
 }
 
 /// How the waiter reaches the engine that the handoff used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineTicket {
     /// The Docker Engine API.
     Docker {
@@ -68,35 +107,140 @@ pub enum EngineTicket {
     },
     /// containerd through nerdctl.
     Nerdctl {
-        /// `NERDCTL_HOST`: true in the host's namespaces, false in the waiter's own.
+        /// `NERDCTL_HOST`: true for the host's namespaces, false for the waiter's own.
         host: bool,
         /// containerd's namespace.
         namespace: String,
     },
 }
 
+/// Why a text is not a ticket.
+#[derive(Debug, thiserror::Error)]
+pub enum NotATicket {
+    /// It is not JSON.
+    #[error("the argument is not JSON")]
+    NotJson(#[from] serde_json::Error),
+    /// A field is missing or invalid.
+    #[error("the argument is JSON, but not a ticket of this version")]
+    Other,
+}
+
+/// Written by hand: the code that serde derives for reading takes 17 KB more.
 impl Ticket {
-    /// The ticket as the waiter's argument.
-    ///
-    /// # Errors
-    /// None in practice: every field is plain text or a number.
-    pub fn to_argument(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
+    /// Returns the ticket as the waiter's argument.
+    pub fn to_argument(&self) -> String {
+        let engine = match &self.engine {
+            EngineTicket::Docker { host, socket_after_restart, version } => {
+                let (socket, address) = match host {
+                    DockerHost::Unix(path) => (Some(path), None),
+                    DockerHost::Tcp(address) => (None, Some(address)),
+                };
+                json!({"socket": socket, "address": address, "socket_after_restart": socket_after_restart, "version": version})
+            }
+            EngineTicket::Nerdctl { host, namespace } => {
+                json!({"host": host, "namespace": namespace})
+            }
+        };
+        let Duty { signal, fallback, report, .. } = &self.duty;
+        let duty = &self.duty;
+        json!({
+            "engine": engine,
+            "handoff": duty.handoff.as_str(),
+            "action_id": duty.action_id,
+            "action_name": duty.action_name,
+            "action_pid": duty.action_pid,
+            "deleted_on_success": duty.deleted_on_success,
+            "tty": duty.tty,
+            "wait_seconds": duty.wait_seconds,
+            "signal": signal.as_ref().map(|signal| json!({
+                "name": signal.name, "url": signal.url, "status": signal.status, "times": signal.times,
+                "max_seconds": signal.max_seconds, "expired": signal.expired.name(),
+            })),
+            "watch_seconds": duty.watch_seconds,
+            "own_end": duty.own_end.map(End::name),
+            "finish_reboot": duty.finish_reboot.map(End::name),
+            "word_of_end": duty.word_of_end,
+            "has_host_pids": duty.has_host_pids,
+            "fallback": fallback.map(|fallback| fallback.end.name()),
+            "fallback_after_seconds": fallback.map(|fallback| fallback.after_seconds),
+            "force_after_seconds": duty.force_after_seconds,
+            "init": duty.init.name(),
+            "report_url": report.as_ref().map(|report| report.url.as_str()),
+            "worker": report.as_ref().map(|report| report.worker.as_str()),
+            "log": duty.log.name(),
+            "syslog": duty.syslog,
+        })
+        .to_string()
     }
 
     /// Reads the waiter's argument.
     ///
     /// # Errors
     /// If the text is not what [`Ticket::to_argument`] writes.
-    pub fn from_argument(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    pub fn from_argument(text: &str) -> Result<Self, NotATicket> {
+        let value: Value = serde_json::from_str(text)?;
+        read(&value).ok_or(NotATicket::Other)
     }
+}
+
+fn read(value: &Value) -> Option<Ticket> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let engine = &value["engine"];
+    let engine = match engine["version"].as_str() {
+        Some(version) => EngineTicket::Docker {
+            host: match engine["socket"].as_str() {
+                Some(path) => DockerHost::Unix(path.into()),
+                None => DockerHost::Tcp(text(&engine["address"])?),
+            },
+            socket_after_restart: engine["socket_after_restart"].as_str().map(PathBuf::from),
+            version: version.to_owned(),
+        },
+        None => EngineTicket::Nerdctl {
+            host: engine["host"].as_bool()?,
+            namespace: text(&engine["namespace"])?,
+        },
+    };
+    let end = |value: &Value| value.as_str().and_then(End::named);
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let signal = |value: &Value| {
+        Some(Signal {
+            name: text(&value["name"])?,
+            url: text(&value["url"])?,
+            status: number(&value["status"])?.try_into().ok()?,
+            times: number(&value["times"])?,
+            max_seconds: value["max_seconds"].as_u64()?,
+            expired: Expired::named(value["expired"].as_str()?)?,
+        })
+    };
+    let fallback = end(&value["fallback"]).zip(value["fallback_after_seconds"].as_u64());
+    let report = text(&value["report_url"]).zip(text(&value["worker"]));
+    let duty = Duty {
+        handoff: HandoffId::from_text(value["handoff"].as_str()?),
+        action_id: text(&value["action_id"])?,
+        action_name: text(&value["action_name"])?,
+        action_pid: number(&value["action_pid"]),
+        deleted_on_success: value["deleted_on_success"].as_bool()?,
+        tty: value["tty"].as_bool()?,
+        wait_seconds: value["wait_seconds"].as_u64()?,
+        signal: if value["signal"].is_null() { None } else { Some(signal(&value["signal"])?) },
+        watch_seconds: value["watch_seconds"].as_u64()?,
+        own_end: end(&value["own_end"]),
+        finish_reboot: end(&value["finish_reboot"]),
+        word_of_end: text(&value["word_of_end"]),
+        has_host_pids: value["has_host_pids"].as_bool()?,
+        fallback: fallback.map(|(end, after_seconds)| Fallback { end, after_seconds }),
+        force_after_seconds: value["force_after_seconds"].as_u64()?,
+        init: Init::named(value["init"].as_str()?)?,
+        report: report.map(|(url, worker)| Report { url, worker }),
+        log: LogLevel::named(value["log"].as_str()?)?,
+        syslog: text(&value["syslog"]),
+    };
+    Some(Ticket { engine, duty })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Expired;
 
     #[test]
     fn what_is_written_is_read() {
@@ -123,12 +267,35 @@ mod tests {
                     expired: Expired::Abort,
                 }),
                 watch_seconds: 60,
-                finish_reboot: Some(Request::Reboot),
+                own_end: Some(End::Kexec),
+                finish_reboot: Some(End::Reboot),
+                word_of_end: Some("reboot".into()),
+                has_host_pids: true,
+                fallback: Some(Fallback { end: End::PowerOff, after_seconds: 60 }),
+                force_after_seconds: 60,
+                init: Init::Systemd,
+                report: Some(Report { url: "http://h/report".into(), worker: "aa:bb".into() }),
                 log: LogLevel::Debug,
                 syslog: Some("192.0.2.1:514".into()),
             },
         };
-        assert_eq!(Ticket::from_argument(&ticket.to_argument().unwrap()).unwrap(), ticket);
-        assert!(Ticket::from_argument("reboot").is_err());
+        assert_eq!(Ticket::from_argument(&ticket.to_argument()).unwrap(), ticket);
+        let none = Duty {
+            action_pid: None,
+            signal: None,
+            own_end: None,
+            finish_reboot: None,
+            word_of_end: None,
+            fallback: None,
+            report: None,
+            syslog: None,
+            ..ticket.duty
+        };
+        let engine = EngineTicket::Nerdctl { host: false, namespace: "tinkerbell".into() };
+        let ticket = Ticket { engine, duty: none };
+        assert_eq!(Ticket::from_argument(&ticket.to_argument()).unwrap(), ticket);
+        for text in ["reboot", "{}", "[]", "null"] {
+            assert!(Ticket::from_argument(text).is_err(), "{text}");
+        }
     }
 }

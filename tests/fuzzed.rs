@@ -1,8 +1,7 @@
-//! What fuzzing started from and what it found, as regression tests: each file of fuzz/seeds and fuzz/found goes through its
-//! target.
+//! Regression tests from fuzzing: each file of fuzz/seeds and fuzz/found goes through its target.
 
 #[path = "../fuzz/targets.rs"]
-#[allow(clippy::unwrap_used)] // To panic is their way to say that something does not hold.
+#[allow(clippy::unwrap_used)] // They panic if something does not hold.
 mod targets;
 
 use std::fs;

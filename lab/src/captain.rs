@@ -1,174 +1,117 @@
-//! A CaptainOS-like machine: the real systemd as PID 1, a real containerd and nerdctl.
+//! Machines with containerd and nerdctl, like CaptainOS: a Debian root with the real systemd or
+//! BusyBox init as PID 1.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::json_logs;
-use crate::machine::may_grant_all;
-use crate::nest::{Nest, output};
+use crate::machine::{Machine, Seen, State, Variant, may_grant_all};
+use crate::nest::{END_LIMIT, Nest, output};
 use crate::paths;
+use crate::system::System;
+use crate::until::until;
 
-/// What is searched for programs in CaptainOS.
+/// Where CaptainOS searches for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const LOGS: [&str; 2] = ["boot.log", "console.log"];
+pub(crate) const LOGS: [&str; 2] = ["boot.log", "console.log"];
 
-/// What a machine's PID 1 is, and with it the version of its cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Init {
-    /// systemd, on cgroup v2: CaptainOS.
-    Systemd,
-    /// BusyBox init, on cgroup v1.
-    BusyBox,
+pub(crate) fn boot(system: System) -> Result<Machine> {
+    let rootfs = paths::cache().join("captain/rootfs");
+    let next = if system == System::CaptainNext {
+        paths::cache().join("captain/next")
+    } else {
+        PathBuf::new()
+    };
+    for needed in [&rootfs, &next] {
+        ensure!(
+            needed.as_os_str().is_empty() || needed.exists(),
+            "{} is missing; run `make cache`",
+            needed.display()
+        );
+    }
+    let lab = paths::root().join("lab");
+    let runtime = if may_grant_all()? { PathBuf::new() } else { lab.join("hook/runtime") };
+    let init = if system == System::CaptainV1 { "busybox" } else { "systemd" };
+    let variables: [(&str, &OsStr); 5] = [
+        ("LAB_INIT", init.as_ref()),
+        ("LAB_ROOTFS", rootfs.as_ref()),
+        ("LAB_NEXT", next.as_ref()),
+        ("LAB_SHARED", paths::root().as_ref()),
+        ("LAB_RUNTIME", runtime.as_ref()),
+    ];
+    let nest = Nest::boot(&lab.join("captain/init"), &variables)?;
+    let mut machine =
+        Machine { system, variant: Variant::Usual, nest, watchers: Vec::new(), forgotten: (0, 0) };
+    let answers = |nest: &Nest| Ok(output(nerdctl(nest).args(["ps", "-q"]))?.status.success());
+    machine.nest.ready("nerdctl's answer", answers).with_context(|| machine.logs())?;
+    Ok(machine)
 }
 
-impl Init {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Systemd, Self::BusyBox];
-
-    /// A short name of a machine of this kind.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Systemd => "captain",
-            Self::BusyBox => "captain-v1",
-        }
-    }
-}
-
-/// A running machine.
-pub struct Captain {
-    nest: Nest,
-}
-
-impl Deref for Captain {
-    type Target = Nest;
-    fn deref(&self) -> &Nest {
-        &self.nest
-    }
-}
-
-impl DerefMut for Captain {
-    fn deref_mut(&mut self) -> &mut Nest {
-        &mut self.nest
-    }
-}
-
-impl Captain {
-    /// Boots a machine and waits until nerdctl answers.
-    ///
-    /// # Errors
-    /// Without root, or where containerd does not come up; shows the console's end.
-    pub fn boot() -> Result<Self> {
-        Self::boot_with(Init::Systemd)
-    }
-
-    /// As [`Captain::boot`], with another PID 1.
-    ///
-    /// # Errors
-    /// As [`Captain::boot`].
-    pub fn boot_with(init: Init) -> Result<Self> {
-        let rootfs = paths::cache().join("captain/rootfs");
-        ensure!(rootfs.exists(), "{} is missing; run `make cache`", rootfs.display());
-        let lab = paths::root().join("lab");
-        let runtime = if may_grant_all()? { PathBuf::new() } else { lab.join("hook/runtime") };
-        let init = if init == Init::Systemd { "systemd" } else { "busybox" };
-        let variables: [(&str, &OsStr); 4] = [
-            ("LAB_INIT", init.as_ref()),
-            ("LAB_ROOTFS", rootfs.as_ref()),
-            ("LAB_SHARED", paths::root().as_ref()),
-            ("LAB_RUNTIME", runtime.as_ref()),
-        ];
-        let nest = Nest::boot(&lab.join("captain/init"), &variables)?;
-        let mut captain = Self { nest };
-        let answers = |nest: &Nest| Ok(output(nerdctl_of(nest).args(["ps", "-q"]))?.status.success());
-        captain.nest.ready("nerdctl's answer", answers).with_context(|| captain.logs())?;
-        Ok(captain)
-    }
-
-    /// `nerdctl` in the machine, in the agent's namespace.
-    pub fn nerdctl_command(&self) -> Command {
-        nerdctl_of(&self.nest)
-    }
-
-    /// Runs `nerdctl` and returns its standard output.
-    ///
-    /// # Errors
-    /// Where it fails, with what it said.
-    pub fn nerdctl<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
-        let output = output(self.nerdctl_command().args(arguments))?;
-        let shown: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "nerdctl {}: {}\n{error}", shown.join(" "), output.status);
-        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
-    }
-
-    /// Loads a docker-archive.
-    ///
-    /// # Errors
-    /// Where nerdctl does not take it.
-    pub fn load(&self, archive: &Path) -> Result<()> {
-        self.nerdctl(&["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()]).map(drop)
-    }
-
-    /// A container's native document: OCI spec, labels, image, process.
-    ///
-    /// # Errors
-    /// Where there is none of that name.
-    pub fn inspect(&self, container: &str) -> Result<Value> {
-        let text = self.nerdctl(&["container", "inspect", "--mode=native", container])?;
+impl Machine {
+    pub(crate) fn inspect_native(&self, container: &str) -> Result<Value> {
+        let text = self.engine(&["container", "inspect", "--mode=native", container])?;
         let mut documents: Vec<Value> = serde_json::from_str(&text)?;
         documents.pop().context("inspect gave nothing")
     }
 
-    /// The ID of the container that has this name in nerdctl's store of names, a file for each (pkg/store of nerdctl
-    /// 2.2); much quicker than asking nerdctl.
+    pub(crate) fn remove_all_of_containerd(&self) -> Result<()> {
+        until("the removal of all containers", END_LIMIT, || {
+            let ids = self.engine(&["ps", "-aq", "--no-trunc"])?;
+            if ids.is_empty() {
+                return Ok(Some(()));
+            }
+            output(self.engine_command().args(["rm", "-f", "-v"]).args(ids.lines()))?;
+            // nerdctl cannot remove the containers that the agent keeps: "cannot determine
+            // networking options" (2.2.1).
+            let socket = format!("/proc/{}/root/run/containerd/containerd.sock", self.init());
+            let mut ctr = Command::new("ctr");
+            ctr.args(["--address", &socket, "--namespace", "tinkerbell", "containers", "delete"]);
+            output(ctr.args(ids.lines()))?;
+            Ok(None)
+        })
+    }
+
+    /// The ID of the container of this name, from nerdctl's name store, which has a file for each
+    /// (pkg/store of nerdctl 2.2). This is much quicker than asking nerdctl.
     pub fn id_of(&self, name: &str) -> Option<String> {
-        let stores = fs::read_dir(self.nest.folder().join("data/nerdctl")).into_iter().flatten().flatten();
+        let stores =
+            fs::read_dir(self.folder().join("data/nerdctl")).into_iter().flatten().flatten();
         let mut files = stores.map(|store| store.path().join("names/tinkerbell").join(name));
         files.find_map(|file| fs::read_to_string(file).ok()).filter(|id| !id.is_empty())
     }
 
-    /// True where the container of this name has a task, as containerd's folder of them shows.
+    /// True if the container of this name has a task, according to containerd's folder of tasks.
     pub fn has_task(&self, name: &str) -> bool {
         let tasks = "run/containerd/io.containerd.runtime.v2.task/tinkerbell";
-        self.id_of(name).is_some_and(|id| Path::new(&format!("/proc/{}/root/{tasks}/{id}", self.nest.init())).exists())
-    }
-
-    /// What all containers have logged, as nerdctl keeps it, read from the host: that works while the
-    /// machine goes down, when nothing may be run inside any more.
-    pub fn container_logs(&self) -> String {
-        json_logs::text(&self.nest.folder().join("data/nerdctl"))
-    }
-
-    /// The JSON lines that containers have logged, of those that are still there.
-    pub fn logged(&self) -> Vec<Value> {
-        json_logs::lines(&self.nest.folder().join("data/nerdctl"))
-    }
-
-    /// Gives the machine this kernel command line.
-    ///
-    /// # Errors
-    /// Where it cannot be bound over the kernel's own.
-    pub fn set_command_line(&self, line: &str) -> Result<()> {
-        let file = self.out().join("cmdline");
-        fs::write(&file, line)?;
-        let mounted = self.command("mount").arg("--bind").arg(&file).arg("/proc/cmdline").status()?;
-        ensure!(mounted.success(), "cannot bind the command line");
-        Ok(())
-    }
-
-    /// The end of the machine's logs, for failures.
-    pub fn logs(&self) -> String {
-        self.nest.logs(&LOGS)
+        self.id_of(name).is_some_and(|id| {
+            Path::new(&format!("/proc/{}/root/{tasks}/{id}", self.init())).exists()
+        })
     }
 }
 
-fn nerdctl_of(nest: &Nest) -> Command {
+/// Reads a container from its native document.
+pub(crate) fn seen(document: &Value) -> Seen {
+    let process = &document["Process"];
+    let state = match process["Status"]["Status"].as_str() {
+        None if process.is_null() => State::Created,
+        Some("running") => State::Running,
+        Some("stopped") => State::Ended,
+        // A process in state `created` is half-started.
+        _ => State::Other,
+    };
+    Seen {
+        id: document["ID"].as_str().unwrap_or_default().to_owned(),
+        state,
+        pid: process["Pid"].as_i64().filter(|pid| *pid > 1),
+        exit_code: process["Status"]["ExitStatus"].as_i64().filter(|_| state == State::Ended),
+    }
+}
+
+pub(crate) fn nerdctl(nest: &Nest) -> Command {
     let mut command = nest.command("env");
     command.args(["-i", &format!("PATH={PATH}"), "nerdctl", "--namespace", "tinkerbell"]);
     command

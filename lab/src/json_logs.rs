@@ -1,16 +1,19 @@
-//! The logs of containers as Docker's and nerdctl's json-file driver keeps them: a JSON document a line.
+//! Reads container logs as the json-file driver of Docker and nerdctl keeps them: one JSON document
+//! a line.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// What all containers below this folder have logged, as it is on the disk.
+/// Everything that the containers below this folder have logged, as it is on the disk.
 pub fn text(folder: &Path) -> String {
     let mut text = String::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+        for path in
+            fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if path.to_string_lossy().ends_with("-json.log") {
@@ -21,7 +24,7 @@ pub fn text(folder: &Path) -> String {
     text
 }
 
-/// The lines among them that are JSON themselves.
+/// Those logged lines that are themselves JSON.
 pub fn lines(folder: &Path) -> Vec<Value> {
     let text = text(folder);
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,70 +1,46 @@
-//! A HookOS-like machine: BusyBox init as PID 1 and a real dockerd.
+//! A machine with a real engine, one API for all systems: `docker` or `nerdctl`, containers, logs.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
 use std::ops::{Deref, DerefMut};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::api;
-use crate::json_logs;
-use crate::nest::{BOOT_LIMIT, END_LIMIT, Nest};
-pub use crate::nest::{REBOOTED, output};
-use crate::paths;
-use crate::until::until;
+pub use crate::docker::Event;
+use crate::nest::Nest;
+pub use crate::nest::{POWERED_OFF, REBOOTED, output};
+use crate::system::System;
+use crate::{captain, docker, json_logs, syslog};
 
-/// Which dockerd a machine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// Debian's docker.io: 20.10 (API 1.41) on Debian 12.
-    Debian,
-    /// moby v2.0.0-beta.7 (API 1.54), from the Go module proxy.
-    Moby,
-}
-
-impl Engine {
-    /// Every engine.
-    pub const ALL: [Self; 2] = [Self::Debian, Self::Moby];
-
-    /// A short name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Debian => "docker-debian",
-            Self::Moby => "docker-moby",
-        }
-    }
-
-    fn dockerd(self) -> (PathBuf, PathBuf) {
-        match self {
-            Self::Debian => ("/usr/sbin/dockerd".into(), PathBuf::new()),
-            Self::Moby => (paths::cache().join("moby/dockerd"), paths::cache().join("moby")),
-        }
-    }
-}
-
-/// What is unusual about a machine.
+/// How a machine differs from the usual one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
-    /// Nothing: cgroups as this machine has them, no user namespaces.
+    /// No difference: cgroups as this machine has them, no user namespaces.
     Usual,
-    /// It has cgroup v2 and nothing else.
+    /// Docker: only cgroup v2, which HookOS has anyhow.
     CgroupV2,
-    /// Containers have a user namespace unless they ask for the host's.
+    /// HookOS: cgroups as this machine has them, with the controllers of cgroup v1.
+    HostCgroups,
+    /// Docker: containers have a user namespace unless they ask for the host's.
     UserNamespaces,
-    /// Containers outlive a restart of dockerd.
+    /// Docker: containers survive a restart of dockerd.
     LiveRestore,
+    /// The newest Docker: no API version before 1.52 is supported (`min-api-version`).
+    NewApiAlone,
 }
 
 /// A running machine.
 pub struct Machine {
-    nest: Nest,
-    events: Child,
+    pub(crate) system: System,
+    pub(crate) variant: Variant,
+    pub(crate) nest: Nest,
+    /// Processes of the host that watch the machine.
+    pub(crate) watchers: Vec<Child>,
+    /// How many events and lines of syslog to skip as forgotten.
+    pub(crate) forgotten: (usize, usize),
 }
 
 impl Deref for Machine {
@@ -80,230 +56,264 @@ impl DerefMut for Machine {
     }
 }
 
-/// One container event of the engine.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// When, in seconds since 1970.
-    pub time: f64,
-    /// `create`, `start`, `die`, `destroy` ...
-    pub action: String,
-    /// The container's name.
-    pub name: String,
-    /// For `die`: the exit code.
-    pub exit_code: Option<i32>,
+/// The state of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It was never started.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its process has ended.
+    Ended,
+    /// Something else: in between, or paused.
+    Other,
+}
+
+/// A container, as either engine shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its ID.
+    pub id: String,
+    /// What has become of it.
+    pub state: State,
+    /// Its process, by its PID in the machine.
+    pub pid: Option<i64>,
+    /// Its exit code, once it has ended.
+    pub exit_code: Option<i64>,
 }
 
 impl Machine {
     /// Boots a machine and waits until its engine answers.
     ///
     /// # Errors
-    /// Without root, or where the engine does not come up; shows its log's end.
-    pub fn boot(engine: Engine) -> Result<Self> {
-        Self::boot_variant(engine, Variant::Usual)
+    /// Without root, or if the engine does not come up; the error shows the end of its logs.
+    pub fn boot(system: System) -> Result<Self> {
+        Self::boot_variant(system, Variant::Usual)
     }
 
-    /// As [`Machine::boot`], with something unusual.
+    /// As [`Machine::boot`], for an unusual variant.
     ///
     /// # Errors
     /// As [`Machine::boot`].
-    pub fn boot_variant(engine: Engine, variant: Variant) -> Result<Self> {
-        let variant = match variant {
-            Variant::Usual => "",
-            Variant::CgroupV2 => "cgroup-v2",
-            Variant::UserNamespaces => "user-namespaces",
-            Variant::LiveRestore => "live-restore",
-        };
-        let (dockerd, path) = engine.dockerd();
-        ensure!(dockerd.exists(), "{} is missing; run `make cache`", dockerd.display());
-        let lab = paths::root().join("lab/hook");
-        let runtime = if may_grant_all()? { PathBuf::from("runc") } else { lab.join("runtime") };
-        let variables: [(&str, &OsStr); 4] = [
-            ("LAB_DOCKERD", dockerd.as_ref()),
-            ("LAB_PATH", path.as_ref()),
-            ("LAB_RUNTIME", runtime.as_ref()),
-            ("LAB_VARIANT", variant.as_ref()),
-        ];
-        let mut nest = Nest::boot(&lab.join("init"), &variables)?;
-        nest.ready("the engine's answer", |nest| Ok(ping(&socket_of(nest)).is_ok_and(|answers| answers)))
-            .with_context(|| nest.logs(&LOGS))?;
-        let log = fs::File::create(nest.folder().join("events"))?;
-        let mut events = docker_of(&nest);
-        let events = events.args(["events", "--format", "{{json .}}"]).stdout(log).stderr(Stdio::null()).spawn()?;
-        Ok(Self { nest, events })
+    pub fn boot_variant(system: System, variant: Variant) -> Result<Self> {
+        if system.is_docker() {
+            return docker::boot(system, variant);
+        }
+        ensure!(variant == Variant::Usual, "{} has no {variant:?}", system.name());
+        captain::boot(system)
     }
 
-    /// The engine's socket, as the host reaches it.
-    pub fn socket(&self) -> PathBuf {
-        socket_of(&self.nest)
+    /// Which kind of machine it is.
+    pub fn system(&self) -> System {
+        self.system
     }
 
-    /// `docker`, speaking to this machine's engine, with nothing of the host's environment.
-    pub fn docker_command(&self) -> Command {
-        docker_of(&self.nest)
+    /// True if its engine is Docker.
+    pub fn is_docker(&self) -> bool {
+        self.system.is_docker()
     }
 
-    /// Runs `docker` and returns its standard output.
+    /// The command `docker` for this machine's engine, or `nerdctl` inside the machine with the
+    /// agent's namespace. It inherits nothing from the host's environment.
+    pub fn engine_command(&self) -> Command {
+        if self.is_docker() {
+            docker::command(&self.nest, self.system, self.variant)
+        } else {
+            captain::nerdctl(&self.nest)
+        }
+    }
+
+    /// Runs `docker` or `nerdctl` and returns its standard output.
     ///
     /// # Errors
-    /// Where it fails, with what it said.
-    pub fn docker<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Result<String> {
-        let output = self.docker_command().args(arguments).output().context("cannot run docker")?;
-        let shown: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+    /// If it fails; the error has its output.
+    pub fn engine<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let output = output(self.engine_command().args(arguments))?;
+        let shown: Vec<_> =
+            arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+        let error = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
-            "docker {}: {}\n{}",
+            "{} {}: {}\n{error}",
+            self.command_name(),
             shown.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
+            output.status
         );
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    /// The name of the engine's command: `docker` or `nerdctl`.
+    pub fn command_name(&self) -> &'static str {
+        if self.is_docker() { "docker" } else { "nerdctl" }
     }
 
     /// Loads a docker-archive into the engine.
     ///
     /// # Errors
-    /// Where the engine does not take it.
+    /// If the engine does not accept it.
     pub fn load(&self, archive: &Path) -> Result<()> {
-        self.docker(&["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()]).map(drop)
+        let call = ["load".as_ref(), "-q".as_ref(), "-i".as_ref(), archive.as_os_str()];
+        // On a busy machine Docker 20.10 may look for the unpacked files a moment too early ("json:
+        // no such file").
+        self.engine(&call).or_else(|_| self.engine(&call)).map(drop)
     }
 
-    /// Asks the engine's API; see [`api::ask`].
+    /// A container's document: from `docker inspect`, or nerdctl's native one.
     ///
     /// # Errors
-    /// As [`api::ask`].
-    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
-        api::ask(&self.socket(), method, path, body)
-    }
-
-    /// Every container of the engine, running or not: its inspect document.
-    ///
-    /// # Errors
-    /// Where the engine does not answer.
-    pub fn containers(&self) -> Result<Vec<Value>> {
-        let documents = self.ids()?.into_iter().filter_map(|id| self.inspect(&id).ok());
-        Ok(documents.collect())
-    }
-
-    /// The IDs of all containers, running or not.
-    ///
-    /// # Errors
-    /// Where the engine does not answer.
-    pub fn ids(&self) -> Result<Vec<String>> {
-        let (status, list) = self.ask("GET", "/containers/json?all=1", None)?;
-        ensure!(status == 200, "the list of containers: {status} {list}");
-        Ok(list.as_array().into_iter().flatten().filter_map(|one| Some(one["Id"].as_str()?.to_owned())).collect())
-    }
-
-    /// A container's inspect document.
-    ///
-    /// # Errors
-    /// Where there is none of that name.
+    /// If there is no container of that name.
     pub fn inspect(&self, container: &str) -> Result<Value> {
-        let (status, document) = self.ask("GET", &format!("/containers/{container}/json"), None)?;
-        ensure!(status == 200, "inspect of {container}: {status} {document}");
-        Ok(document)
+        if self.is_docker() {
+            self.inspect_docker(container)
+        } else {
+            self.inspect_native(container)
+        }
     }
 
-    /// Everything that happened to containers since the boot, in order.
+    /// A container, as either engine shows it; `None` if there is no container of that name.
+    pub fn seen(&self, container: &str) -> Option<Seen> {
+        let document = self.inspect(container).ok()?;
+        Some(if self.is_docker() { docker::seen(&document) } else { captain::seen(&document) })
+    }
+
+    /// Every container: its name, and its state in the engine's own words.
     ///
     /// # Errors
-    /// Where the record cannot be read.
-    pub fn events(&self) -> Result<Vec<Event>> {
-        let text = fs::read_to_string(self.folder().join("events"))?;
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let containers = lines.filter(|event| event["Type"] == "container");
-        Ok(containers
-            .map(|event| {
-                let attributes = &event["Actor"]["Attributes"];
-                Event {
-                    time: event["timeNano"].as_f64().unwrap_or_default() / 1e9,
-                    action: event["Action"].as_str().unwrap_or_default().to_owned(),
-                    name: attributes["name"].as_str().unwrap_or_default().to_owned(),
-                    exit_code: attributes["exitCode"].as_str().and_then(|code| code.parse().ok()),
-                }
-            })
-            .collect())
-    }
-
-    /// The JSON lines that containers have logged, of those that are still there; after the machine's end too.
-    pub fn logged(&self) -> Vec<Value> {
-        json_logs::lines(&self.nest.folder().join("docker/containers"))
-    }
-
-    /// Ends dockerd with a signal (by its process ID) and waits until it is gone.
-    ///
-    /// # Errors
-    /// Where it does not end.
-    pub fn kill_engine(&self, signal: &str) -> Result<()> {
-        let status = self.command("sh").args(["-c", &format!("kill -{signal} $(cat /run/docker.pid)")]).status()?;
-        ensure!(status.success(), "cannot signal dockerd: {status}");
-        until("dockerd's end", END_LIMIT, || Ok(ping(&self.socket()).is_err().then_some(())))
-    }
-
-    /// Starts dockerd again after [`Machine::kill_engine`].
-    ///
-    /// # Errors
-    /// Where it does not answer.
-    pub fn start_engine(&self) -> Result<()> {
-        let pid = PathBuf::from(format!("/proc/{}/root/run/docker.pid", self.nest.init()));
-        // One that was killed leaves its PID behind.
-        let gone = || {
-            let old = fs::read_to_string(&pid).unwrap_or_default();
-            let process = format!("/proc/{}/root/proc/{}", self.nest.init(), old.trim());
-            Ok((old.is_empty() || !Path::new(&process).exists()).then_some(()))
-        };
-        until("the end of the old dockerd", END_LIMIT, gone)?;
-        let _ = fs::remove_file(&pid);
-        let process = self.nest.start("/run/dockerd.sh", &[], &self.nest.folder().join("dockerd-again.log"))?;
-        until("the engine's answer", BOOT_LIMIT, || {
-            Ok(ping(&self.socket()).is_ok_and(|answers| answers).then_some(()))
+    /// If the engine does not answer.
+    pub fn list(&self) -> Result<String> {
+        // nerdctl's list fails if a container is deleted meanwhile.
+        crate::until::until("a list of containers", crate::nest::END_LIMIT, || {
+            Ok(self.engine(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]).ok())
         })
-        .with_context(|| self.logs())?;
-        // It ends with the machine.
-        std::mem::forget(process);
+    }
+
+    /// True if there is a container of this name; much quicker than asking nerdctl.
+    pub fn has(&self, container: &str) -> bool {
+        if self.is_docker() {
+            self.inspect(container).is_ok()
+        } else {
+            self.id_of(container).is_some()
+        }
+    }
+
+    /// The JSON lines logged by containers that still exist, also after the machine's end. On
+    /// HookOS, by all containers.
+    pub fn logged(&self) -> Vec<Value> {
+        if self.system == System::HookOS {
+            let lines = syslog::lines(&self.syslog_file()).into_iter().skip(self.forgotten.1);
+            return lines.filter_map(|line| serde_json::from_str(&line.text).ok()).collect();
+        }
+        json_logs::lines(&self.logs_folder())
+    }
+
+    /// Everything that containers have logged, as the engine keeps it, read from the host. This
+    /// works while the machine goes down, when nothing may be run inside any more.
+    pub fn container_logs(&self) -> String {
+        if self.system == System::HookOS {
+            return fs::read_to_string(self.syslog_file()).unwrap_or_default();
+        }
+        json_logs::text(&self.logs_folder())
+    }
+
+    /// What a container has logged, by stream: standard output, standard error. Both are empty if
+    /// the container is gone.
+    ///
+    /// # Errors
+    /// If the engine's command cannot be run.
+    pub fn log_of(&self, container: &str) -> Result<(String, String)> {
+        if self.system != System::HookOS {
+            let said = output(self.engine_command().args(["logs", container]))?;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            return Ok((text(&said.stdout), text(&said.stderr)));
+        }
+        let Some(seen) = self.seen(container) else { return Ok(Default::default()) };
+        let lines = syslog::lines(&self.syslog_file());
+        let of = |is_error: bool| {
+            let lines =
+                lines.iter().filter(|line| line.is_error == is_error && line.is_of(&seen.id));
+            lines.map(|line| format!("{}\n", line.text)).collect()
+        };
+        Ok((of(false), of(true)))
+    }
+
+    /// The images of the engine and, on Docker, its networks and volumes.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub fn holdings(&self) -> Result<String> {
+        let mut all = self.engine(&["images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])?;
+        if self.is_docker() {
+            all += &self.engine(&["network", "ls", "--format", "{{.Name}}"])?;
+            all += &self.engine(&["volume", "ls", "--format", "{{.Name}}"])?;
+        }
+        let mut lines: Vec<&str> = all.lines().collect();
+        lines.sort_unstable();
+        Ok(lines.join("\n"))
+    }
+
+    /// Removes all containers with their volumes, empties the folder that the machine shares with
+    /// the host, and forgets everything up to now.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn forget(&mut self) -> Result<()> {
+        if self.is_docker() {
+            self.remove_all_of_docker()?
+        } else {
+            // nerdctl's list fails if a container is deleted meanwhile.
+            crate::until::until("no container", crate::nest::END_LIMIT, || {
+                Ok(self.remove_all_of_containerd().ok())
+            })?
+        }
+        fs::remove_dir_all(self.out())?;
+        fs::create_dir(self.out())?;
+        self.forgotten = (0, 0);
+        let events = if self.is_docker() { self.events()?.len() } else { 0 };
+        self.forgotten = (events, syslog::lines(&self.syslog_file()).len());
+        Ok(())
+    }
+
+    /// The file that containers of HookOS log to.
+    pub fn syslog_file(&self) -> PathBuf {
+        self.nest.folder().join("syslog")
+    }
+
+    fn logs_folder(&self) -> PathBuf {
+        self.nest.folder().join(if self.is_docker() { "docker/containers" } else { "data/nerdctl" })
+    }
+
+    /// Replaces the machine's kernel command line.
+    ///
+    /// # Errors
+    /// If it cannot be bound over the kernel's own.
+    pub fn set_command_line(&self, line: &str) -> Result<()> {
+        let file = self.out().join("cmdline");
+        fs::write(&file, line)?;
+        let mounted =
+            self.command("mount").arg("--bind").arg(&file).arg("/proc/cmdline").status()?;
+        ensure!(mounted.success(), "cannot bind the command line");
         Ok(())
     }
 
     /// The end of the machine's logs, for failures.
     pub fn logs(&self) -> String {
-        self.nest.logs(&LOGS)
+        self.nest.logs(if self.is_docker() { &docker::LOGS } else { &captain::LOGS })
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.events.kill();
-        let _ = self.events.wait();
+        for watcher in &mut self.watchers {
+            let _ = watcher.kill();
+            let _ = watcher.wait();
+        }
     }
 }
 
-const LOGS: [&str; 3] = ["boot.log", "init.log", "dockerd.log"];
-
-fn socket_of(nest: &Nest) -> PathBuf {
-    format!("/proc/{}/root/run/docker.sock", nest.init()).into()
-}
-
-fn docker_of(nest: &Nest) -> Command {
-    let mut command = Command::new("docker");
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.arg("-H").arg(format!("unix://{}", socket_of(nest).display())).stdin(Stdio::null());
-    command
-}
-
-/// True where the engine answers a ping; false where it listens but is not ready.
-fn ping(socket: &Path) -> Result<bool> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n")?;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer)?;
-    Ok(&answer[9..] == b"200")
-}
-
-/// True where this machine's capabilities have CAP_SYS_RESOURCE (bit 24), so that plain runc works.
+/// True if this machine's capabilities include CAP_SYS_RESOURCE (bit 24), so that plain runc works.
 ///
 /// # Errors
-/// Where /proc cannot be read.
+/// If /proc cannot be read.
 pub fn may_grant_all() -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff")?;

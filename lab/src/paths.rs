@@ -1,4 +1,4 @@
-//! Where things are in this checkout.
+//! The paths of this checkout.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,12 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// What was built from the Go module proxy: engines and agent (`make cache`).
+/// The folder with what was built from the Go module proxy: engines and agent (`make cache`).
 pub fn cache() -> PathBuf {
     root().join(".cache")
 }
 
-/// Where nested machines keep their state while they run; removed with them.
+/// The folder where nested machines keep their state while they run; it is removed with them.
 pub fn machines() -> PathBuf {
     root().join("target/machines")
 }

@@ -1,5 +1,6 @@
-//! Debian's image registry in a machine, on 127.0.0.1:5000, and bad ways to it: a slow one on 127.0.0.1:5001, one
-//! with faults on 127.0.0.1:5002, one with a login on 127.0.0.1:5003.
+//! Debian's image registry in a machine, on 127.0.0.1:5000, and other ways to it: a slow one on
+//! 127.0.0.1:5001, one with faults on 127.0.0.1:5002, one with a login on 127.0.0.1:5003, and one
+//! with TLS on port 5004 of [`TLS_NAME`].
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,69 +9,120 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::machine::Machine;
 use crate::nest::{Nest, output};
 use crate::paths;
 use crate::until::until;
 
-/// The image that it holds.
+/// The image in the registry.
 const OK: &str = "127.0.0.1:5000/ok:1";
-/// The login for the registry on 127.0.0.1:5003.
+/// The user name for the registry on 127.0.0.1:5003.
 pub const USERNAME: &str = "fleet";
-/// Its password.
+/// The password for it.
 pub const PASSWORD: &str = "s3cret";
-/// The same as htpasswd(1) writes it, with bcrypt.
+/// The login as htpasswd(1) writes it, with bcrypt.
 const HTPASSWD: &str = "fleet:$2b$04$NCP8grLKZR31gIWqbBWlzeh6iQ9RIaP3y.qmdT75AJk77k.T9V7xq\n";
-/// How long the registry may take to be there.
+/// The name in the certificate of the registry with TLS.
+pub const TLS_NAME: &str = "tls.lab";
+/// How long the registry may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// A registry that holds the machine's `alpine` as `ok:1`. Its processes end with the value.
+/// A registry that holds the machine's `alpine` as `ok:1`; dropping it ends its processes.
 pub struct Registry {
     processes: Vec<Child>,
     blobs: PathBuf,
 }
 
 impl Registry {
-    /// Starts the registry and pushes `alpine` as `127.0.0.1:5000/ok:1`; the local tag is removed. `engine` is
-    /// `docker` or `nerdctl` in the machine.
+    /// Starts the registry and pushes `alpine` as `127.0.0.1:5000/ok:1`; the local tag is removed.
     ///
     /// # Errors
-    /// Where the registry does not take the image in time.
-    pub fn start(machine: &Nest, engine: impl Fn() -> Command) -> Result<Self> {
+    /// If the registry does not accept the image in time.
+    pub fn start(machine: &Machine) -> Result<Self> {
         let (folder, config) = (machine.out().join("registry"), machine.out().join("registry.yml"));
         let storage = format!("storage: {{filesystem: {{rootdirectory: {}}}}}", folder.display());
         fs::write(&config, format!("version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:5000'}}\n"))?;
         let log = fs::File::create(machine.out().join("registry.log"))?;
         let mut serve = machine.network_command("docker-registry");
         let child = serve.arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn()?;
-        let registry = Self { processes: vec![child], blobs: folder.join("docker/registry/v2/blobs/sha256") };
-        let run = |arguments: &[&str]| Ok::<_, anyhow::Error>(output(engine().args(arguments))?.status.success());
+        let registry =
+            Self { processes: vec![child], blobs: folder.join("docker/registry/v2/blobs/sha256") };
+        let run = |arguments: &[&str]| {
+            Ok::<_, anyhow::Error>(
+                output(machine.engine_command().args(arguments))?.status.success(),
+            )
+        };
         ensure!(run(&["tag", "alpine", OK])?, "there is no alpine");
         until("a push into the registry", START_LIMIT, || Ok(run(&["push", OK])?.then_some(())))?;
         ensure!(run(&["rmi", OK])?, "cannot remove the tag");
         Ok(registry)
     }
 
-    /// Opens 127.0.0.1:5003, the same registry for those who have the login.
+    /// Opens 127.0.0.1:5003, the same registry for clients with the login.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub fn with_login(&mut self, machine: &Nest) -> Result<()> {
-        let (file, config) = (machine.out().join("htpasswd"), machine.out().join("registry-login.yml"));
+        let file = machine.out().join("htpasswd");
         fs::write(&file, HTPASSWD)?;
-        let storage =
-            format!("storage: {{filesystem: {{rootdirectory: {}}}}}", machine.out().join("registry").display());
-        let auth = format!("auth: {{htpasswd: {{realm: lab, path: {}}}}}", file.display());
-        fs::write(&config, format!("version: 0.1\n{storage}\n{auth}\nhttp: {{addr: '127.0.0.1:5003'}}\n"))?;
-        let log = fs::File::create(machine.out().join("registry-login.log"))?;
-        let mut serve = machine.network_command("docker-registry");
-        self.processes.push(serve.arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn()?);
-        listens(machine, 5003)
+        self.open(
+            machine,
+            5003,
+            &format!("auth: {{htpasswd: {{realm: lab, path: {}}}}}", file.display()),
+            "",
+        )
     }
 
-    /// Spoils every layer; the manifests stay whole, so a pull begins well.
+    /// Opens port 5004, the same registry with TLS; returns its self-signed certificate for
+    /// [`TLS_NAME`].
     ///
     /// # Errors
-    /// Where the registry's files cannot be written.
+    /// If it does not start.
+    pub fn with_tls(&mut self, machine: &Nest) -> Result<PathBuf> {
+        let (certificate, key) = (machine.out().join("tls.crt"), machine.out().join("tls.key"));
+        let mut make = Command::new("openssl");
+        make.args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab",
+            "-addext",
+        ]);
+        make.arg(format!("subjectAltName=DNS:{TLS_NAME}"))
+            .arg("-out")
+            .arg(&certificate)
+            .arg("-keyout")
+            .arg(&key);
+        let made = output(&mut make)?;
+        ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let tls =
+            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        self.open(machine, 5004, "", &tls)?;
+        Ok(certificate)
+    }
+
+    /// Serves the same images on another port of 127.0.0.1, with additions to the registry's
+    /// configuration.
+    fn open(&mut self, machine: &Nest, port: u16, more: &str, of_http: &str) -> Result<()> {
+        let config = machine.out().join(format!("registry-{port}.yml"));
+        let storage = format!(
+            "storage: {{filesystem: {{rootdirectory: {}}}}}",
+            machine.out().join("registry").display()
+        );
+        fs::write(
+            &config,
+            format!(
+                "version: 0.1\n{storage}\n{more}\nhttp: {{addr: '127.0.0.1:{port}'{of_http}}}\n"
+            ),
+        )?;
+        let log = fs::File::create(machine.out().join(format!("registry-{port}.log")))?;
+        let mut serve = machine.network_command("docker-registry");
+        self.processes
+            .push(serve.arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn()?);
+        listens(machine, port)
+    }
+
+    /// Spoils every layer; the manifests stay intact, so a pull begins well.
+    ///
+    /// # Errors
+    /// If the registry's files cannot be written.
     pub fn spoil_layers(&self) -> Result<()> {
         for prefix in fs::read_dir(&self.blobs)? {
             for blob in fs::read_dir(prefix?.path())? {
@@ -83,10 +135,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Opens 127.0.0.1:5001, which leads to the registry with so many bytes a second.
+    /// Opens 127.0.0.1:5001, which forwards this many bytes a second from the registry.
     ///
     /// # Errors
-    /// Where slow-link does not start.
+    /// If slow-link does not start.
     pub fn slow_link(&mut self, machine: &Nest, bytes_per_second: u32) -> Result<()> {
         let program = paths::root().join("target/debug/slow-link");
         ensure!(program.exists(), "{} is not built: cargo build -p lab", program.display());
@@ -96,12 +148,18 @@ impl Registry {
         listens(machine, 5001)
     }
 
-    /// Opens 127.0.0.1:5002, which leads to the registry but for one fault (see the program fault-proxy): at the
-    /// request with this method and path, and which of those that fit (`1`, `1,2`, `all`). One way at a time.
+    /// Opens 127.0.0.1:5002, which forwards to the registry except for one fault (see the program
+    /// fault-proxy). The fault happens at requests with this method and path: which of them is `1`,
+    /// `1,2` or `all`. Only one such way can be open at a time.
     ///
     /// # Errors
-    /// Where fault-proxy does not start.
-    pub fn faulty(&self, machine: &Nest, (method, path, nth): (&str, &str, &str), fault: &str) -> Result<Faulty> {
+    /// If fault-proxy does not start.
+    pub fn faulty(
+        &self,
+        machine: &Nest,
+        (method, path, nth): (&str, &str, &str),
+        fault: &str,
+    ) -> Result<Faulty> {
         let program = paths::root().join("target/debug/fault-proxy");
         ensure!(program.exists(), "{} is not built: cargo build -p lab", program.display());
         let log = machine.out().join("faulty");
@@ -114,19 +172,29 @@ impl Registry {
     }
 }
 
-/// A way with a fault; it ends with the value.
+/// A way to the registry with a fault; dropping it closes it.
 pub struct Faulty {
     process: Child,
     log: PathBuf,
 }
 
 impl Faulty {
-    /// A line for each request, and `fault` where it happened.
+    /// The log: a line for each request, and `fault` where it happened.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// If the log cannot be read.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(&self.log)?)
+    }
+}
+
+impl Faulty {
+    /// Lets the held requests continue.
+    ///
+    /// # Errors
+    /// If the file that says so cannot be written.
+    pub fn go(&self) -> Result<()> {
+        Ok(fs::write(self.log.with_extension("go"), "")?)
     }
 }
 
@@ -137,12 +205,14 @@ impl Drop for Faulty {
     }
 }
 
-/// Waits until somebody listens on this port of 127.0.0.1.
-fn listens(machine: &Nest, port: u16) -> Result<()> {
+/// Waits until something listens on this port of 127.0.0.1.
+pub(crate) fn listens(machine: &Nest, port: u16) -> Result<()> {
     let table = format!("/proc/{}/net/tcp", machine.init());
-    // As proc(5) writes it; 0A is the state LISTEN.
+    // The line is as proc(5) has it; 0A is the state LISTEN.
     let line = format!("0100007F:{port:04X} 00000000:0000 0A");
-    until(&format!("port {port}"), START_LIMIT, || Ok(fs::read_to_string(&table)?.contains(&line).then_some(())))
+    until(&format!("port {port}"), START_LIMIT, || {
+        Ok(fs::read_to_string(&table)?.contains(&line).then_some(()))
+    })
 }
 
 impl Drop for Registry {

@@ -1,5 +1,5 @@
-//! The real Tinkerbell server: Tink Server, Tink Controller and Smee, with its own etcd and Kubernetes API server, in
-//! namespaces of its own. Machines are connected to its network.
+//! The real Tinkerbell server: Tink Server, Tink Controller and Smee, with their own etcd and
+//! Kubernetes API server, in their own namespaces. Machines are connected to its network.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -17,36 +17,43 @@ use crate::watch::Watch;
 
 /// The server's address for the machines.
 pub const ADDRESS: &str = "10.99.0.1";
-/// Where Smee is.
+/// Smee's URL.
 pub const SMEE: &str = "http://10.99.0.1:7080";
-/// Where the agents' port is, on all of its addresses.
+/// The port for agents, on all of the server's addresses.
 pub const AGENTS_PORT: u16 = 42113;
-/// How long it may take to be there; 8 to 12 s are usual.
+/// How long the server may take to start; 8 to 12 s are usual.
 const START_LIMIT: Duration = Duration::from_secs(90);
 const GROUP: &str = "tinkerbell.org/v1alpha1";
 
-/// A server that runs; it ends with the value.
+/// A running server; dropping it ends it.
 pub struct Server {
     nest: Nest,
     machines: Cell<u8>,
 }
 
 impl Server {
-    /// Starts it and waits until it serves.
+    /// Starts the server and waits until it serves.
     ///
     /// # Errors
-    /// Without root, where it was not built, or where it does not come up; shows its log's end.
+    /// Without root, if it was not built, or if it does not come up; the error shows the end of its
+    /// log.
     pub fn start() -> Result<Self> {
         let program = paths::cache().join("tink-server/tinkerbell");
         ensure!(program.exists(), "{} is missing; run `make e2e`", program.display());
-        let variables: [(&str, &OsStr); 2] = [("LAB_SERVER", program.as_ref()), ("LAB_ADDRESS", ADDRESS.as_ref())];
+        let variables: [(&str, &OsStr); 2] =
+            [("LAB_SERVER", program.as_ref()), ("LAB_ADDRESS", ADDRESS.as_ref())];
         let nest = Nest::boot(&paths::root().join("lab/tink-server/init"), &variables)?;
         let mut server = Self { nest, machines: Cell::new(0) };
         let serves = |nest: &Nest| {
             let look = format!(
                 "curl -sf -o /dev/null http://127.0.0.1:7080/readyz && exec 3<>/dev/tcp/127.0.0.1/{AGENTS_PORT}"
             );
-            Ok(nest.network_command("bash").args(["-c", &look]).stderr(Stdio::null()).status()?.success())
+            Ok(nest
+                .network_command("bash")
+                .args(["-c", &look])
+                .stderr(Stdio::null())
+                .status()?
+                .success())
         };
         server
             .nest
@@ -55,7 +62,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The end of its log, for failures.
+    /// The end of the server's log, for error messages.
     pub fn logs(&self) -> String {
         self.nest.logs(&["boot.log", "server.log"])
     }
@@ -65,18 +72,19 @@ impl Server {
         self.nest.network_command(program)
     }
 
-    /// Its process.
+    /// The PID of the server's init.
     pub fn init(&self) -> u32 {
         self.nest.init()
     }
 
-    /// The memory that it has, in MiB.
+    /// The server's resident memory, in MiB.
     ///
     /// # Errors
-    /// Where it has ended.
+    /// If it has ended.
     pub fn resident(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.nest.init()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024)
     }
@@ -84,13 +92,14 @@ impl Server {
     /// Connects a machine to the server's network.
     ///
     /// # Errors
-    /// Where ip(8) fails.
+    /// If ip(8) fails.
     pub fn connect(&self, machine: &Nest) -> Result<()> {
         let number = self.machines.get() + 1;
         self.machines.set(number);
         let (port, server) = (format!("machine{number}"), self.nest.init().to_string());
         let machine_init = machine.init().to_string();
-        let ends = ["netns", &server, "type", "veth", "peer", "name", "eth0", "netns", &machine_init];
+        let ends =
+            ["netns", &server, "type", "veth", "peer", "name", "eth0", "netns", &machine_init];
         ip(Command::new("ip").args(["link", "add", &port]).args(ends))?;
         ip(self.network_command("ip").args(["link", "set", &port, "master", "machines", "up"]))?;
         let address = format!("10.99.0.{}/24", number + 1);
@@ -98,11 +107,11 @@ impl Server {
         ip(machine.network_command("ip").args(["link", "set", "eth0", "up"]))
     }
 
-    /// Creates a machine's Hardware, a Template with the actions of a file like those in examples/, and a Workflow of
-    /// both that switches netboot off when it is done. All have the same name.
+    /// Creates a machine's Hardware, a Template with the actions of a file like those in examples/,
+    /// and a Workflow of both that switches netboot off at its end. All three have the same name.
     ///
     /// # Errors
-    /// Where the server does not take one.
+    /// If the server does not accept one of them.
     pub fn create_workflow(&self, name: &str, hardware_address: &str, actions: &str) -> Result<()> {
         self.create_hardware(name, hardware_address)?;
         let actions: String = actions.lines().map(|line| format!("      {line}\n")).collect();
@@ -117,48 +126,59 @@ impl Server {
         self.create("workflows", name, "Workflow", workflow)
     }
 
-    /// Creates a Hardware that may netboot.
+    /// Creates a Hardware that is allowed to netboot.
     ///
     /// # Errors
-    /// Where the server does not take it.
+    /// If the server does not take it.
     pub fn create_hardware(&self, name: &str, hardware_address: &str) -> Result<()> {
         let interface = json!({
             "dhcp": {"mac": hardware_address, "hostname": name, "arch": "x86_64", "uefi": true, "lease_time": 86400,
                      "ip": {"address": "10.99.0.200", "netmask": "255.255.255.0", "gateway": ADDRESS}},
             "netboot": {"allowPXE": true, "allowWorkflow": true},
         });
-        let hardware =
-            json!({"agentID": hardware_address, "disks": [{"device": "/dev/sda"}], "interfaces": [interface]});
+        let hardware = json!({"agentID": hardware_address, "disks": [{"device": "/dev/sda"}], "interfaces": [interface]});
         self.create("hardware", name, "Hardware", hardware)
     }
 
     /// Switches a machine's netboot off by hand.
     ///
     /// # Errors
-    /// Where the server does not do it.
+    /// If the server does not do it.
     pub fn switch_netboot_off(&self, name: &str) -> Result<()> {
         let patch = json!([{"op": "replace", "path": "/spec/interfaces/0/netboot/allowPXE", "value": false}]);
         let mut curl = self.curl(&path("hardware", name));
-        curl.args(["-f", "-X", "PATCH", "-H", "Content-Type: application/json-patch+json", "-d", &patch.to_string()]);
+        curl.args([
+            "-f",
+            "-X",
+            "PATCH",
+            "-H",
+            "Content-Type: application/json-patch+json",
+            "-d",
+            &patch.to_string(),
+        ]);
         curl.args(["-o", "/dev/null"]);
         ensure!(curl.status()?.success(), "the Hardware {name} cannot be changed");
         Ok(())
     }
 
-    /// A Workflow, as it is.
+    /// The current document of a Workflow.
     ///
     /// # Errors
-    /// Where there is none of that name.
+    /// If there is no Workflow of that name.
     pub fn workflow(&self, name: &str) -> Result<Value> {
         let output = self.curl(&path("workflows", name)).arg("-f").output()?;
-        ensure!(output.status.success(), "no Workflow {name}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "no Workflow {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// Follows `workflows` or `hardware` from now on.
     ///
     /// # Errors
-    /// Where curl cannot be started.
+    /// If curl cannot be started.
     pub fn watch(&self, kind: &str) -> Result<Watch> {
         Watch::of(self.curl(&format!("/apis/{GROUP}/namespaces/default/{kind}?watch=1")).arg("-N"))
     }
@@ -170,7 +190,15 @@ impl Server {
         // The kinds are defined a moment after the server is ready.
         until(&format!("the server to take a {word}"), START_LIMIT, || {
             let mut curl = self.curl(&format!("/apis/{GROUP}/namespaces/default/{kind}"));
-            curl.args(["-X", "POST", "-H", "Content-Type: application/json", "-w", "\n%{http_code}", "-d"]);
+            curl.args([
+                "-X",
+                "POST",
+                "-H",
+                "Content-Type: application/json",
+                "-w",
+                "\n%{http_code}",
+                "-d",
+            ]);
             let output = curl.arg(object.to_string()).output()?;
             let said = String::from_utf8_lossy(&output.stdout);
             let (body, status) = said.rsplit_once('\n').context("curl gave no status")?;
@@ -186,7 +214,10 @@ impl Server {
         let certificates = self.nest.folder().join("certificates");
         let mut curl = self.network_command("curl");
         curl.args(["-sS", "--cacert"]).arg(certificates.join("authority.crt"));
-        curl.arg("--cert").arg(certificates.join("server.crt")).arg("--key").arg(certificates.join("server.key"));
+        curl.arg("--cert")
+            .arg(certificates.join("server.crt"))
+            .arg("--key")
+            .arg(certificates.join("server.key"));
         curl.arg(format!("https://localhost:6443{path}")).stderr(Stdio::null());
         curl
     }
@@ -202,7 +233,7 @@ fn ip(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What came so far of a watch of the API: each state of the object of this name, and when it came.
+/// The states of the object of this name in a watch of the API, each with its time of arrival.
 pub fn states(watch: &Watch, name: &str) -> Vec<(f64, Value)> {
     let states = watch.lines().into_iter().filter_map(|(time, line)| {
         let event: Value = serde_json::from_str(&line).ok()?;

@@ -1,21 +1,26 @@
-//! Waiting for a condition, with a limit and words for what was awaited.
+//! Waits for a condition, with a limit and a description of what is awaited.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Between two looks at a condition, at least.
+/// The shortest pause between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The pause is this many times as long as the look took: those who wait leave the machine to those who work.
+/// The pause is this many times as long as the look took, so that waiting leaves the machine to the
+/// work.
 const SHARE: u32 = 4;
-/// Between two looks at most.
+/// The longest pause between two looks.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits until `look` gives something, and returns it.
 ///
 /// # Errors
-/// What `look` reports, or after `limit` that `what` did not come.
-pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+/// The error of `look`, or after `limit` that `what` did not come.
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
         let begin = Instant::now();

@@ -1,4 +1,5 @@
-//! Machines that boot for real: QEMU without hardware virtualisation, with a kernel of their own and a serial line.
+//! Machines that really boot: QEMU without hardware virtualisation, with a kernel of their own and
+//! a serial line.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -22,7 +23,7 @@ pub enum Osie {
 }
 
 impl Osie {
-    /// A short name; the file of its disk.
+    /// A short name, which is also that of its disk's file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hook => "hook",
@@ -36,42 +37,84 @@ impl Osie {
 pub enum End {
     /// The kernel restarted it.
     Restarted,
-    /// The kernel panicked; QEMU ends as with a restart where the kernel's `panic=` says so.
+    /// The kernel switched it off.
+    PoweredOff,
+    /// The kernel stopped, and the machine is still on.
+    Halted,
+    /// The kernel panicked; QEMU ends as with a restart if the kernel's `panic=` says so.
     Panicked,
 }
 
-/// What the kernel says before it restarts the machine (Linux, kernel/reboot.c).
+/// What the kernel prints before it restarts the machine, switches it off, or stops (Linux,
+/// kernel/reboot.c).
 const RESTARTS: &str = "reboot: Restarting system";
+const POWERS_OFF: &str = "reboot: Power down";
+const HALTS: &str = "reboot: System halted";
 const PANICS: &str = "Kernel panic - not syncing";
 
-/// A machine that runs; it ends with the value, which leaves the serial line in a file.
+/// A running machine; dropping it ends it. The serial line stays in a file.
 pub struct Vm {
     serial: Watch,
     file: PathBuf,
 }
 
 impl Vm {
-    /// Boots an OSIE with a second disk, /dev/vdb, and this at the end of the kernel's command line. An installed system is on
-    /// /dev/sda1. The serial line is left in `file`.
+    /// Boots an OSIE with a second disk, /dev/vdb, and with `command_line` at the end of the
+    /// kernel's command line. The disk of the installed system is /dev/sda. The serial line is left
+    /// in `file`.
     ///
     /// # Errors
-    /// Where QEMU cannot be started.
-    pub fn boot(osie: Osie, payload: &Path, command_line: &str, file: &Path) -> Result<Self> {
+    /// If QEMU cannot be started.
+    pub fn boot(
+        osie: Osie,
+        payload: &Path,
+        installed: &Path,
+        command_line: &str,
+        file: &Path,
+    ) -> Result<Self> {
         let folder = paths::cache().join("qemu");
         let line = format!(
             "console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t net.ifnames=0 systemd.show_status=1 \
              systemd.log_target=kmsg systemd.journald.forward_to_console=0 {command_line}"
         );
-        let disk = |path: &Path| format!("format=raw,snapshot=on,cache=unsafe,if=none,file={}", path.display());
+        let disk = |path: &Path| {
+            format!("format=raw,snapshot=on,cache=unsafe,if=none,file={}", path.display())
+        };
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        qemu.args(["-m", "1024", "-smp", "1", "-M", "q35", "-cpu", "max", "-accel", "tcg", "-nodefaults"]);
+        qemu.args([
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ]);
+        qemu.args([
+            "-m",
+            "1024",
+            "-smp",
+            "1",
+            "-M",
+            "q35",
+            "-cpu",
+            "max",
+            "-accel",
+            "tcg",
+            "-nodefaults",
+        ]);
         qemu.args(["-no-user-config", "-append", &line]);
         qemu.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd"));
         let system = disk(&folder.join(format!("{}.ext4", osie.name())));
         qemu.args(["-drive", &format!("{system},id=osie"), "-device", "virtio-blk-pci,drive=osie"]);
-        qemu.args(["-drive", &format!("{},id=payload", disk(payload)), "-device", "virtio-blk-pci,drive=payload"]);
-        let installed = disk(&folder.join("installed.img"));
+        qemu.args([
+            "-drive",
+            &format!("{},id=payload", disk(payload)),
+            "-device",
+            "virtio-blk-pci,drive=payload",
+        ]);
+        let installed = disk(installed);
         qemu.args(["-device", "virtio-scsi-pci", "-drive", &format!("{installed},id=installed")]);
         qemu.args(["-device", "scsi-hd,drive=installed"]);
         qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
@@ -80,24 +123,25 @@ impl Vm {
         Ok(Self { serial, file: file.to_owned() })
     }
 
-    /// The lines of the serial line so far, each with the time when it came, in seconds since 1970.
+    /// The lines of the serial line so far, each with its time of arrival, in seconds since 1970.
     pub fn lines(&self) -> Vec<(f64, String)> {
         let lines = self.serial.lines().into_iter();
         lines.map(|(time, line)| (time, plain(&line))).collect()
     }
 
-    /// True where QEMU has ended.
+    /// True if QEMU has ended.
     ///
     /// # Errors
-    /// Where it cannot be asked.
+    /// If it cannot be asked.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.serial.ended()?.is_some())
     }
 
-    /// Waits for a line with these words; returns its number.
+    /// Waits for a line that contains these words; returns its number.
     ///
     /// # Errors
-    /// Where the machine ends before, or it does not come; shows the end of the serial line.
+    /// If the machine ends before, or the line does not come; the error shows the end of the serial
+    /// line.
     pub fn said(&mut self, words: &str, limit: Duration) -> Result<usize> {
         let found = until(&format!("{words:?} on the serial line"), limit, || {
             let ended = self.serial.ended()?;
@@ -110,10 +154,11 @@ impl Vm {
         found.with_context(|| self.tail())
     }
 
-    /// Waits for the machine's end, by what the kernel says last.
+    /// Waits for the machine's end, as the kernel's last message shows it.
     ///
     /// # Errors
-    /// Where QEMU ends without a word of the kernel, or the machine does not end; shows the end of the serial line.
+    /// If QEMU ends without a message of the kernel, or the machine does not end; the error shows
+    /// the end of the serial line.
     pub fn end(&mut self, limit: Duration) -> Result<End> {
         let end = until("the machine's end", limit, || {
             let ended = self.serial.ended()?;
@@ -121,10 +166,13 @@ impl Vm {
             if lines.iter().any(|(_, line)| line.contains(PANICS)) {
                 return Ok(Some(End::Panicked));
             }
-            let restarts = lines.iter().any(|(_, line)| line.contains(RESTARTS));
+            let said = |words: &str| lines.iter().any(|(_, line)| line.contains(words));
             match ended {
-                Some(_) if restarts => Ok(Some(End::Restarted)),
-                Some(status) => bail!("QEMU ended with {status}, and the kernel did not say {RESTARTS:?}"),
+                // A halted machine stays on with nothing to do.
+                _ if said(HALTS) => Ok(Some(End::Halted)),
+                Some(_) if said(RESTARTS) => Ok(Some(End::Restarted)),
+                Some(_) if said(POWERS_OFF) => Ok(Some(End::PoweredOff)),
+                Some(status) => bail!("QEMU ended with {status}, and the kernel did not say why"),
                 None => Ok(None),
             }
         });
@@ -135,7 +183,8 @@ impl Vm {
     pub fn tail(&self) -> String {
         let lines = self.lines();
         let shown = lines[lines.len().saturating_sub(40)..].iter();
-        let shown: Vec<&str> = shown.map(|(_, line)| &line[..line.floor_char_boundary(400)]).collect();
+        let shown: Vec<&str> =
+            shown.map(|(_, line)| &line[..line.floor_char_boundary(400)]).collect();
         format!("the serial line's end:\n{}\n", shown.join("\n"))
     }
 }
@@ -147,21 +196,23 @@ impl Drop for Vm {
     }
 }
 
-/// A line without carriage returns and colours (ECMA-48, CSI up to its letter).
+/// The line without carriage returns and colours (ECMA-48, CSI up to its letter).
 fn plain(line: &str) -> String {
     let mut pieces = line.trim_end_matches('\r').split("\u{1b}[");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let end = piece.find(|letter: char| letter.is_ascii_alphabetic()).map_or(piece.len(), |end| end + 1);
+        let end = piece
+            .find(|letter: char| letter.is_ascii_alphabetic())
+            .map_or(piece.len(), |end| end + 1);
         plain.push_str(&piece[end..]);
     }
     plain
 }
 
-/// A free port of TCP and UDP on loopback; QEMU's user network reaches it at 10.0.2.2.
+/// A port that is free for TCP and UDP on loopback; QEMU's user network reaches it at 10.0.2.2.
 ///
 /// # Errors
-/// Where there is none.
+/// If there is none.
 pub fn free_port() -> Result<u16> {
     until("a free port", Duration::from_secs(5), || {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

@@ -1,18 +1,19 @@
-//! Reading the engines' documents: what is missing or of another type reads as empty. Pure.
+//! Reads the engines' documents: a value that is missing or of another type reads as empty. Pure.
 
 use serde_json::{Map, Value, json};
 
-/// The elements of an array.
+/// Returns the elements of an array.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The text of a string.
+/// Returns the text of a string.
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// A path as the engines keep it, however the user wrote it (moby, nerdctl: `filepath.Clean`).
+/// Returns a path as the engines keep it, however the user wrote it (moby, nerdctl:
+/// `filepath.Clean`).
 pub fn cleaned(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -25,7 +26,7 @@ pub fn cleaned(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Null, or without content.
+/// True for null, and for a value without content.
 pub fn empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -36,8 +37,8 @@ pub fn empty(value: &Value) -> bool {
     }
 }
 
-/// Adds to `found` where the user container's document differs from the action's: `field`, and what each has there
-/// that the other lacks. Missing, null and empty are the same.
+/// Adds to `found` where the user container's document differs from the action's: `field`, and what
+/// each has there that the other lacks. Missing, null and empty are the same.
 pub fn differences(field: &str, action: &Value, user: &Value, found: &mut Vec<Value>) {
     let nothing = Map::new();
     let (of_action, of_user) = match (action, user) {
@@ -49,7 +50,8 @@ pub fn differences(field: &str, action: &Value, user: &Value, found: &mut Vec<Va
             (less(one, other), less(other, one))
         }
         (Value::Object(_), Value::Object(_) | Value::Null) | (Value::Null, Value::Object(_)) => {
-            let (one, other) = (action.as_object().unwrap_or(&nothing), user.as_object().unwrap_or(&nothing));
+            let (one, other) =
+                (action.as_object().unwrap_or(&nothing), user.as_object().unwrap_or(&nothing));
             for key in one.keys().chain(other.keys().filter(|key| !one.contains_key(*key))) {
                 let field = if field.is_empty() { key.clone() } else { format!("{field}.{key}") };
                 differences(&field, &action[key], &user[key], found);
@@ -61,12 +63,11 @@ pub fn differences(field: &str, action: &Value, user: &Value, found: &mut Vec<Va
     found.push(json!({"field": field, "action": of_action, "user": of_user}));
 }
 
-/// Any JSON, for tests of what reads it.
+/// Returns any JSON value, for tests of the code that reads it.
 #[cfg(test)]
 pub fn any() -> impl proptest::strategy::Strategy<Value = Value> {
     use proptest::prelude::*;
-    const KEYS: &str =
-        "Id|ID|State|Status|Pid|Config|Labels|Args|Process|Spec|process|args|Image|ImageConfig|config|Path|mounts|x";
+    const KEYS: &str = "Id|ID|State|Status|Pid|Config|Labels|Args|Process|Spec|process|args|Image|ImageConfig|config|Path|mounts|x";
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -76,7 +77,8 @@ pub fn any() -> impl proptest::strategy::Strategy<Value = Value> {
     leaf.prop_recursive(5, 48, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((KEYS, inner), 0..6).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            prop::collection::vec((KEYS, inner), 0..6)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
         ]
     })
 }

@@ -1,13 +1,14 @@
 //! The seam: what a container engine can do, one attempt each.
 //!
-//! Nothing here decides: what is tried again, what counts as done and what becomes of it all is said once, above
-//! (lifecycle.rs, identity.rs, handoff/, waiter/). Below lies what only one engine needs.
+//! Nothing here decides. What to retry, what counts as done and what follows is decided once, above
+//! (lifecycle.rs, identity.rs, handoff/, waiter/). Below is what only one engine needs.
 
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod json;
 pub mod nerdctl;
+pub mod platform;
 pub mod registry;
 pub mod tail;
 
@@ -19,52 +20,62 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use self::platform::Platform;
 use crate::error::Failure;
 use crate::login::Login;
-use crate::names::{HandoffId, Role};
+use crate::names::{HandoffId, Origin, RequestMark, Role};
 use crate::reference::Reference;
 use crate::retry::{Retry, Transient};
 use crate::ticket::Duty;
 
-/// An answer of the engine, boxed, so that each journey is compiled once for all engines.
+/// An answer of the engine, boxed, so that each caller is compiled once for all engines.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + 'a>>;
 
-/// The end of a container that is awaited: [`Life::Ended`] if the engine says how with it, else [`Life::Unknown`].
+/// The awaited end of a container: [`Life::Ended`] if the engine says how it ended, else
+/// [`Life::Unknown`].
 pub type End = Pin<Box<dyn Future<Output = Result<Life, Refusal>>>>;
 
-/// Primitives of a container engine. Each is tried once and bounded in time.
+/// Primitives of a container engine. Each is tried once and has a time limit.
 pub trait Engine {
-    /// What is the same for all of its containers.
+    /// Returns the properties that all of its containers share.
     fn about(&self) -> About;
 
-    /// Shows those of these containers, by ID or name, that exist.
+    /// Shows those of these containers, given by ID or name, that exist.
     fn look<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>>;
 
     /// Lists the IDs of containers.
     fn list<'a>(&'a self, which: Which<'a>) -> Answer<'a, Vec<String>>;
 
-    /// Shows an image by its name or ID; `None` if it is not on this machine.
+    /// Shows an image by its name or its whole ID; returns `None` if it is not on this machine.
     fn image<'a>(&'a self, image: &'a str) -> Answer<'a, Option<Image>>;
 
-    /// Asks the registry for an image. The caller limits the time of a pull.
-    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()>;
+    /// Asks the registry for an image. The caller limits the time of a pull. Returns the platforms
+    /// for which the registry has the image; none if it does not say.
+    fn pull<'a>(
+        &'a self,
+        image: &'a Reference,
+        login: Option<&'a Login>,
+        how: Pulling<'a>,
+    ) -> Answer<'a, Vec<Platform>>;
 
     /// Builds the requests for both containers; changes nothing.
     fn prepare<'a>(&'a self, order: &'a Order<'a>) -> Pin<Box<dyn Future<Output = Prepared> + 'a>>;
 
-    /// Creates a container, and starts the waiter's with it if the engine does both at once.
+    /// Creates a container; also starts the waiter if the engine does both at once.
     fn create<'a>(&'a self, request: &'a Request) -> Answer<'a, Created>;
 
-    /// Does or checks what creating leaves open, for a container that this request created. Twice is as good as once.
+    /// Does or checks what creating leaves open, for a container that this request created.
+    /// Idempotent.
     fn complete<'a>(&'a self, request: &'a Request, id: &'a str) -> Answer<'a, ()>;
 
-    /// Starts a container that was seen [`Life::Created`] or [`Life::Starting`].
+    /// Starts a container that was seen as [`Life::Created`] or [`Life::Starting`].
     fn start<'a>(&'a self, container: &'a Seen) -> Answer<'a, ()>;
 
-    /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process, if it is known.
+    /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process,
+    /// if known.
     fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End>;
 
-    /// Gives a waiter the handoff's word: a line in its journal if we see that, else SIGUSR1.
+    /// Gives a waiter the handoff's word: a line in its journal if we can see it, else SIGUSR1.
     fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()>;
 
     /// Opens a container's output.
@@ -73,24 +84,27 @@ pub trait Engine {
     /// Removes a container with its anonymous volumes.
     fn remove<'a>(&'a self, container: &'a str, how: Removal) -> Answer<'a, ()>;
 
-    /// Keeps the engine from starting a container again once it ends.
+    /// Keeps the engine from starting a container again when it ends.
     fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()>;
 }
 
-/// What is the same for all containers of an engine.
+/// Properties that all containers of an engine share.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// The engine in words: what it is and where it was reached.
+    /// What kind of engine it is and where it was reached, in words.
     pub described: String,
     /// What to check if it does not answer.
     pub check: &'static str,
-    /// What containers print stays on the machine unless somebody sends it.
+    /// True if container output stays on the machine unless it is sent elsewhere.
     pub keeps_logs: bool,
-    /// The kernel shows the container's ID as the last part of its processes' cgroup.
+    /// True if the kernel shows the container's ID as the last part of its processes' cgroup.
     pub names_cgroups: bool,
-    /// Creating the waiter starts it, so it may run before the user container is there.
+    /// True if creating the waiter starts it, so that it may run before the user container exists.
     pub starts_waiter_early: bool,
-    /// The fields of the Action that say in which engine, or part of it, the action runs; and what to do with them.
+    /// What to do if the engine does not trust a registry's certificate, or the registry has none.
+    pub trust: &'static str,
+    /// The Action's fields that select the engine, or the part of it, in which the action runs; and
+    /// what to do with them.
     pub place: (&'static str, &'static str),
 }
 
@@ -99,7 +113,7 @@ pub struct About {
 pub enum Detail {
     /// Labels and life.
     Life,
-    /// The engine's whole document too.
+    /// The engine's whole document as well.
     Whole,
 }
 
@@ -108,25 +122,26 @@ pub enum Detail {
 pub enum Which<'a> {
     /// All of ours, running or not.
     Ours,
-    /// What this handoff made, running or not.
+    /// Those that this handoff created, running or not.
     MadeBy(&'a HandoffId),
-    /// All that run.
+    /// All that are running.
     Running,
 }
 
-/// What an engine says of a container's life.
+/// A container's life, as an engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Life {
     /// It never had a process.
     Created,
-    /// It has a process that does not run its command yet: somebody starts it, or was killed while he did.
+    /// It has a process that does not run its command yet: a start is under way, or was killed
+    /// halfway.
     Starting {
-        /// The process, as the host counts.
+        /// The process's PID on the host.
         pid: Option<u32>,
     },
     /// It runs.
     Running {
-        /// Its process, as the host counts.
+        /// Its process's PID on the host.
         pid: Option<u32>,
     },
     /// It ran and ended.
@@ -138,7 +153,7 @@ pub enum Life {
     },
     /// It is being removed.
     Leaving,
-    /// The engine says something else.
+    /// The engine reports something else.
     Unknown(String),
 }
 
@@ -148,7 +163,12 @@ impl Life {
         matches!(self, Self::Created | Self::Starting { .. })
     }
 
-    /// Its process, if it has one that is known.
+    /// True if its command is running or has run.
+    pub fn has_run(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Ended { .. })
+    }
+
+    /// Returns its process, if it has one and it is known.
     pub fn pid(&self) -> Option<u32> {
         match self {
             Self::Starting { pid } | Self::Running { pid } => *pid,
@@ -164,35 +184,41 @@ pub struct Seen {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// What it is for, if it is one of ours.
+    /// Its role, if it is one of ours.
     pub role: Option<Role>,
     /// The action that it belongs to, if it is one of ours.
     pub action: String,
-    /// The mark of the handoff that made it, if it is one of ours.
+    /// The mark of the handoff that created it, if it is one of ours.
     pub handoff: String,
-    /// The action container that made it, if it is one of ours.
+    /// The action container that created it, if it is one of ours.
     pub made_by: String,
+    /// What the action that created it had asked for, if it is one of ours.
+    pub request: RequestMark,
     /// Its life.
     pub life: Life,
-    /// A folder that goes with the container, as a process in it sees it; of our waiter, else unknown.
+    /// A folder that goes away with the container, as a process in it sees it; known for our waiter
+    /// only.
     pub folder: Option<PathBuf>,
-    /// Whoever ran it removed its log, as the Tink Agent on containerd does if it succeeded, and only then.
+    /// True if its log was removed, as the Tink Agent on containerd does if the action succeeded,
+    /// and only then.
     pub log_removed: bool,
-    /// The rest; empty unless the whole was asked for.
+    /// The rest; empty unless [`Detail::Whole`] was asked for.
     pub whole: Whole,
 }
 
-/// What [`Detail::Whole`] shows besides.
+/// What [`Detail::Whole`] shows in addition.
 #[derive(Debug, Clone, Default)]
 pub struct Whole {
-    /// The image from which it was created, as [`Engine::image`] takes it.
+    /// The image it was created from, as [`Engine::image`] takes it.
     pub image: String,
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// It has a terminal.
+    /// True if it has a terminal.
     pub tty: bool,
-    /// Whoever runs it deletes it if it succeeded and keeps it if it failed (the Tink Agent on containerd, since
-    /// Tinkerbell v0.24).
+    /// True if it sees the host's PIDs.
+    pub has_host_pids: bool,
+    /// True if it is deleted when it succeeded and kept when it failed (the Tink Agent on
+    /// containerd, since Tinkerbell v0.24).
     pub deleted_on_success: bool,
     /// The engine's own document, untouched.
     pub document: Value,
@@ -201,12 +227,25 @@ pub struct Whole {
 /// An image on this machine.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
-    /// What is the same for the same content.
+    /// An ID that is the same for the same content.
     pub id: String,
+    /// The name that creates a container from exactly this image.
+    pub name: String,
+    /// The platform it is built for; `None` if it does not say.
+    pub platform: Option<Platform>,
     /// Its OCI configuration (`Entrypoint`, `Cmd` ...).
     pub config: Value,
     /// The engine's own document, untouched.
     pub document: Value,
+}
+
+impl Image {
+    /// Returns the architecture of a machine that runs this image; if the image does not say, the
+    /// architecture that this program was built for.
+    pub fn architecture(&self) -> &str {
+        let built_for = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        self.platform.as_ref().map_or(built_for, |platform| &platform.architecture)
+    }
 }
 
 /// What both containers are made from.
@@ -215,58 +254,80 @@ pub struct Order<'a> {
     pub action: &'a Seen,
     /// The action's image, which is our own.
     pub own_image: &'a Image,
-    /// `IMAGE`.
-    pub image: &'a Reference,
+    /// `IMAGE`; if unset, there is no user container.
+    pub image: Option<&'a Reference>,
+    /// What the action asks for.
+    pub request: &'a RequestMark,
+    /// The image, if it is already on this machine.
+    pub found: Option<&'a Image>,
+    /// True if the action's own network leads somewhere: it has more than the loopback interface.
+    pub has_network: bool,
     /// What the waiter has to do.
     pub duty: &'a Duty,
 }
 
-/// What would be asked of the engine.
+impl Order<'_> {
+    /// Returns what the containers are made for.
+    pub fn origin(&self) -> Origin<'_> {
+        Origin {
+            action: &self.action.name,
+            handoff: &self.duty.handoff,
+            made_by: &self.action.id,
+            request: self.request,
+        }
+    }
+}
+
+/// What would be requested from the engine.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    /// The user container; `None` if it cannot be made.
+    /// The user container; `None` if it cannot be created, or none is wanted.
     pub user: Option<Request>,
-    /// The waiter; `None` if it cannot be made.
+    /// The waiter; `None` if it cannot be created.
     pub waiter: Option<Request>,
-    /// The action's arguments, all of which are the user's.
-    pub words: Vec<Value>,
-    /// Where the user container differs from the action: `field`, and what each has there that the other lacks.
+    /// Where the user container differs from the action: `field`, and what each has there that the
+    /// other lacks.
     pub differences: Vec<Value>,
-    /// What the engine would not take, in the words in which it is known before.
+    /// Why the user container gets no network although the action was meant to have one; `None` if
+    /// it gets the network that the action was meant to have.
+    pub no_network: Option<String>,
+    /// Refusals of the engine that are known beforehand.
     pub refusals: Vec<Refusal>,
-    /// What else keeps something from being made.
+    /// What else keeps something from being created.
     pub problems: Vec<Failure>,
 }
 
-/// A container to be created.
+/// A container to create.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What it is for.
     pub role: Role,
     /// Its name.
     pub name: String,
-    /// The handoff that makes it.
+    /// The handoff that creates it.
     pub handoff: HandoffId,
-    /// The request in the engine's own form, which it alone knows.
+    /// The request in the engine's own form, which only the engine knows.
     pub body: Rc<dyn Any>,
 }
 
 impl Request {
-    /// The engine's own form.
+    /// Returns the request in the engine's own form.
     ///
     /// # Errors
     /// If another engine built the request.
     pub fn body<T: 'static>(&self) -> Result<&T, Refusal> {
-        self.body.downcast_ref().ok_or_else(|| Refusal::new(Kind::Final, "the request is another engine's"))
+        self.body
+            .downcast_ref()
+            .ok_or_else(|| Refusal::new(Kind::Final, "the request is another engine's"))
     }
 }
 
-/// A container that was created.
+/// A created container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     /// Its ID.
     pub id: String,
-    /// It is known to be started, too.
+    /// True if it is known to be started as well.
     pub started: bool,
 }
 
@@ -275,28 +336,28 @@ pub struct Created {
 pub struct Listen<'a> {
     /// The container's ID.
     pub container: &'a str,
-    /// It has a terminal.
+    /// True if it has a terminal.
     pub tty: bool,
-    /// What it said before counts too, if the engine still has it.
+    /// True if earlier output counts too, if the engine still has it.
     pub replay: bool,
-    /// It is one of ours, whose log we know; else an action container's.
+    /// True for one of our containers, whose log we know; false for an action container.
     pub ours: bool,
 }
 
 /// A container's output, both streams in one.
 pub trait Output {
-    /// Waits for more; `None` when no more will come. Nothing is lost if the wait is given up.
+    /// Waits for more; returns `None` when no more will come. Cancelling the wait loses nothing.
     fn next(&mut self) -> Answer<'_, Option<Vec<u8>>>;
 }
 
 /// How to remove a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// One that runs is refused.
+    /// A running container is refused.
     Idle,
-    /// One that runs is ended.
+    /// A running container is ended.
     Any,
-    /// It may be the one in which this process runs, which ends with it.
+    /// The container may be the one in which this process runs; the process ends with it.
     Own,
 }
 
@@ -305,22 +366,22 @@ pub enum Removal {
 pub enum Pulling<'a> {
     /// Whether it has the image.
     Find,
-    /// The image; how far it is, is told here.
+    /// The image; progress is reported here.
     Whole(&'a RefCell<Progress>),
 }
 
-/// How far a pull is.
+/// The progress of a pull.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Bytes received, of the layers whose size is known.
+    /// Bytes received, over the layers whose size is known.
     pub bytes: u64,
     /// Bytes in all of those layers.
     pub bytes_known: u64,
-    /// What the engine said last.
+    /// The engine's latest status.
     pub status: String,
 }
 
-/// The engine did not do what it was asked.
+/// A refusal: the engine did not do what it was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
 pub struct Refusal {
@@ -330,43 +391,43 @@ pub struct Refusal {
     pub said: String,
 }
 
-/// What a refusal means, whatever the engine's words.
+/// What a refusal means, independent of the engine's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// The container, or its process that was to be awaited, is not there (any more).
+    /// The container, or the process to wait for, does not exist (any more).
     Gone,
-    /// A container has this name; its ID, if the engine says so.
+    /// Another container has this name.
     NameTaken {
-        /// The other's ID.
+        /// The other container's ID, if the engine gives it.
         by: Option<String>,
     },
-    /// There is nothing to run.
+    /// There is no command to run.
     NoCommand,
-    /// The command is not in the image, or must not be executed.
+    /// The command is not in the image, or is not executable.
     NotExecutable,
     /// The image is not on this machine.
     ImageMissing,
-    /// The image's name is not one.
+    /// The image's name is not valid.
     NotAnImageName,
-    /// The container is being removed already.
+    /// The container is already being removed.
     RemovalInProgress,
     /// A setting of the action cannot be carried over.
     NotCarried,
-    /// Another answer that stands.
+    /// Another final answer.
     Final,
-    /// Words that nobody knows: they may stand or pass.
+    /// An unrecognized answer, which may be final or may pass.
     Unrecognized,
-    /// It may be done a little later.
+    /// The request may succeed a little later.
     MayPass(Retry),
 }
 
 impl Refusal {
-    /// A refusal of this kind, in these words.
+    /// Creates a refusal of this kind, in these words.
     pub fn new(kind: Kind, said: impl Into<String>) -> Self {
         Self { kind, said: said.into() }
     }
 
-    /// True if the container is not there.
+    /// True if the container does not exist.
     pub fn is_gone(&self) -> bool {
         self.kind == Kind::Gone
     }

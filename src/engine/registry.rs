@@ -1,9 +1,9 @@
-//! What a registry says, as both engines pass it on. Pure.
+//! What a registry's words mean, as both engines pass them on. Pure.
 
 use super::{Kind, Refusal};
 use crate::retry::Retry;
 
-/// Why a pull failed, by the words of the engine.
+/// Returns why a pull failed, by the engine's words.
 pub fn refusal_of_pull(said: String) -> Refusal {
     let kind = match retry_of_pull(&said) {
         Retry::Never => Kind::Final,
@@ -12,8 +12,9 @@ pub fn refusal_of_pull(said: String) -> Refusal {
     Refusal::new(kind, said)
 }
 
-/// Tells whether a pull that failed with these words may succeed a little later: if the network or the registry failed,
-/// not if it said no (words of Go's net, distribution and containerd).
+/// Returns whether a pull that failed with these words may succeed a little later: if the network
+/// or the registry failed, not if the registry refused (words of Go's net, distribution and
+/// containerd).
 pub fn retry_of_pull(said: &str) -> Retry {
     const PASSING: [&str; 23] = [
         "connection refused",
@@ -47,11 +48,16 @@ pub fn retry_of_pull(said: &str) -> Retry {
     }
 }
 
-/// True if the words tell of HTTP status 429 or 5xx: a word of its own, so that no port, tag or digest counts.
+/// True if the text mentions HTTP status 429 or 5xx, as a separate word, so that no port, tag or
+/// digest counts.
 fn tells_of_a_busy_server(said: &str) -> bool {
     let about_http = said.contains("HTTP") || said.contains("status");
-    let mut words = said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
-    about_http && words.any(|word| word.len() == 3 && word.parse().is_ok_and(|code| matches!(code, 429 | 500..=599)))
+    let mut words =
+        said.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+    about_http
+        && words.any(|word| {
+            word.len() == 3 && word.parse().is_ok_and(|code| matches!(code, 429 | 500..=599))
+        })
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ pub struct Tail {
     line: Vec<u8>,
 }
 
-/// How many lines are kept.
+/// How many lines to keep.
 const LINES: usize = 20;
-/// How much of one line is kept, in bytes.
+/// How much of one line to keep, in bytes.
 const LINE_LENGTH: usize = 1000;
 
 impl Tail {
-    /// Adds output; memory stays bounded whatever comes.
+    /// Adds output; memory stays bounded whatever arrives.
     pub fn feed(&mut self, output: &[u8]) {
         for &byte in output {
             if byte == b'\n' {
@@ -24,7 +24,7 @@ impl Tail {
         }
     }
 
-    /// The last lines, oldest first, with control characters written out.
+    /// Returns the last lines, oldest first, with control characters written out.
     pub fn into_lines(mut self) -> Vec<String> {
         if !self.line.is_empty() {
             self.end_line();
@@ -41,9 +41,11 @@ impl Tail {
     }
 }
 
-/// The text with control characters written out, so that no terminal obeys them.
+/// Returns the text with control characters written out, so that no terminal obeys them.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 #[cfg(test)]

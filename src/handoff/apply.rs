@@ -1,62 +1,78 @@
-//! Doing what a plan says: pull -> clear earlier attempts -> { create user container, create waiter }.
+//! Applies a plan: load the kernel -> clear earlier attempts -> { create user container, create
+//! waiter }.
 
-use super::plan::{Plan, problems_of_image};
-use super::pull::pull;
+use std::cell::Cell;
+
+use super::plan::Plan;
 use super::stop::{finish_then_stop, or_stopped};
 use crate::choose::Reached;
 use crate::engine::{Created, Kind};
 use crate::error::Failure;
 use crate::failures;
 use crate::lifecycle::{EarlierAttempt, HANDOFF_PATIENCE, Lifecycle};
-use crate::login::Login;
 use crate::process::Process;
 use crate::retry::{Attempts, Retry};
-use crate::settings::Settings;
 use crate::signals::Signals;
 
-/// Does what the plan says, short of starting the waiter. Returns the waiter's container; `None` if an earlier attempt's
-/// user container came to run meanwhile, which is left alone.
+/// Applies the plan, short of starting the waiter. Returns the waiter's container; `None` if an
+/// earlier attempt's user container has started meanwhile, which is left alone. Sets `loaded` if a
+/// kernel may be loaded.
 ///
 /// # Errors
-/// What failed. What was made is left for the caller to roll back.
+/// If a step fails. The caller must roll back what was created.
 pub async fn apply(
     reached: &Reached,
     process: &Process,
-    settings: &Settings,
-    plan: Plan,
-    login: Option<Login>,
+    plan: &mut Plan,
+    loaded: &Cell<bool>,
     signals: &mut Signals,
 ) -> Result<Option<Created>, Failure> {
+    if let Some(kernel) = plan.kernel.take() {
+        loaded.set(true);
+        // A signal that stops us does not stop the kernel from loading.
+        let load = async {
+            let result = kernel.load().await;
+            loaded.set(result.is_ok());
+            result
+        };
+        let entry = finish_then_stop(signals, load).await?.entry;
+        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = entry.command_line.as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
+    }
     let engine = reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);
     let own = &plan.action.container;
     let mut others = !plan.earlier.is_empty();
-    if plan.image.is_none() {
-        let login = login.or_else(|| Login::of_machine(&process.command_line, &settings.image));
-        or_stopped(signals, pull(engine, &settings.image, login.as_ref(), settings.pull_timeout)).await?;
-        or_stopped(signals, check_pulled(&lifecycle, settings, &plan)).await?;
-    }
     let mut attempts = Attempts::within(HANDOFF_PATIENCE);
     loop {
         if others {
-            let cleared = or_stopped(signals, lifecycle.clear_earlier(&own.name, &own.id)).await?;
-            if let EarlierAttempt::Running(user) = cleared {
-                already_running(&user);
-                return Ok(None);
+            let cleared =
+                or_stopped(signals, lifecycle.clear_earlier(&own.name, &own.id, &process.request))
+                    .await?;
+            match cleared {
+                EarlierAttempt::Cleared => {}
+                EarlierAttempt::Running(user) => {
+                    already_running(&user);
+                    return Ok(None);
+                }
+                EarlierAttempt::OfAnother(user) => return Err(failures::name_is_in_use(&user)),
             }
         }
-        let not_created = match finish_then_stop(signals, create(&lifecycle, &plan)).await {
+        let not_created = match finish_then_stop(signals, create(&lifecycle, plan)).await {
             Ok(waiter) => return Ok(Some(waiter)),
             Err(not_created) => not_created,
         };
         if not_created.retry == Retry::Never {
             return Err(not_created.failure);
         }
-        // Another handoff of this action, at this very moment. One of the two gets both names, the other waits for it.
+        // Another handoff of this action is running at the same time. One of the two gets both
+        // names, and the other waits for it.
         others = true;
         or_stopped(signals, lifecycle.roll_back(&plan.duty.handoff)).await?;
-        let wait =
-            async { Ok::<_, Failure>(attempts.wait_as(not_created.retry, CREATING, &not_created.failure).await) };
+        let wait = async {
+            Ok::<_, Failure>(
+                attempts.wait_as(not_created.retry, CREATING, &not_created.failure).await,
+            )
+        };
         if !or_stopped(signals, wait).await? {
             return Err(not_created.failure);
         }
@@ -65,10 +81,10 @@ pub async fn apply(
 
 const CREATING: &str = "creating both containers beside another attempt of this action";
 
-/// Why not both containers were created.
+/// Why the containers were not both created.
 struct NotCreated {
     failure: Failure,
-    /// Whether another attempt of the same action is why.
+    /// Whether to try again, because another attempt of the same action is the reason.
     retry: Retry,
 }
 
@@ -78,46 +94,42 @@ impl From<Failure> for NotCreated {
     }
 }
 
-/// Says that there is nothing to do.
+/// Logs that there is nothing to do.
 pub fn already_running(user: &str) {
-    tracing::warn!(container = user, "this action's user container is already running; leaving it alone");
+    log::warn!(container = user; "this action's user container is already running; leaving it alone");
 }
 
-/// Looks at an image that was just pulled as the plan would have.
-async fn check_pulled(lifecycle: &Lifecycle<'_>, settings: &Settings, plan: &Plan) -> Result<(), Failure> {
-    let about = lifecycle.engine.about();
-    let image = lifecycle.image(settings.image.as_written()).await;
-    let image = image.map_err(|refusal| failures::image_unknown(&settings.image, &about, refusal))?;
-    let problems = image.map(|image| problems_of_image(&plan.action.image, &image, &plan.prepared));
-    problems.into_iter().flatten().next().map_or(Ok(()), Err)
-}
-
-/// Creates both containers side by side. Both run to their end even if one fails or a signal comes: a request that is
-/// cut off could still make a container, after the clean-up.
+/// Creates the containers in parallel. Both requests run to completion even if one fails or a
+/// signal arrives: a request that is cut off could still create a container after the clean-up.
 async fn create(lifecycle: &Lifecycle<'_>, plan: &Plan) -> Result<Created, NotCreated> {
-    let (Some(user), Some(waiter)) = (&plan.prepared.user, &plan.prepared.waiter) else {
-        return Err(Failure::new("there is no plan for both containers").into());
-    };
-    let (made_user, made_waiter) = tokio::join!(lifecycle.create_once(user), lifecycle.create_once(waiter));
-    if made_user.is_ok() {
-        tracing::info!(container = user.name, "user container created");
-    }
-    let made = [("the user container", user, made_user), ("the waiter", waiter, made_waiter)];
-    let mut last = None;
-    for (what, request, made) in made {
-        let refusal = match made {
-            Ok(created) => {
-                last = Some(created);
-                continue;
+    let no_plan = || NotCreated::from(Failure::new("there is no plan for the waiter"));
+    let waiter = plan.prepared.waiter.as_ref().ok_or_else(no_plan)?;
+    let make_user = async {
+        match &plan.prepared.user {
+            Some(user) => {
+                lifecycle.create_once(user).await.map(|_| ()).map_err(|refusal| (user, refusal))
             }
-            Err(refusal) => refusal,
-        };
-        let retry = match refusal.kind {
-            Kind::NameTaken { .. } => lifecycle.may_be_freed(request, &plan.action.container.name).await,
-            _ => Ok(Retry::Never),
-        };
-        let failure = failures::creation_failed(what, &request.name, &lifecycle.engine.about(), refusal);
-        return Err(NotCreated { failure, retry: retry.unwrap_or(Retry::Never) });
+            None => Ok(()),
+        }
+    };
+    let (made_user, made_waiter) = tokio::join!(make_user, lifecycle.create_once(waiter));
+    if let (Ok(()), Some(user)) = (&made_user, &plan.prepared.user) {
+        log::info!(container = user.name.as_str(); "user container created");
     }
-    last.ok_or_else(|| Failure::new("there is no plan for both containers").into())
+    let failed = made_user.map_err(|(user, refusal)| ("the user container", user, refusal));
+    let (what, request, refusal) = match failed
+        .and_then(|()| made_waiter.map_err(|refusal| ("the waiter", waiter, refusal)))
+    {
+        Ok(created) => return Ok(created),
+        Err(failed) => failed,
+    };
+    let retry = match refusal.kind {
+        Kind::NameTaken { .. } => {
+            lifecycle.may_be_freed(request, &plan.action.container.name).await
+        }
+        _ => Ok(Retry::Never),
+    };
+    let failure =
+        failures::creation_failed(what, &request.name, &lifecycle.engine.about(), refusal);
+    Err(NotCreated { failure, retry: retry.unwrap_or(Retry::Never) })
 }

@@ -1,4 +1,4 @@
-//! The waiter, as the handoff starts it, hears that it is armed, and gives it the word.
+//! The handoff's side of the waiter: starts it, waits until it is armed, and gives it the word.
 
 use std::time::Duration;
 
@@ -14,13 +14,14 @@ use crate::retry::{Retry, retry_within};
 
 /// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
 const ARMING_LIMIT: Duration = Duration::from_secs(30);
-/// How long giving the word may take: a waiter that was killed meanwhile is started again, by containerd 10 s later.
+/// How long giving the word may take: a waiter that was killed meanwhile is started again;
+/// containerd does so 10 s later.
 const WORD_LIMIT: Duration = Duration::from_secs(20);
-/// How long one attempt may take.
+/// How long one attempt to give the word may take.
 const WORD_EVERY: Duration = Duration::from_secs(3);
-/// Between two looks whether a waiter that says nothing still runs.
+/// The pause between two checks whether a silent waiter still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Before a waiter's output that ended is opened again.
+/// The pause before a waiter's output that ended is reopened.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A waiter that is armed.
@@ -30,22 +31,31 @@ pub struct Waiter<'a> {
 }
 
 impl<'a> Waiter<'a> {
-    /// Starts the waiter if it was not, and returns it when it says that it is armed.
+    /// Starts the waiter, unless it was started before, and returns it when it says that it is
+    /// armed.
     ///
     /// # Errors
-    /// If it ends before, or takes longer than [`ARMING_LIMIT`].
-    pub async fn start(engine: &'a dyn Engine, created: &'a Created, handoff: &HandoffId) -> Result<Self, Failure> {
+    /// If the waiter ends before, or takes longer than [`ARMING_LIMIT`].
+    pub async fn start(
+        engine: &'a dyn Engine,
+        created: &'a Created,
+        handoff: &HandoffId,
+    ) -> Result<Self, Failure> {
         let armed = timeout(ARMING_LIMIT, start_until_armed(engine, created, handoff)).await;
-        let late = || Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs()));
+        let late = || {
+            Failure::new(format!("the waiter was not armed within {} s", ARMING_LIMIT.as_secs()))
+        };
         let armed = armed.unwrap_or_else(|_| Err(late()));
-        armed.map_err(|failure| if failure.fix.is_empty() { failure.fix(engine.about().check) } else { failure })?;
+        armed.map_err(|failure| {
+            if failure.fix.is_empty() { failure.fix(engine.about().check) } else { failure }
+        })?;
         Ok(Self { engine, id: &created.id })
     }
 
     /// Gives the waiter the word that we are about to exit 0.
     ///
     /// # Errors
-    /// If it cannot be given: then the waiter is not there to do its work either.
+    /// If the word cannot be given: then the waiter is not there to do its work either.
     pub async fn give_word(&self) -> Result<(), Failure> {
         let once = || async {
             let late = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "no answer in time");
@@ -53,21 +63,26 @@ impl<'a> Waiter<'a> {
             given.unwrap_or_else(|_| Err(late()))
         };
         let give = retry_within(WORD_LIMIT, "giving the waiter the word", once);
-        let failed = "the waiter was armed, and cannot be reached any more";
+        let failed = "the waiter was armed but can no longer be reached";
         let given = give.await.context(failed);
         given.map_err(|failure| failure.fix(self.engine.about().check))
     }
 }
 
-async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &HandoffId) -> Result<(), Failure> {
+async fn start_until_armed(
+    engine: &dyn Engine,
+    waiter: &Created,
+    handoff: &HandoffId,
+) -> Result<(), Failure> {
     let (lifecycle, id) = (Lifecycle::new(engine, HANDOFF_PATIENCE), waiter.id.as_str());
     let open = |replay| {
         let listen = Listen { container: id, tty: false, replay, ours: true };
         retry_within(lifecycle.patience, "listening to the waiter", move || engine.output(listen))
     };
-    // Attached before it is started, which works with every log driver; one that may have been started is read from its
-    // first line on.
-    let mut output = open(engine.about().starts_waiter_early).await.context("cannot listen to the waiter")?;
+    // Attach before the start, which works with every log driver. The output of a waiter that may
+    // have been started is read from its first line on.
+    let mut output =
+        open(engine.about().starts_waiter_early).await.context("cannot listen to the waiter")?;
     if !waiter.started {
         let started = lifecycle.start_surely(id, Persistence::AsTheRefusalSays).await;
         started.context("cannot start the waiter")?;
@@ -92,12 +107,16 @@ async fn start_until_armed(engine: &dyn Engine, waiter: &Created, handoff: &Hand
         };
         look_at = Instant::now() + LOOK_EVERY;
         let seen = lifecycle.look_at(id).await.context("lost the waiter before it was armed")?;
-        if !seen.is_some_and(|seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. })) {
+        if !seen
+            .is_some_and(|seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. }))
+        {
             let said = tail.into_lines().join(" | ");
-            return Err(Failure::new("the waiter ended before it was armed").fix("see what it said").cause(said));
+            return Err(Failure::new("the waiter ended before it was armed")
+                .fix("see what it said")
+                .cause(said));
         }
         if ended {
-            tracing::warn!("lost the waiter's output before it was armed, listening again");
+            log::warn!("lost the waiter's output before it was armed, listening again");
             sleep(PAUSE).await;
             (heard, tail) = (String::new(), Tail::default());
             output = open(true).await.context("cannot listen to the waiter")?;

@@ -1,50 +1,57 @@
-//! What a handoff is going to do: everything is decided here, and nothing is changed.
+//! Plans what a handoff is going to do: everything is decided here, and nothing is changed.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::ends;
+use super::kernel::Kernel;
 use crate::choose::Reached;
-use crate::engine::json::{list, text};
+use crate::command;
+use crate::end::{End, Init};
 use crate::engine::{Image, Order, Prepared, Seen};
 use crate::error::Failure;
 use crate::failures;
 use crate::identity::{self, Action};
-use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, running_user};
+use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, of_another_request, running_user};
 use crate::logging;
-use crate::machine::power::Request as End;
+use crate::machine::command_line;
 use crate::names::{HandoffId, Role};
 use crate::process::Process;
 use crate::safe_moment::{self, Signal};
-use crate::settings::Settings;
+use crate::settings::{FinishReboot, Settings, Work};
 use crate::syslog;
-use crate::ticket::Duty;
+use crate::ticket::{Duty, Report};
 
 /// The default for WAIT_SECONDS when no signal is configured.
 const USUAL_WAIT: Duration = Duration::from_secs(10);
-/// How long a command that asks for a reboot is watched at least; BusyBox's takes less than a second.
+/// The least time that a command that asks for a reboot is watched; BusyBox's takes less than a
+/// second.
 const MIN_WATCH: Duration = Duration::from_secs(10);
-/// Programs that only start the one after their options.
-const INITS: [&str; 4] = ["tini", "tini-static", "dumb-init", "docker-init"];
 
 /// What a handoff is going to do.
 pub struct Plan {
     /// Our own container.
     pub action: Action,
-    /// What earlier attempts of the same action left.
+    /// The containers that earlier attempts of the same action left.
     pub earlier: Vec<Seen>,
-    /// `IMAGE`; `None` if it is to be pulled.
+    /// `IMAGE`; `None` if it must be pulled, or there will be no user container.
     pub image: Option<Image>,
+    /// What the user container runs, as far as that is known.
+    pub runs: Vec<String>,
+    /// The kernel to load, if any.
+    pub kernel: Option<Kernel>,
     /// What the waiter will have to do.
     pub duty: Duty,
-    /// What the engine will be asked for.
+    /// What the engine will be asked to create.
     pub prepared: Prepared,
     /// Why the handoff would fail.
     pub problems: Vec<Failure>,
 }
 
 impl Plan {
-    /// The user container of an earlier attempt that runs: then there is nothing to do.
+    /// Returns the user container of an earlier attempt if it runs: then there is nothing to do.
     pub fn running_user(&self) -> Option<&Seen> {
         running_user(&self.earlier)
     }
@@ -53,8 +60,19 @@ impl Plan {
 /// Finds out what a handoff is going to do.
 ///
 /// # Errors
-/// What keeps anything else from being found out. What can be found beside that is in [`Plan::problems`].
-pub async fn plan(
+/// If a problem prevents the plan from being completed. All other problems are in
+/// [`Plan::problems`].
+pub fn plan<'a>(
+    reached: &'a Reached,
+    process: &'a Process,
+    settings: &'a Settings,
+    handoff: &'a HandoffId,
+) -> Pin<Box<dyn Future<Output = Result<Plan, Vec<Failure>>> + 'a>> {
+    // Boxed, so that its code exists once.
+    Box::pin(make(reached, process, settings, handoff))
+}
+
+async fn make(
     reached: &Reached,
     process: &Process,
     settings: &Settings,
@@ -62,13 +80,21 @@ pub async fn plan(
 ) -> Result<Plan, Vec<Failure>> {
     let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
     let about = reached.engine.about();
+    let look_for_image = async {
+        match settings.image() {
+            Some(image) => {
+                lifecycle.image(image.as_written()).await.map_err(|refusal| (image, refusal))
+            }
+            None => Ok(None),
+        }
+    };
     let (action, image) = tokio::join!(
         identity::identify(&lifecycle, process, &reached.candidates, handoff),
-        lifecycle.image(settings.image.as_written()),
+        look_for_image
     );
     let mut problems = Vec::new();
-    let image = image.unwrap_or_else(|refusal| {
-        problems.push(failures::image_unknown(&settings.image, &about, refusal));
+    let image = image.unwrap_or_else(|(image, refusal)| {
+        problems.push(failures::image_unknown(image, &about, refusal));
         None
     });
     let action = match action {
@@ -80,23 +106,32 @@ pub async fn plan(
     };
     let own = &action.container;
     logging::set_action(&own.name);
-    tracing::info!(
-        container = own.id,
-        proof = action.proof,
-        image = settings.image.as_written(),
-        "identified the action container"
-    );
-    let earlier = match lifecycle.of_action(&own.name, &reached.ours).await {
-        Ok(earlier) => earlier,
+    log::info!(container = own.id.as_str(), proof = action.proof, image = settings.image().map(|image| image.as_written()); "identified the action container");
+    let ours: Vec<&str> = reached.ours.iter().map(String::as_str).collect();
+    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.look(&ours).await {
+        Ok(found) => found.into_iter().partition(|seen| seen.action == own.name),
         Err(refusal) => {
-            problems
-                .push(Failure::new("cannot look for earlier attempts of this action").fix(about.check).cause(refusal));
+            problems.push(
+                Failure::new("cannot look for earlier attempts of this action")
+                    .fix(about.check)
+                    .cause(refusal),
+            );
             return Err(problems);
         }
     };
+    if let Some(other) = of_another_request(&earlier, &process.request) {
+        problems.push(failures::name_is_in_use(&other.name));
+        return Err(problems);
+    }
+    let arguments: Vec<Value> =
+        process.command.iter().skip(1).map(|word| word.as_str().into()).collect();
+    let config = image.as_ref().map(|image| &image.config).unwrap_or(&Value::Null);
+    let runs =
+        if settings.own_end().is_some() { Vec::new() } else { command::of(&arguments, config) };
     if running_user(&earlier).is_some() {
-        let duty = duty(&action, process, settings, handoff, None, about.keeps_logs);
-        return Ok(Plan { action, earlier, image, duty, prepared: Prepared::default(), problems: Vec::new() });
+        let duty = duty(&action, process, settings, handoff, None, &runs, about.keeps_logs);
+        let (prepared, problems) = (Prepared::default(), Vec::new());
+        return Ok(Plan { action, earlier, image, runs, kernel: None, duty, prepared, problems });
     }
     if own.role == Some(Role::User) {
         problems.push(failures::image_is_our_own());
@@ -105,8 +140,27 @@ pub async fn plan(
         problems.push(failure);
         None
     });
-    let duty = duty(&action, process, settings, handoff, signal, about.keeps_logs);
-    let order = Order { action: own, own_image: &action.image, image: &settings.image, duty: &duty };
+    let duty = duty(&action, process, settings, handoff, signal, &runs, about.keeps_logs);
+    problems.extend(ends::problems(&duty));
+    if duty.own_end.is_some() || command::is_end(&runs) {
+        ends::warn(&lifecycle, &duty, &others).await;
+    }
+    let kernel = match &settings.work {
+        Work::Kexec(wanted) => Kernel::find(wanted.as_ref().clone())
+            .await
+            .map_err(|failure| problems.push(failure))
+            .ok(),
+        _ => None,
+    };
+    let order = Order {
+        action: own,
+        own_image: &action.image,
+        image: settings.image(),
+        request: &process.request,
+        found: image.as_ref(),
+        has_network: process.has_network,
+        duty: &duty,
+    };
     let mut prepared = reached.engine.prepare(&order).await;
     for refusal in prepared.refusals.drain(..) {
         let name = Role::User.container_name(&own.name);
@@ -114,54 +168,62 @@ pub async fn plan(
     }
     problems.append(&mut prepared.problems);
     if let Some(image) = &image {
-        problems.extend(problems_of_image(&action.image, image, &prepared));
+        problems.extend(problems_of_image(settings, &action.image, image, &prepared, &runs));
     }
-    Ok(Plan { action, earlier, image, duty, prepared, problems })
+    Ok(Plan { action, earlier, image, runs, kernel, duty, prepared, problems })
 }
 
-/// Tells why `IMAGE`, which is on this machine, cannot be run.
-pub fn problems_of_image(own: &Image, image: &Image, prepared: &Prepared) -> Vec<Failure> {
+/// Returns why `IMAGE`, which is on this machine, cannot be run.
+fn problems_of_image(
+    settings: &Settings,
+    own: &Image,
+    image: &Image,
+    prepared: &Prepared,
+    runs: &[String],
+) -> Vec<Failure> {
     let mut problems = Vec::new();
-    let runs = runs(&prepared.words, &image.config);
-    if image.id == own.id || is_waitdaemon(&runs) {
+    if image.id == own.id || command::is_waitdaemon(runs) {
         problems.push(failures::image_is_our_own());
     }
     if runs.is_empty() && image.config.is_object() {
         problems.push(failures::no_command());
     }
+    // Our own image runs on this machine, so its architecture is the machine's.
+    let platform = image.platform.as_ref().filter(|platform| !platform.runs_on(own.architecture()));
+    if let (Some(platform), Some(name)) = (platform, settings.image()) {
+        problems.push(failures::image_is_for(
+            name,
+            std::slice::from_ref(platform),
+            own.architecture(),
+        ));
+    }
+    match &prepared.no_network {
+        Some(why) if command::is_end(runs) => {
+            log::warn!("the user container gets no network, and its command needs none: {why}");
+        }
+        Some(why) => problems.push(failures::no_network(why)),
+        None => {}
+    }
     problems
 }
 
-/// What the user container runs: the image's ENTRYPOINT with the action's arguments, or with its CMD if there are none.
-pub fn runs(words: &[Value], config: &Value) -> Vec<Value> {
-    let arguments = if words.is_empty() { list(&config["Cmd"]) } else { words };
-    [list(&config["Entrypoint"]), arguments].concat()
-}
-
-/// True if a command runs waitdaemon, of whatever version: its program is called that.
-fn is_waitdaemon(command: &[Value]) -> bool {
-    let base = |word: &Value| text(word).rsplit('/').next().unwrap_or_default().to_owned();
-    let program = command.iter().map(base).find(|word| !INITS.contains(&word.as_str()) && !word.starts_with('-'));
-    program.is_some_and(|program| program == "waitdaemon")
-}
-
-/// What the waiter is told.
+/// Returns what the waiter is told.
 fn duty(
     action: &Action,
     process: &Process,
     settings: &Settings,
     handoff: &HandoffId,
     signal: Option<Signal>,
+    runs: &[String],
     keeps_logs: bool,
 ) -> Duty {
-    let finish_reboot = if settings.finish_reboot && process.systemd_is_init {
-        End::of(process.command.get(1..).unwrap_or_default())
-    } else {
-        None
-    };
+    let finish_reboot = finish_reboot(settings, process.init, runs);
     // To finish what the command could not do, the waiter must see the command's end.
     let min_watch = if finish_reboot.is_some() { MIN_WATCH } else { Duration::ZERO };
     let own = &action.container;
+    let line = process.command_line.as_str();
+    let worker =
+        command_line::value(line, "worker_id").or_else(|| command_line::value(line, "hw_addr"));
     Duty {
         handoff: handoff.clone(),
         action_id: own.id.clone(),
@@ -172,35 +234,67 @@ fn duty(
         wait_seconds: min_wait(settings, signal.is_some()).as_secs(),
         signal,
         watch_seconds: settings.watch.max(min_watch).as_secs(),
+        own_end: settings.own_end(),
         finish_reboot,
+        word_of_end: command::word_of_end(runs).map(str::to_owned),
+        has_host_pids: own.whole.has_host_pids,
+        fallback: settings.fallback,
+        force_after_seconds: settings.force_after.map_or(0, |after| after.as_secs()),
+        init: process.init,
+        report: settings.report.as_ref().map(|url| Report {
+            url: url.to_string(),
+            worker: worker.unwrap_or_default().to_owned(),
+        }),
         log: settings.log,
         syslog: syslog::server(&settings.syslog, keeps_logs, &process.command_line),
     }
 }
 
-/// WAIT_SECONDS, or its default. A signal tells the safe moment; without one only time can. So if one was asked for that
-/// cannot come, 0, which is right beside a signal, does not stand. Pure.
+/// Returns what to ask systemd for once the command, which asked for it in vain, has ended. Pure.
+fn finish_reboot(settings: &Settings, init: Init, runs: &[String]) -> Option<End> {
+    if init != Init::Systemd || settings.image().is_none() {
+        return None;
+    }
+    let named = || command::word_of_end(runs).and_then(End::named).filter(|end| *end != End::Kexec);
+    match settings.finish_reboot {
+        FinishReboot::Never => None,
+        FinishReboot::IfAsked => command::asks_init_for(runs),
+        FinishReboot::Always => command::asks_init_for(runs).or_else(named).or(Some(End::Reboot)),
+    }
+}
+
+/// Returns WAIT_SECONDS, or its default. A signal tells the safe moment; without one only time can.
+/// So if a signal is configured but cannot come, the default replaces 0, which is right together
+/// with a signal. Pure.
 fn min_wait(settings: &Settings, signal: bool) -> Duration {
     if signal {
         return settings.wait.unwrap_or_default();
     }
-    settings.wait.filter(|wait| settings.wait_for.is_none() || !wait.is_zero()).unwrap_or(USUAL_WAIT)
+    settings
+        .wait
+        .filter(|wait| settings.wait_for.is_none() || !wait.is_zero())
+        .unwrap_or(USUAL_WAIT)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let all =
+            [("IMAGE", "a")].iter().chain(pairs).map(|(name, value)| (name.into(), value.into()));
+        Settings::read(all, &[]).unwrap()
+    }
 
     #[test]
     fn only_a_signal_makes_no_wait_safe() {
-        let min = |pairs: &[(&str, &str)], signal| {
-            let all = [("IMAGE", "a")].iter().chain(pairs).map(|(name, value)| (name.into(), value.into()));
-            min_wait(&Settings::read(all).unwrap(), signal).as_secs()
-        };
-        let (netboot_off, wait) = (("WAITDAEMON_WAIT_FOR", "netboot-off"), |text| ("WAIT_SECONDS", text));
-        assert_eq!((min(&[], false), min(&[wait("0")], false), min(&[wait("7")], false)), (10, 0, 7));
+        let min = |pairs: &[(&str, &str)], signal| min_wait(&settings(pairs), signal).as_secs();
+        let (netboot_off, wait) =
+            (("WAITDAEMON_WAIT_FOR", "netboot-off"), |text| ("WAIT_SECONDS", text));
+        assert_eq!(
+            (min(&[], false), min(&[wait("0")], false), min(&[wait("7")], false)),
+            (10, 0, 7)
+        );
         for (given, with, without) in [(None, 0, 10), (Some("0"), 0, 10), (Some("7"), 7, 7)] {
             let pairs: Vec<_> = given.map(wait).into_iter().chain([netboot_off]).collect();
             assert_eq!((min(&pairs, true), min(&pairs, false)), (with, without), "{given:?}");
@@ -208,20 +302,21 @@ mod tests {
     }
 
     #[test]
-    fn waitdaemon_is_known_by_what_it_runs() {
-        for (config, words, own) in [
-            (json!({"Entrypoint": ["/waitdaemon"]}), json!(["reboot"]), true),
-            (json!({"Entrypoint": ["/sbin/tini", "-v", "--", "/usr/bin/waitdaemon", "x"]}), json!([]), true),
-            (json!({"Entrypoint": ["/sbin/tini", "--"], "Cmd": ["/waitdaemon"]}), json!([]), true),
-            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!([]), true),
-            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!(["reboot"]), false),
-            (json!({"Cmd": ["sh"]}), json!(["/waitdaemon"]), true),
-            (json!({"Entrypoint": ["/bin/echo"]}), json!(["waitdaemon"]), false),
-            (json!({"Entrypoint": ["/waitdaemon.sh"]}), json!([]), false),
-            (json!({"Entrypoint": "/waitdaemon"}), json!([]), false),
-            (Value::Null, json!([]), false),
-        ] {
-            assert_eq!(is_waitdaemon(&runs(list(&words), &config)), own, "{config} {words}");
-        }
+    fn a_reboot_is_finished_if_it_asked_init_or_somebody_says_so() {
+        let finished = |value: &str, command: &[&str]| {
+            let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+            finish_reboot(
+                &settings(&[("WAITDAEMON_FINISH_REBOOT", value)]),
+                Init::Systemd,
+                &command,
+            )
+        };
+        let script = ["sh", "-c", "sleep 1; poweroff"];
+        assert_eq!((finished("", &["halt"]), finished("", &script)), (Some(End::Halt), None));
+        assert_eq!(
+            (finished("true", &script), finished("true", &["/run.sh"])),
+            (Some(End::PowerOff), Some(End::Reboot))
+        );
+        assert_eq!(finished("false", &["halt"]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Getting `IMAGE`: within one limit, tried again if the registry or the network fails.
+//! Pulls `IMAGE` within one time limit, and retries if the registry or the network fails.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,14 +18,14 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Pulls the image within `limit`, with the registry's login if there is one.
 ///
 /// # Errors
-/// Why it could not be pulled.
+/// If it could not be pulled; the failure says why.
 pub async fn pull(
     engine: &dyn Engine,
     image: &Reference,
     login: Option<&Login>,
     limit: Duration,
 ) -> Result<(), Failure> {
-    tracing::info!(image = image.as_written(), "the image is not on this machine, pulling it");
+    log::info!(image = image.as_written(); "the image is not on this machine, pulling it");
     let (earlier, progress) = (RefCell::new(None), RefCell::new(Progress::default()));
     let pull = retry_within(limit, "pulling the image", || async {
         let pulled = engine.pull(image, login, Pulling::Whole(&progress)).await;
@@ -43,16 +43,16 @@ pub async fn pull(
             _ = every.tick() => {
                 let Progress { bytes, bytes_known, status } = &*progress.borrow();
                 let (image, seconds) = (image.as_written(), begin.elapsed().as_secs());
-                tracing::info!(image, seconds, bytes, bytes_known, status, "still pulling");
+                log::info!(image, seconds, bytes, bytes_known, status = status.as_str(); "still pulling");
             }
         }
     };
     match pulled {
-        Ok(Ok(())) => {
-            tracing::info!(image = image.as_written(), "pulled");
+        Ok(Ok(_)) => {
+            log::info!(image = image.as_written(); "pulled");
             Ok(())
         }
-        Ok(Err(refusal)) => Err(failures::pull_failed(image).cause(refusal)),
+        Ok(Err(refusal)) => Err(failures::pull_failed(image, &engine.about(), refusal.said)),
         Err(_) => Err(failures::pull_too_long(image, limit, earlier.take())),
     }
 }

@@ -1,12 +1,13 @@
-//! A dry run: a plan, shown and not applied. What only applying it would tell, the registry's answer and who holds the
-//! names, is asked for besides. What only the engine's own attempt can tell, such as a setting that it does not take, is
-//! not found.
+//! A dry run: a plan that is shown and not applied. It also asks for what only applying the plan
+//! would tell: the registry's answer, and which containers hold the names. It does not find what
+//! only the engine's own attempt can tell, such as a setting that the engine rejects.
 
 use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::plan::{Plan, plan, runs};
+use super::plan::{Plan, plan};
+use crate::bootloader::entry::Entry;
 use crate::choose::{Reached, choose};
 use crate::engine::{Life, Pulling, Seen, json};
 use crate::error::{Context, Failure, exit};
@@ -18,14 +19,15 @@ use crate::names::{HandoffId, Role};
 use crate::process::Process;
 use crate::settings::{Problem, Settings};
 
-/// What was found, as it is printed: on a terminal for a reader, else as lines of the log.
+/// The findings, as they are printed: for a reader on a terminal, else as lines of the log.
 struct Report {
     found: Vec<(&'static str, Value)>,
     problems: Vec<Value>,
     for_a_reader: bool,
 }
 
-/// Finds out what a handoff with these settings would do and prints it; returns the handoff's exit code.
+/// Finds out what a handoff with these settings would do and prints it; returns the handoff's exit
+/// code.
 pub async fn run(settings: &Settings, process: &Process, login: Option<Login>) -> u8 {
     let mut report = Report::new();
     let code = match choose(settings, process).await {
@@ -46,7 +48,7 @@ pub async fn run(settings: &Settings, process: &Process, login: Option<Login>) -
     report.print(code)
 }
 
-/// Prints what else is wrong with them; returns the handoff's exit code.
+/// Prints what else is wrong with the settings; returns the handoff's exit code.
 pub fn failed(failure: &Failure) -> u8 {
     let mut report = Report::new();
     report.failed(failure);
@@ -57,8 +59,10 @@ pub fn failed(failure: &Failure) -> u8 {
 pub fn invalid(problems: &[Problem]) -> u8 {
     let mut report = Report::new();
     for problem in problems {
-        let mut failure = Failure::new(problem.problem.as_str()).field(problem.field).fix(problem.fix);
-        failure.cause = problem.value.as_deref().map(|value| format!("the value is {value:?}").into());
+        let mut failure =
+            Failure::new(problem.problem.as_str()).field(problem.field).fix(problem.fix);
+        failure.cause =
+            problem.value.as_deref().map(|value| format!("the value is {value:?}").into());
         report.failed(&failure);
     }
     report.print(exit::INVALID_SETTINGS)
@@ -66,7 +70,11 @@ pub fn invalid(problems: &[Problem]) -> u8 {
 
 impl Report {
     fn new() -> Self {
-        Self { found: Vec::new(), problems: Vec::new(), for_a_reader: std::io::stdout().is_terminal() }
+        Self {
+            found: Vec::new(),
+            problems: Vec::new(),
+            for_a_reader: std::io::stdout().is_terminal(),
+        }
     }
 
     async fn plan(
@@ -82,7 +90,10 @@ impl Report {
         let own = &plan.action.container;
         self.say("action", json!({"name": own.name, "id": own.id, "proof": plan.action.proof}));
         if let Some(user) = plan.running_user() {
-            self.say("earlier_attempt", [format!("{} runs already; it would be left alone", user.name)]);
+            self.say(
+                "earlier_attempt",
+                [format!("{} is already running; it would be left alone", user.name)],
+            );
             return Ok(());
         }
         std::mem::take(&mut plan.problems).iter().for_each(|failure| self.failed(failure));
@@ -91,7 +102,7 @@ impl Report {
         Ok(())
     }
 
-    /// Asks for what applying the plan would find out by doing it.
+    /// Asks for what only applying the plan would tell.
     async fn foresee(
         &mut self,
         reached: &Reached,
@@ -118,10 +129,21 @@ impl Report {
             _ => format!("{} would be removed", seen.name),
         });
         self.say("earlier_attempt", earlier.collect::<Vec<_>>());
-        if plan.image.is_none() {
-            let login = login.or_else(|| Login::of_machine(&process.command_line, &settings.image));
-            if let Err(refusal) = reached.engine.pull(&settings.image, login.as_ref(), Pulling::Find).await {
-                self.failed(&failures::pull_failed(&settings.image).cause(refusal));
+        if let Some(image) = settings.image().filter(|_| plan.image.is_none()) {
+            let login = login.or_else(|| Login::of_machine(&process.command_line, image));
+            let machine = plan.action.image.architecture();
+            match reached.engine.pull(image, login.as_ref(), Pulling::Find).await {
+                Ok(platforms)
+                    if !platforms.is_empty()
+                        && !platforms.iter().any(|one| one.runs_on(machine)) =>
+                {
+                    self.failed(&failures::image_is_for(image, &platforms, machine));
+                }
+                Ok(_) => {}
+                Err(refusal) => {
+                    let about = reached.engine.about();
+                    self.failed(&failures::pull_failed(image, &about, refusal.said));
+                }
             }
         }
         Ok(())
@@ -129,16 +151,33 @@ impl Report {
 
     fn say_containers(&mut self, settings: &Settings, plan: &Plan) {
         let action = plan.action.container.name.as_str();
-        self.say("image", json!({"name": settings.image.as_written(), "on_this_machine": plan.image.is_some()}));
-        let config = plan.image.as_ref().map(|image| image.config.clone()).unwrap_or_default();
-        let runs = runs(&plan.prepared.words, &config);
-        let name = Role::User.container_name(action);
-        self.say("user_container", json!({"name": name, "runs": runs, "differences": plan.prepared.differences}));
+        if let Some(image) = settings.image() {
+            self.say(
+                "image",
+                json!({"name": image.as_written(), "on_this_machine": plan.image.is_some()}),
+            );
+            let (name, differences) =
+                (Role::User.container_name(action), &plan.prepared.differences);
+            self.say(
+                "user_container",
+                json!({"name": name, "runs": plan.runs, "differences": differences}),
+            );
+        }
+        if let Some(kernel) = &plan.kernel {
+            let Entry { kernel, initrds, command_line, source, .. } = &kernel.entry;
+            let entry = json!({"path": kernel, "initrds": initrds, "command_line": command_line, "source": source});
+            self.say("kernel", entry);
+        }
         self.say("waiter", json!({"name": Role::Waiter.container_name(action)}));
         self.say("wait_seconds", plan.duty.wait_seconds);
         self.say("waits_for", plan.duty.signal.as_ref().map(|signal| signal.name.as_str()));
         self.say("watch_seconds", plan.duty.watch_seconds);
-        self.say("asks_systemd_for", plan.duty.finish_reboot.map(|request| request.name()));
+        self.say("asks_systemd_for", plan.duty.finish_reboot.map(|end| end.name()));
+        if plan.duty.ends_machine() {
+            self.say("ends_machine_by", plan.duty.own_end.map(|end| end.name()));
+            self.say("fallback", plan.duty.fallback.map(|fallback| fallback.end.name()));
+            self.say("init", plan.duty.init.name());
+        }
     }
 
     fn say(&mut self, what: &'static str, value: impl Into<Value>) {
@@ -151,20 +190,27 @@ impl Report {
         }
         let mut problem = Map::new();
         problem.insert("message".to_owned(), failure.message.as_str().into());
-        let others = [("error", failure.causes()), ("field", failure.field.to_owned()), ("fix", failure.fix.clone())];
+        let others = [
+            ("error", failure.causes()),
+            ("field", failure.field.to_owned()),
+            ("fix", failure.fix.clone()),
+        ];
         problem.extend(
-            others.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), text.into())),
+            others
+                .into_iter()
+                .filter(|(_, text)| !text.is_empty())
+                .map(|(key, text)| (key.to_owned(), text.into())),
         );
         self.problems.push(problem.into());
     }
 
-    /// Prints it; returns `code`.
+    /// Prints the report; returns `code`.
     fn print(mut self, code: u8) -> u8 {
         let problems = std::mem::take(&mut self.problems);
         self.say("problems", problems);
         self.say("exit_code", code);
         if self.for_a_reader {
-            // There is nobody to tell if a terminal cannot be written.
+            // A failure is ignored: there is nowhere to report it.
             let _ = std::io::stdout().write_all(shown(&self.found).as_bytes());
         } else {
             let mut plan = Map::new();
@@ -175,14 +221,15 @@ impl Report {
     }
 }
 
-/// A plan for a reader. Pure.
+/// Formats a plan for a reader. Pure.
 fn shown(plan: &[(&str, Value)]) -> String {
     let mut text = "dry run: nothing was changed\n".to_owned();
     plan.iter().for_each(|(what, value)| write(&mut text, what, value, 0));
     text
 }
 
-/// A value with its name on a line; what an object or a list of objects holds below it, further in.
+/// Writes a value with its name on a line; below it, indented, what an object or a list of objects
+/// holds.
 fn write(text: &mut String, name: &str, value: &Value, depth: usize) {
     let (said, below) = match value {
         Value::Object(map) if map.contains_key("user") => {
@@ -202,12 +249,15 @@ fn write(text: &mut String, name: &str, value: &Value, depth: usize) {
             let others = map.iter().filter(|(name, _)| *name != "message");
             others.for_each(|(name, value)| write(text, name, value, depth + 1));
         }
-        Some(Value::Array(list)) => list.iter().for_each(|value| write(text, "-", value, depth + 1)),
+        Some(Value::Array(list)) => {
+            list.iter().for_each(|value| write(text, "-", value, depth + 1))
+        }
         _ => {}
     }
 }
 
-/// A plain value. Control characters of a name or an engine's message do nothing to the terminal.
+/// Formats a plain value. Control characters in a name or an engine's message are replaced, so they
+/// cannot affect the terminal.
 fn in_words(value: &Value) -> String {
     match value {
         Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),

@@ -1,4 +1,4 @@
-//! A handoff that somebody stops.
+//! Stops a handoff on a signal.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::timeout;
 use crate::error::Failure;
 use crate::signals::Signals;
 
-/// How long creating containers may go on after a signal.
+/// How long a step that is under way may go on after a signal.
 const LAST_STEP_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Returns the step's result, or a failure as soon as somebody stops us.
+/// Returns the step's result, or a failure as soon as a signal stops us.
 pub async fn or_stopped<T, E: From<Failure>>(
     signals: &mut Signals,
     step: impl Future<Output = Result<T, E>>,
@@ -22,7 +22,8 @@ pub async fn or_stopped<T, E: From<Failure>>(
     }
 }
 
-/// As [`or_stopped`], but a step that is under way gets [`LAST_STEP_LIMIT`] to come to its end.
+/// Does the same as [`or_stopped`], but gives a step that is under way [`LAST_STEP_LIMIT`] to
+/// finish.
 pub async fn finish_then_stop<T, E: From<Failure>>(
     signals: &mut Signals,
     step: impl Future<Output = Result<T, E>>,
@@ -39,9 +40,9 @@ pub async fn finish_then_stop<T, E: From<Failure>>(
 }
 
 fn stopped(signal: &str) -> Failure {
-    Failure::new(format!("stopped by {signal} before the handoff was done"))
-        .field("timeout")
-        .fix("if the action's timeout was over, raise it: pulling IMAGE is part of the action")
+    Failure::new(format!("stopped by {signal} before the handoff was done")).field("timeout").fix(
+        "if the action's timeout was over, raise the timeout: pulling IMAGE is part of the action",
+    )
 }
 
 impl From<Failure> for Vec<Failure> {

@@ -1,4 +1,4 @@
-//! The clock of the wait: seconds since boot, which neither setting the time (NTP) nor a suspend disturbs
+//! The clock of the wait: seconds since boot, unaffected by setting the time (NTP) and by a suspend
 //! (clock_gettime(2), CLOCK_BOOTTIME).
 
 use std::io;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::readable;
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
-    timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
 };
 
 /// A moment, as the time since boot.
@@ -16,17 +16,17 @@ use rustix::time::{
 pub struct Moment(Duration);
 
 impl Moment {
-    /// The time from `now` until this moment; zero if it is past.
+    /// Returns the time from `now` until this moment; zero if it is past.
     pub fn since(self, now: Self) -> Duration {
         self.0.saturating_sub(now.0)
     }
 
-    /// The moment in nanoseconds since boot.
+    /// Returns the moment in nanoseconds since boot.
     pub fn nanoseconds(self) -> u64 {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The moment that [`Moment::nanoseconds`] gave.
+    /// Returns the moment of a value from [`Moment::nanoseconds`].
     pub fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self(Duration::from_nanos(nanoseconds))
     }
@@ -44,32 +44,35 @@ impl Add<Duration> for Moment {
 pub enum Clock {
     /// CLOCK_BOOTTIME.
     SinceBoot,
-    /// tokio's clock, which a simulation has paused.
+    /// tokio's clock, which a simulation pauses.
     #[cfg(test)]
     Simulated {
-        /// The moment zero.
+        /// Moment zero.
         boot: tokio::time::Instant,
     },
 }
 
 impl Clock {
-    /// Now.
+    /// Returns the current moment.
     pub fn now(self) -> Moment {
         match self {
             Self::SinceBoot => {
                 let now = clock_gettime(ClockId::Boottime);
                 // Neither is negative: clock_gettime(2).
-                Moment(Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0)))
+                Moment(Duration::new(
+                    now.tv_sec.try_into().unwrap_or(0),
+                    now.tv_nsec.try_into().unwrap_or(0),
+                ))
             }
             #[cfg(test)]
             Self::Simulated { boot } => Moment(boot.elapsed()),
         }
     }
 
-    /// Sleeps until this moment; a suspend that reaches over it ends the sleep at once.
+    /// Sleeps until this moment. If it passes during a suspend, the sleep ends at once.
     ///
     /// # Errors
-    /// If the kernel gives no timer.
+    /// If the kernel provides no timer.
     pub async fn sleep_until(self, moment: Moment) -> io::Result<()> {
         match self {
             Self::SinceBoot => sleep_since_boot(moment.0).await,
@@ -83,13 +86,18 @@ impl Clock {
 }
 
 async fn sleep_since_boot(until: Duration) -> io::Result<()> {
-    let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    // A time of zero would disarm it: timerfd_create(2).
+    let timer =
+        timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    // A time of zero would disarm the timer: timerfd_create(2).
     let at = until.max(Duration::from_nanos(1));
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     let it_value = Timespec { tv_sec: seconds, tv_nsec: at.subsec_nanos().into() };
     let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: never, it_value })?;
+    timerfd_settime(
+        &timer,
+        TimerfdTimerFlags::ABSTIME,
+        &Itimerspec { it_interval: never, it_value },
+    )?;
     // A timer becomes readable when it expires.
     readable::watch(timer)?.readable().await.map(drop)
 }
@@ -99,7 +107,12 @@ mod tests {
     use super::*;
 
     fn run(future: impl Future<Output = io::Result<()>>) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future).unwrap();
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
+            .unwrap();
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The kernel's command line, in which the machine is told where its Tinkerbell server is. Pure.
+//! Reads the kernel's command line, which tells the machine where its Tinkerbell server is. Pure.
 
 use std::net::Ipv6Addr;
 
-/// The last value of a parameter, without the quotes around it; `None` where it is not there or empty. Blanks part
-/// parameters, but for those between double quotes (Linux, lib/cmdline.c, `next_arg`).
+/// Returns the last value of a parameter, without the quotes around it; `None` if it is missing or
+/// empty. Blanks separate parameters, except between double quotes (Linux, lib/cmdline.c,
+/// `next_arg`).
 pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let mut quoted = false;
     let parameters = line.split(move |letter: char| {
@@ -17,8 +18,8 @@ pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     parameters.filter_map(of_name).next_back().filter(|value| !value.is_empty())
 }
 
-/// The host of the Tinkerbell server, as it stands in a URL: a name, an IPv4 address or one of IPv6 in brackets. From
-/// `grpc_authority`, which is `host:port`.
+/// Returns the host of the Tinkerbell server, as written in a URL: a name, an IPv4 address, or an
+/// IPv6 address in brackets. It comes from `grpc_authority`, which is `host:port`.
 pub fn server(line: &str) -> Option<String> {
     let authority = value(line, "grpc_authority")?;
     if authority.parse::<Ipv6Addr>().is_ok() {
@@ -36,13 +37,14 @@ pub fn server(line: &str) -> Option<String> {
     (valid && !host.is_empty()).then(|| host.to_owned())
 }
 
-/// The address by which Smee knows this machine: six pairs of digits, joined by colons, in small letters. From
-/// `hw_addr`, else `worker_id`, which is the same unless the Hardware has an agentID (Tinkerbell v0.25.0, Smee's
-/// `ipxe/script`).
+/// Returns the address by which Smee knows this machine: six pairs of digits, joined by colons, in
+/// lower case. It comes from `hw_addr`, else from `worker_id`, which is the same unless the
+/// Hardware has an agentID (Tinkerbell v0.25.0, Smee's `ipxe/script`).
 pub fn hardware_address(line: &str) -> Option<String> {
     let address = |name: &str| {
         let text = value(line, name)?.to_ascii_lowercase().replace('-', ":");
-        let pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let pair =
+            |pair: &str| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit());
         (text.split(':').count() == 6 && text.split(':').all(pair)).then_some(text)
     };
     address("hw_addr").or_else(|| address("worker_id"))
@@ -55,8 +57,12 @@ mod tests {
     #[test]
     fn values_stand_behind_names() {
         let line = "quiet console=tty0 a=1 a=2 empty= \"b=x y\" c=\"x y\" d=e=f\n";
-        let values = ["a", "b", "c", "d", "console", "empty", "quiet", "none"].map(|name| value(line, name));
-        assert_eq!(values, [Some("2"), Some("x y"), Some("x y"), Some("e=f"), Some("tty0"), None, None, None]);
+        let values =
+            ["a", "b", "c", "d", "console", "empty", "quiet", "none"].map(|name| value(line, name));
+        assert_eq!(
+            values,
+            [Some("2"), Some("x y"), Some("x y"), Some("e=f"), Some("tty0"), None, None, None]
+        );
     }
 
     #[test]
@@ -86,7 +92,10 @@ mod tests {
         assert_eq!(own("hw_addr=aa-bb-cc-00-11-22").as_deref(), Some("aa:bb:cc:00:11:22"));
         let other = "worker_id=aa:bb:cc:00:11:33 hw_addr=aa:bb:cc:00:11:22";
         assert_eq!(own(other).as_deref(), Some("aa:bb:cc:00:11:22"));
-        assert_eq!(own("worker_id=some-name hw_addr=aa:bb:cc:00:11:22").as_deref(), Some("aa:bb:cc:00:11:22"));
+        assert_eq!(
+            own("worker_id=some-name hw_addr=aa:bb:cc:00:11:22").as_deref(),
+            Some("aa:bb:cc:00:11:22")
+        );
         assert_eq!(own("worker_id=aa:bb:cc:00:11:2/ quiet"), None);
         assert_eq!(own("quiet"), None);
     }

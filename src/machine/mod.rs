@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod command_line;
+pub mod filesystem;
+pub mod kexec;
 pub mod namespaces;
 pub mod pidfd;
 pub mod power;

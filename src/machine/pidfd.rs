@@ -1,11 +1,12 @@
-//! How a process ended, from the kernel: also for one that is not our child, and after its parent has reaped it.
+//! How a process ended, from the kernel, even if it is not our child, or its parent has reaped it.
 
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
-/// `PIDFD_INFO_EXIT` (linux/pidfd.h): asks for the exit code, and answers that it is there. Linux 6.15 and later.
+/// `PIDFD_INFO_EXIT` (linux/pidfd.h): requests the exit code and, in the answer, says that it is
+/// there. Linux 6.15 and later.
 const EXIT: u64 = 1 << 3;
 /// `PIDFD_GET_INFO`.
 const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
@@ -20,8 +21,9 @@ struct PidfdInfo {
     exit_code: i32,
 }
 
-/// The exit code of a process that has ended; 128 and the signal's number if a signal ended it. `None` until its parent
-/// has reaped it. The descriptor must have been opened while the process was alive.
+/// Returns the exit code of a process that has ended, or 128 plus the signal's number if a signal
+/// ended it. Returns `None` until its parent has reaped it. The descriptor must have been opened
+/// while the process was alive.
 ///
 /// # Errors
 /// If the kernel does not tell.
@@ -31,13 +33,17 @@ pub fn exit_code(pidfd: impl AsFd) -> Result<Option<i64>, Errno> {
     Ok((info.mask & EXIT != 0).then(|| code_of(info.exit_code)))
 }
 
-#[expect(unsafe_code, reason = "no crate has this request; its number and its structure are the kernel's, as above")]
+#[expect(
+    unsafe_code,
+    reason = "no crate has this request; its number and its structure are the kernel's, as above"
+)]
 fn ask(pidfd: impl AsFd, info: &mut PidfdInfo) -> Result<(), Errno> {
-    // SAFETY: the kernel writes no more than the structure, whose size is in the request's number (`_IOWR`).
+    // SAFETY: the kernel writes no more than the structure, whose size is in the request's number
+    // (`_IOWR`).
     unsafe { ioctl(pidfd, Updater::<GET_INFO, PidfdInfo>::new(info)) }
 }
 
-/// Reads a status as wait(2) has it. Pure.
+/// Reads a wait(2) status. Pure.
 fn code_of(status: i32) -> i64 {
     let (code, signal) = (i64::from(status >> 8 & 0xff), i64::from(status & 0x7f));
     if signal == 0 { code } else { 128 + signal }
@@ -59,14 +65,20 @@ mod tests {
     #[test]
     fn the_kernel_tells_how_a_process_ended_that_was_reaped() {
         for (script, code) in [("read x", 0), ("read x; exit 7", 7), ("read x; kill -9 $$", 137)] {
-            let mut child =
-                Command::new("sh").args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let mut child = Command::new("sh")
+                .args(["-c", script])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
             let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
             let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
             assert_eq!(exit_code(&pidfd), Ok(None), "it lives");
             std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"x\n").unwrap();
             let begin = std::time::Instant::now();
-            while !std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ") {
+            while !std::fs::read_to_string(format!("/proc/{}/stat", child.id()))
+                .unwrap()
+                .contains(") Z ")
+            {
                 assert!(begin.elapsed().as_secs() < 10, "it does not end");
             }
             assert_eq!(exit_code(&pidfd), Ok(None), "it is not reaped");

@@ -1,11 +1,11 @@
-//! What /proc tells of a process. All but [`Traces::read`] is pure.
+//! What /proc tells about a process. All but [`Traces::read`] is pure.
 
 use std::path::Path;
 
 /// The length of a container ID.
 const ID_LENGTH: usize = 64;
 
-/// What shows which container a process is in. Each can be missing or name another container.
+/// Traces that show which container a process is in. Each can be missing or name another container.
 #[derive(Debug, Clone, Default)]
 pub struct Traces {
     /// See [`candidates`].
@@ -15,7 +15,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Reads those of this process; a trace that cannot be read names nothing.
+    /// Reads the traces of this process; a trace that cannot be read names nothing.
     pub fn read() -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let (mounts, cgroup) = (read("/proc/self/mountinfo"), read("/proc/self/cgroup"));
@@ -25,14 +25,15 @@ impl Traces {
     }
 }
 
-/// Container IDs that the traces of our own process name, most telling first, each once. They are
-/// candidates, no more: with `network: container:X` mountinfo names X, and anybody may choose a
-/// hostname (seen on Docker 20.10 and 28).
+/// Returns the container IDs that the traces of our own process name, most telling first, each
+/// once. They are only candidates: with `network: container:X` mountinfo names X, and anybody may
+/// choose a hostname (seen on Docker 20.10 and 28).
 pub fn candidates(mountinfo: &str, cgroup: &str, hostname: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mounts = mountinfo.lines().flat_map(container_paths);
     let groups = cgroup.lines().flat_map(ids);
-    let name = Some(hostname.trim()).filter(|name| (12..=ID_LENGTH).contains(&name.len()) && is_hex(name));
+    let name =
+        Some(hostname.trim()).filter(|name| (12..=ID_LENGTH).contains(&name.len()) && is_hex(name));
     for id in mounts.chain(groups).chain(name) {
         if !found.iter().any(|known| known.starts_with(id)) {
             found.push(id.to_owned());
@@ -41,29 +42,36 @@ pub fn candidates(mountinfo: &str, cgroup: &str, hostname: &str) -> Vec<String> 
     found
 }
 
-/// True where the last part of a cgroup's path names this container: the runtime made it for that very
-/// one (`/tinkerbell/<id>`, `/system.slice/nerdctl-<id>.scope`).
+/// True if /proc/PID/net/dev lists an interface besides the loopback (proc_pid_net(5)).
+pub fn has_network(devices: &str) -> bool {
+    let names =
+        devices.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    names.into_iter().any(|name| name != "lo")
+}
+
+/// True if the last part of a cgroup's path names this container: the runtime made the cgroup for
+/// exactly this container (`/tinkerbell/<id>`, `/system.slice/nerdctl-<id>.scope`).
 pub fn is_in_cgroup_of(cgroup: &str, id: &str) -> bool {
     let lasts = cgroup.lines().filter_map(|line| line.rsplit(['/', ':']).next());
     id.len() == ID_LENGTH && lasts.into_iter().any(|last| ids(last).any(|found| found == id))
 }
 
-/// IDs in paths like `/var/lib/docker/containers/<id>/hostname`, which Docker binds to /etc/hostname,
-/// /etc/hosts and /etc/resolv.conf, and nerdctl's `.../containers/<namespace>/<id>/hostname`. Other IDs in
-/// mountinfo are layers, not containers.
+/// Returns the IDs in paths like `/var/lib/docker/containers/<id>/hostname`, which Docker binds to
+/// /etc/hostname, /etc/hosts and /etc/resolv.conf, and nerdctl's
+/// `.../containers/<namespace>/<id>/hostname`. Other IDs in mountinfo are layers, not containers.
 fn container_paths(line: &str) -> impl Iterator<Item = &str> {
-    line.split("/containers/")
-        .skip(1)
-        .filter_map(|rest| rest.split('/').take(2).find(|part| part.len() == ID_LENGTH && is_hex(part)))
+    line.split("/containers/").skip(1).filter_map(|rest| {
+        rest.split('/').take(2).find(|part| part.len() == ID_LENGTH && is_hex(part))
+    })
 }
 
-/// Every run of exactly 64 hexadecimal digits.
+/// Returns every run of exactly 64 hexadecimal digits.
 fn ids(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !is_hex_digit(c)).filter(|run| run.len() == ID_LENGTH)
 }
 
-/// The lines of /proc/PID/cgroup: the hierarchy's folder below /sys/fs/cgroup, which is empty for version 2,
-/// and the path in it (cgroups(7); `name=systemd` is mounted as `systemd`).
+/// Parses the lines of /proc/PID/cgroup: the hierarchy's folder below /sys/fs/cgroup, which is
+/// empty for version 2, and the path in it (cgroups(7); `name=systemd` is mounted as `systemd`).
 pub fn cgroups(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -72,21 +80,34 @@ pub fn cgroups(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// True where the mount on which a path lies is shared or a slave, so that what is mounted below it shows in
-/// its copies (proc_pid_mountinfo(5), optional fields). Of two mounts on one place the later one hides the
-/// other.
+/// True if the mount that holds a path is shared or a slave, so that mounts below it show in its
+/// copies (proc_pid_mountinfo(5), optional fields). Of two mounts on one place, the later one hides
+/// the other.
 pub fn propagates(mountinfo: &str, path: &Path) -> bool {
+    mount_of(mountinfo, path).is_some_and(|(_, tagged)| tagged)
+}
+
+/// Returns the mount point of a path.
+pub fn mount_point(mountinfo: &str, path: &Path) -> Option<String> {
+    mount_of(mountinfo, path).map(|(place, _)| place)
+}
+
+/// Returns the mount point of a path, and whether the mount is shared or a slave.
+fn mount_of(mountinfo: &str, path: &Path) -> Option<(String, bool)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (fields, _) = line.split_once(" - ")?;
         let mut fields = fields.split(' ').skip(4);
         let place = unescaped(fields.next()?);
-        let tagged = fields.skip(1).any(|field| field.starts_with("shared:") || field.starts_with("master:"));
-        path.starts_with(&place).then_some((place.len(), tagged))
+        let tagged = fields
+            .skip(1)
+            .any(|field| field.starts_with("shared:") || field.starts_with("master:"));
+        path.starts_with(&place).then_some((place, tagged))
     });
-    mounts.max_by_key(|(length, _)| *length).is_some_and(|(_, tagged)| tagged)
+    mounts.max_by_key(|(place, _)| place.len())
 }
 
-/// A path of mountinfo, where the kernel writes space, tab, newline and backslash in octal.
+/// Decodes a path of mountinfo, in which the kernel writes space, tab, newline and backslash in
+/// octal.
 fn unescaped(path: &str) -> String {
     [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")]
         .iter()
@@ -99,6 +120,18 @@ fn is_hex(text: &str) -> bool {
 
 fn is_hex_digit(c: char) -> bool {
     c.is_ascii_digit() || ('a'..='f').contains(&c)
+}
+
+/// Returns the names in /proc/partitions: disks and partitions. Pure.
+pub fn partitions(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().skip(2).filter_map(|line| line.split_whitespace().nth(3))
+}
+
+/// True if /proc/self/status says that this process has a capability. Pure.
+pub fn has_capability(status: &str, number: u32) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    set.is_some_and(|set| set >> number & 1 == 1)
 }
 
 #[cfg(test)]
@@ -137,16 +170,29 @@ mod tests {
     #[test]
     fn only_the_last_part_of_a_cgroup_counts() {
         let other = "a".repeat(64);
-        for line in [format!("0::/tinkerbell/{ID}"), format!("4:memory:/{other}/nerdctl-{ID}.scope")] {
+        for line in
+            [format!("0::/tinkerbell/{ID}"), format!("4:memory:/{other}/nerdctl-{ID}.scope")]
+        {
             assert!(is_in_cgroup_of(&line, ID) && !is_in_cgroup_of(&line, &other), "{line}");
         }
         assert!(!is_in_cgroup_of("0::/", "") && !is_in_cgroup_of(&format!("0::/{ID}/sub"), ID));
     }
 
     #[test]
+    fn the_loopback_alone_is_no_network() {
+        let heads = "Inter-|   Receive\n face |bytes    packets\n";
+        assert!(!has_network(&format!("{heads}    lo:       0       0\n")));
+        assert!(has_network(&format!("{heads}    lo:       0       0\n  eth0: 1 2\n")));
+        assert!(!has_network(heads) && !has_network(""));
+    }
+
+    #[test]
     fn hierarchies_of_both_versions() {
         let text = "9:name=systemd:/a\n4:cpu,cpuacct:/b\n0::/\nnonsense\n";
-        assert_eq!(cgroups(text).collect::<Vec<_>>(), [("systemd", "/a"), ("cpu,cpuacct", "/b"), ("", "")]);
+        assert_eq!(
+            cgroups(text).collect::<Vec<_>>(),
+            [("systemd", "/a"), ("cpu,cpuacct", "/b"), ("", "")]
+        );
     }
 
     #[test]
@@ -167,6 +213,11 @@ mod tests {
         ] {
             assert_eq!(propagates(text, Path::new(path)), expected, "{path}");
         }
+        assert_eq!(
+            mount_point(text, Path::new("/data/two words/x")).as_deref(),
+            Some("/data/two words")
+        );
+        assert_eq!(mount_point(text, Path::new("/database")).as_deref(), Some("/"));
         assert!(!propagates("", Path::new("/")));
     }
 
@@ -186,5 +237,15 @@ mod tests {
                 proptest::prop_assert!(id.len() >= 12 && id.len() <= 64 && is_hex(&id));
             }
         });
+    }
+
+    #[test]
+    fn partitions_and_capabilities_are_read() {
+        let text = "major minor  #blocks  name\n\n   8        0     500107 sda\n   8        1     499712 sda1\n";
+        assert_eq!(partitions(text).collect::<Vec<_>>(), ["sda", "sda1"]);
+        let status = "Name:\tx\nCapEff:\t0000000000400000\n";
+        assert!(
+            has_capability(status, 22) && !has_capability(status, 21) && !has_capability("", 22)
+        );
     }
 }

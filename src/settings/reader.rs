@@ -1,372 +1,431 @@
-//! Reading variables one by one. What is wrong is noted, and the rest is read all the same. Pure.
+//! Reads the action's environment by the table of variables. Invalid values are noted, and the rest
+//! is read anyway. Pure.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use hyper::Uri;
+use super::values::{PROXIES, SignalName, without_secret};
+use super::variables::{self as var, OnlyWith, Row, Variable};
+use super::{
+    Awaited, DockerHost, Fallback, FinishReboot, Problem, Runtime, Settings, Syslog, WaitFor, Work,
+};
+use crate::bootloader::Wanted;
+use crate::end::End;
 
-use super::values::{SYSLOG_PORT, host_and_port, is_plain_http, without_secret};
-use super::{Awaited, DockerHost, Expired, LogLevel, Problem, Runtime, Settings, Syslog, WaitFor};
-use crate::reference::Reference;
-
-/// The longest waits that are accepted, in seconds: a day.
-const LONGEST_SECONDS: u64 = 86_400;
-/// Docker's port without TLS.
-const DOCKER_PORT: u16 = 2375;
-/// How much of a wrong value is shown, in characters.
-pub(super) const SHOWN_VALUE: usize = 80;
-/// What has no use but with `netboot-off`, and what has none but with a URL; each with its field.
-const OF_NETBOOT_OFF: (&str, &str) = ("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL");
-const OF_A_URL: (&str, &str) = ("WAITDAEMON_WAIT_FOR_STATUS", "environment.WAITDAEMON_WAIT_FOR_STATUS");
-/// What has no use without WAITDAEMON_WAIT_FOR, each with its field.
-const OF_A_SIGNAL: [(&str, &str); 4] = [
-    OF_NETBOOT_OFF,
-    ("WAITDAEMON_WAIT_EXPIRED", "environment.WAITDAEMON_WAIT_EXPIRED"),
-    OF_A_URL,
-    ("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS"),
-];
-/// Every variable of ours that has our prefix; others with the prefix are likely misspelled.
-pub(super) const PREFIXED: [&str; 13] = [
-    "WAITDAEMON_DRY_RUN",
-    "WAITDAEMON_FINISH_REBOOT",
-    "WAITDAEMON_LOG",
-    "WAITDAEMON_PULL_TIMEOUT_SECONDS",
-    "WAITDAEMON_REGISTRY_PASSWORD_FILE",
-    "WAITDAEMON_REGISTRY_USERNAME",
-    "WAITDAEMON_SMEE_URL",
-    "WAITDAEMON_SYSLOG",
-    "WAITDAEMON_WAIT_EXPIRED",
-    "WAITDAEMON_WAIT_FOR",
-    "WAITDAEMON_WAIT_FOR_STATUS",
-    "WAITDAEMON_WAIT_MAX_SECONDS",
-    "WAITDAEMON_WATCH_SECONDS",
-];
+/// The variables that ask the docker command and its libraries for TLS (docker/cli, `cli/flags`;
+/// docker/client, `FromEnv`).
+const OF_TLS: [&str; 3] =
+    ["environment.DOCKER_TLS_VERIFY", "environment.DOCKER_CERT_PATH", "environment.DOCKER_TLS"];
+/// How much of an invalid value is shown, in characters.
+const SHOWN_VALUE: usize = 80;
+const FIX_SIGNAL: &str = "leave it out, or set WAITDAEMON_WAIT_FOR to what it belongs to";
+const FIX_FALLBACK: &str = "leave it out, or set WAITDAEMON_FALLBACK to reboot or poweroff";
+const FIX_END: &str = "leave it out, or set WAITDAEMON_FALLBACK, or leave IMAGE out";
 
 impl Settings {
-    /// Reads the environment `variables`, each a name and a value.
+    /// Reads the environment `variables`, each a name and a value, and the action's `arguments`,
+    /// which count only without `IMAGE`.
     ///
     /// # Errors
-    /// Every [`Problem`], in the order of the documentation.
-    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Vec<Problem>> {
+    /// If a setting is invalid: every [`Problem`], in the order of the reference.
+    pub fn read(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        arguments: &[String],
+    ) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader::new(variables);
-        let image = reader.image();
-        let wait = reader.seconds_if_set("WAIT_SECONDS", "environment.WAIT_SECONDS", 0);
-        let wait_for = reader.wait_for(wait.unwrap_or_default());
-        let runtime = reader.runtime();
-        let docker_host = reader.docker_host();
-        let nerdctl_namespace = reader.nerdctl_namespace();
-        let nerdctl_host = reader.boolean("NERDCTL_HOST", "environment.NERDCTL_HOST", true);
-        let watch = reader.seconds("WAITDAEMON_WATCH_SECONDS", "environment.WAITDAEMON_WATCH_SECONDS", 0, 60);
-        let pull_timeout =
-            reader.seconds("WAITDAEMON_PULL_TIMEOUT_SECONDS", "environment.WAITDAEMON_PULL_TIMEOUT_SECONDS", 1, 600);
-        let finish_reboot = reader.boolean("WAITDAEMON_FINISH_REBOOT", "environment.WAITDAEMON_FINISH_REBOOT", true);
-        let log = reader.log();
-        let dry_run = reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false);
-        let registry_login = reader.registry_login();
-        let syslog = reader.syslog();
-        match image {
-            Some(image) if reader.problems.is_empty() => Ok(Self {
-                image,
+        let work = reader.work(arguments);
+        let wait = reader.read(&var::WAIT_SECONDS);
+        let signal = reader.read(&var::WAITDAEMON_WAIT_FOR);
+        let end = reader.value(&var::WAITDAEMON_FALLBACK);
+        reader.reject_unused(work.as_ref(), signal.as_ref(), end);
+        let wait_for = reader.wait_for(signal);
+        if let (Some(wait), Some(signal)) = (wait, &wait_for)
+            && signal.max_wait < wait
+        {
+            let problem =
+                "WAITDAEMON_WAIT_MAX_SECONDS is less than WAIT_SECONDS, which is the least wait";
+            let value = signal.max_wait.as_secs().to_string();
+            let row = &var::WAITDAEMON_WAIT_MAX_SECONDS.row;
+            reader.reject(row, &value, problem.into(), "raise it, or lower WAIT_SECONDS");
+        }
+        let runtime = reader.value(&var::CONTAINER_RUNTIME);
+        let docker_host = reader.value(&var::DOCKER_HOST);
+        if runtime != Runtime::Nerdctl && matches!(docker_host, DockerHost::Tcp(_)) {
+            reader.reject_tls();
+        }
+        let after = reader.value(&var::WAITDAEMON_FALLBACK_AFTER_SECONDS);
+        let force_after = reader.value(&var::WAITDAEMON_FORCE_AFTER_SECONDS);
+        let watch = reader.value(&var::WAITDAEMON_WATCH_SECONDS);
+        let pull_timeout = reader.value(&var::WAITDAEMON_PULL_TIMEOUT_SECONDS);
+        let finish_reboot = match reader.read(&var::WAITDAEMON_FINISH_REBOOT) {
+            None => FinishReboot::IfAsked,
+            Some(true) => FinishReboot::Always,
+            Some(false) => FinishReboot::Never,
+        };
+        let report = reader.read(&var::WAITDAEMON_REPORT_URL);
+        let nerdctl_namespace = reader.value(&var::NERDCTL_NAMESPACE);
+        let nerdctl_host = reader.value(&var::NERDCTL_HOST);
+        let log = reader.value(&var::WAITDAEMON_LOG);
+        let dry_run = reader.value(&var::WAITDAEMON_DRY_RUN);
+        let username = reader.read(&var::WAITDAEMON_REGISTRY_USERNAME);
+        let password_file = reader.read(&var::WAITDAEMON_REGISTRY_PASSWORD_FILE);
+        let syslog = reader.value(&var::WAITDAEMON_SYSLOG);
+        let proxies = PROXIES.map(|(large, small)| reader.raw(large).or_else(|| reader.raw(small)));
+        let problems = reader.problems;
+        match work {
+            Some(work) if problems.is_empty() => Ok(Self {
+                work,
                 wait,
                 wait_for,
                 watch,
                 pull_timeout,
                 finish_reboot,
+                force_after: Some(force_after).filter(|after| !after.is_zero()),
+                fallback: end.map(|end| Fallback { end, after_seconds: after.as_secs() }),
+                report,
                 runtime,
                 docker_host,
                 nerdctl_namespace,
                 nerdctl_host,
                 log,
                 dry_run,
-                registry_login,
+                registry_login: username.zip(password_file),
                 syslog,
+                proxies,
             }),
-            _ => Err(reader.problems),
+            _ => Err(in_order(problems)),
         }
     }
 }
 
-/// True if a dry run is asked for, whatever else is wrong.
+/// Sorts problems in the order of the reference; those of variables that are not in it come last.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let mut ordered = Vec::new();
+    for row in var::ALL {
+        while let Some(at) = problems.iter().position(|problem| problem.field == row.field) {
+            ordered.push(problems.remove(at));
+        }
+    }
+    ordered.append(&mut problems);
+    ordered
+}
+
+/// True if the variables ask for a dry run, whatever else is wrong.
 pub fn asks_for_dry_run(variables: impl IntoIterator<Item = (OsString, OsString)>) -> bool {
-    let mut reader = Reader::new(variables);
-    reader.boolean("WAITDAEMON_DRY_RUN", "environment.WAITDAEMON_DRY_RUN", false)
+    Reader::new(variables).value(&var::WAITDAEMON_DRY_RUN)
 }
 
-/// Where WARN and ERROR lines go, whatever else is wrong.
+/// Returns where WARN and ERROR lines go, whatever else is wrong.
 pub fn syslog(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Syslog {
-    Reader::new(variables).syslog()
+    Reader::new(variables).value(&var::WAITDAEMON_SYSLOG)
 }
 
-/// The names among `variables` that begin with our prefix and are none of ours.
-pub fn unrecognized<'a>(variables: impl IntoIterator<Item = &'a OsString>) -> Vec<String> {
-    let names = variables.into_iter().filter_map(|name| name.to_str());
-    names.filter(|name| name.starts_with("WAITDAEMON_") && !PREFIXED.contains(name)).map(str::to_owned).collect()
-}
-
-/// The variables that were given, and what was found wrong with them.
+/// The environment's variables, and the problems found in them.
 struct Reader {
-    variables: HashMap<OsString, OsString>,
+    variables: Vec<(OsString, OsString)>,
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    /// Reads these variables, each a name and a value.
+    /// Creates a reader of these variables, each a name and a value.
     fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self { variables: variables.into_iter().collect(), problems: Vec::new() }
     }
 
-    fn image(&mut self) -> Option<Reference> {
-        let field = "environment.IMAGE";
-        let fix = "set IMAGE to the image that is to run, for example alpine or quay.io/org/image:v1";
-        let Some(text) = self.text("IMAGE", field, fix) else {
-            // A value that is not UTF-8 was reported already.
-            if !self.problems.iter().any(|problem| problem.field == field) {
-                self.problems.push(Problem { field, value: None, problem: "IMAGE is not set".into(), fix });
-            }
-            return None;
+    /// Returns what is to be done. If `IMAGE` is unset, waitdaemon ends the machine itself, and the
+    /// only argument must name the end.
+    fn work(&mut self, arguments: &[String]) -> Option<Work> {
+        if self.is_set(&var::IMAGE.row) {
+            return self.read(&var::IMAGE).map(Work::Container);
+        }
+        let word = match arguments {
+            [word] => End::named(word),
+            _ => None,
         };
-        match Reference::parse(&text) {
-            Ok(image) => Some(image),
-            Err(why) => {
-                self.reject(field, &text, why.to_string(), fix);
-                None
-            }
-        }
-    }
-
-    fn seconds(&mut self, name: &'static str, field: &'static str, min: u64, default: u64) -> Duration {
-        self.seconds_if_set(name, field, min).unwrap_or(Duration::from_secs(default))
-    }
-
-    fn seconds_if_set(&mut self, name: &'static str, field: &'static str, min: u64) -> Option<Duration> {
-        let fix = "use a whole number of seconds, at most 86400, without sign, unit or blanks, or leave it out";
-        let text = self.text(name, field, fix)?;
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        match text.parse::<u64>() {
-            Ok(seconds) if digits && (min..=LONGEST_SECONDS).contains(&seconds) => Some(Duration::from_secs(seconds)),
-            _ => {
-                let problem = format!("{name} is not a whole number from {min} to {LONGEST_SECONDS}");
-                self.reject(field, &text, problem, fix);
-                None
-            }
-        }
-    }
-
-    /// The signal, and what belongs to it.
-    fn wait_for(&mut self, min_wait: Duration) -> Option<WaitFor> {
-        let field = "environment.WAITDAEMON_WAIT_FOR";
-        let fix = "use netboot-off or http://host:port/path, or leave it out";
-        let wanted = self.text("WAITDAEMON_WAIT_FOR", field, fix);
-        let smee = self.url("WAITDAEMON_SMEE_URL", "environment.WAITDAEMON_SMEE_URL");
-        let status = self.status();
-        let max_wait = self.seconds("WAITDAEMON_WAIT_MAX_SECONDS", "environment.WAITDAEMON_WAIT_MAX_SECONDS", 1, 300);
-        let expired = self.expired();
-        let what = match wanted.as_deref() {
+        match word {
+            Some(End::Kexec) => self.kexec(),
+            Some(end) => Some(Work::End(end)),
             None => {
-                OF_A_SIGNAL.into_iter().for_each(|variable| self.reject_unused(variable, "not"));
-                return None;
+                self.report(
+                    var::IMAGE.row.field,
+                    None,
+                    "IMAGE is not set".into(),
+                    var::IMAGE.row.fix,
+                );
+                None
             }
-            Some("netboot-off") => {
-                self.reject_unused(OF_A_URL, "netboot-off");
-                Awaited::NetbootOff { smee }
-            }
-            Some(text) => match self.as_url("WAITDAEMON_WAIT_FOR", field, text, fix) {
-                Some(url) => {
-                    self.reject_unused(OF_NETBOOT_OFF, "a URL");
-                    Awaited::Status { url, status }
-                }
-                None => return None,
-            },
-        };
-        if max_wait < min_wait {
-            let field = "environment.WAITDAEMON_WAIT_MAX_SECONDS";
-            let problem = "WAITDAEMON_WAIT_MAX_SECONDS is less than WAIT_SECONDS, which is the least wait";
-            self.reject(field, &max_wait.as_secs().to_string(), problem.into(), "raise it, or lower WAIT_SECONDS");
         }
+    }
+
+    /// Returns the system to boot, by the variables of Tinkerbell's kexec action.
+    fn kexec(&mut self) -> Option<Work> {
+        let device = &var::BLOCK_DEVICE.row;
+        if !self.is_set(device) {
+            let problem = "BLOCK_DEVICE is not set, and kexec without IMAGE needs it".into();
+            self.report(device.field, None, problem, device.fix);
+        }
+        let device = self.read(&var::BLOCK_DEVICE);
+        let wanted = Wanted {
+            file_system: self.read(&var::FS_TYPE),
+            kernel: self.read(&var::KERNEL_PATH),
+            initrd: self.read(&var::INITRD_PATH),
+            command_line: self.read(&var::CMD_LINE),
+            grub_config: self.read(&var::GRUBCFG_PATH),
+            device: device?,
+        };
+        Some(Work::Kexec(Box::new(wanted)))
+    }
+
+    /// Returns the signal and the settings that belong to it.
+    fn wait_for(&mut self, signal: Option<SignalName>) -> Option<WaitFor> {
+        let smee = self.read(&var::WAITDAEMON_SMEE_URL);
+        let status = self.value(&var::WAITDAEMON_WAIT_FOR_STATUS);
+        let max_wait = self.value(&var::WAITDAEMON_WAIT_MAX_SECONDS);
+        let expired = self.value(&var::WAITDAEMON_WAIT_EXPIRED);
+        let what = match signal? {
+            SignalName::NetbootOff => Awaited::NetbootOff { smee },
+            SignalName::Url(url) => Awaited::Status { url, status },
+        };
         Some(WaitFor { what, max_wait, expired })
     }
 
-    /// Reports a variable that is set although WAITDAEMON_WAIT_FOR is something that it does not belong to.
-    fn reject_unused(&mut self, (name, field): (&'static str, &'static str), what: &str) {
-        let fix = "leave it out, or set WAITDAEMON_WAIT_FOR to what it belongs to";
-        let reported = self.problems.iter().any(|problem| problem.field == field);
-        if let Some(text) = self.text(name, field, fix).filter(|_| !reported) {
-            self.reject(field, without_secret(&text), format!("{name} is set, and WAITDAEMON_WAIT_FOR is {what}"), fix);
-        }
-    }
-
-    fn registry_login(&mut self) -> Option<(String, PathBuf)> {
-        let fix = "set both WAITDAEMON_REGISTRY_USERNAME and WAITDAEMON_REGISTRY_PASSWORD_FILE, or none";
-        let field = "environment.WAITDAEMON_REGISTRY_USERNAME";
-        let username = self.text("WAITDAEMON_REGISTRY_USERNAME", field, fix);
-        let file_field = "environment.WAITDAEMON_REGISTRY_PASSWORD_FILE";
-        let file = self.text("WAITDAEMON_REGISTRY_PASSWORD_FILE", file_field, fix);
-        match (username, file) {
-            (Some(username), Some(file)) => Some((username, file.into())),
-            (Some(_), None) => {
-                let problem = "WAITDAEMON_REGISTRY_PASSWORD_FILE is not set".into();
-                self.problems.push(Problem { field: file_field, value: None, problem, fix });
-                None
-            }
-            (None, Some(_)) => {
-                let problem = "WAITDAEMON_REGISTRY_USERNAME is not set".into();
-                self.problems.push(Problem { field, value: None, problem, fix });
-                None
-            }
-            (None, None) => None,
-        }
-    }
-
-    fn syslog(&mut self) -> Syslog {
-        let (field, fix) = ("environment.WAITDAEMON_SYSLOG", "use off, host or host:port, or leave it out");
-        match self.text("WAITDAEMON_SYSLOG", field, fix).as_deref() {
-            None => Syslog::Usual,
-            Some("off") => Syslog::Off,
-            Some(text) => match host_and_port(text, SYSLOG_PORT) {
-                Some(address) => Syslog::To(address),
-                None => {
-                    self.reject(field, text, "WAITDAEMON_SYSLOG is not a valid host".into(), fix);
-                    Syslog::Usual
+    /// Reports each variable that is set without the variable that it depends on. A variable that
+    /// depends on an invalid value is not reported.
+    fn reject_unused(
+        &mut self,
+        work: Option<&Work>,
+        signal: Option<&SignalName>,
+        fallback: Option<End>,
+    ) {
+        let no_signal = !self.is_set(&var::WAITDAEMON_WAIT_FOR.row);
+        let no_fallback = fallback.is_none() && !self.is_rejected(&var::WAITDAEMON_FALLBACK.row);
+        for row in var::ALL {
+            let (is_unused, without, fix): (bool, String, &str) = match row.only_with {
+                OnlyWith::Anything | OnlyWith::Kexec => continue,
+                OnlyWith::OtherHalf => {
+                    let other =
+                        |other: &&&Row| other.only_with == row.only_with && !self.is_set(other);
+                    let missing = var::ALL.iter().find(other).filter(|_| self.is_set(row));
+                    if let Some(missing) = missing {
+                        let problem =
+                            format!("{} is not set, and {} is", missing.name(), row.name());
+                        self.report(missing.field, None, problem, missing.fix);
+                    }
+                    continue;
                 }
-            },
-        }
-    }
-
-    fn status(&mut self) -> u16 {
-        let (field, fix) =
-            ("environment.WAITDAEMON_WAIT_FOR_STATUS", "use an HTTP status from 200 to 599, or leave it out (200)");
-        let Some(text) = self.text("WAITDAEMON_WAIT_FOR_STATUS", field, fix) else { return 200 };
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<u16>().ok().filter(|status| digits && (200..600).contains(status)).unwrap_or_else(|| {
-            self.reject(field, &text, "WAITDAEMON_WAIT_FOR_STATUS is not an HTTP status code".into(), fix);
-            200
-        })
-    }
-
-    fn expired(&mut self) -> Expired {
-        let (field, fix) = ("environment.WAITDAEMON_WAIT_EXPIRED", "use run or abort, or leave it out (run)");
-        match self.text("WAITDAEMON_WAIT_EXPIRED", field, fix).as_deref() {
-            None | Some("run") => Expired::Run,
-            Some("abort") => Expired::Abort,
-            Some(text) => {
-                self.reject(field, text, "WAITDAEMON_WAIT_EXPIRED is neither run nor abort".into(), fix);
-                Expired::Run
+                OnlyWith::NetbootOff if matches!(signal, Some(SignalName::Url(_))) => {
+                    (true, "WAITDAEMON_WAIT_FOR is a URL".into(), FIX_SIGNAL)
+                }
+                OnlyWith::UrlSignal if matches!(signal, Some(SignalName::NetbootOff)) => {
+                    (true, "WAITDAEMON_WAIT_FOR is netboot-off".into(), FIX_SIGNAL)
+                }
+                OnlyWith::Signal | OnlyWith::NetbootOff | OnlyWith::UrlSignal => {
+                    (no_signal, "WAITDAEMON_WAIT_FOR is not".into(), FIX_SIGNAL)
+                }
+                OnlyWith::Fallback => {
+                    (no_fallback, "WAITDAEMON_FALLBACK is not".into(), FIX_FALLBACK)
+                }
+                OnlyWith::OwnEnd => {
+                    let never = no_fallback && matches!(work, Some(Work::Container(_)));
+                    let why = "waitdaemon will not end the machine itself: IMAGE is set and WAITDAEMON_FALLBACK is not";
+                    (never, why.into(), FIX_END)
+                }
+            };
+            if is_unused && self.is_set(row) {
+                let value = self.text(row);
+                let problem = format!("{} is set, and {without}", row.name());
+                self.reject(row, value.as_deref().unwrap_or_default(), problem, fix);
             }
         }
     }
 
-    fn url(&mut self, name: &'static str, field: &'static str) -> Option<Uri> {
-        let fix = "use http://host:port, or leave it out";
-        let text = self.text(name, field, fix)?;
-        self.as_url(name, field, &text, fix)
-    }
-
-    /// Plain HTTP alone: TLS would double the image.
-    fn as_url(&mut self, name: &str, field: &'static str, text: &str, fix: &'static str) -> Option<Uri> {
-        let url = text.parse::<Uri>().ok();
-        let https = url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"));
-        let found = url.filter(|url| is_plain_http(url) && !text.contains('#'));
-        if found.is_none() {
-            let what = if https { "is https, which is not supported" } else { "is not an http:// URL" };
-            self.reject(field, without_secret(text), format!("{name} {what}"), fix);
-        }
-        found
-    }
-
-    /// A switch.
-    fn boolean(&mut self, name: &'static str, field: &'static str, default: bool) -> bool {
-        let fix = "use true, false, 1 or 0, or leave it out";
-        let Some(text) = self.text(name, field, fix) else { return default };
-        match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => true,
-            "false" | "0" => false,
-            _ => {
-                self.reject(field, &text, format!("{name} is neither true nor false"), fix);
-                default
+    /// Reports variables that ask for TLS. Otherwise the engine would only close the connection.
+    fn reject_tls(&mut self) {
+        let fix = "leave it out and use an engine that listens without TLS, or the socket /var/run/docker.sock";
+        for field in OF_TLS {
+            let name = field.trim_start_matches("environment.");
+            if let Some(value) = self.raw(name).filter(|value| !value.is_empty()) {
+                self.report(
+                    field,
+                    Some(&value),
+                    format!("{name} asks for TLS, which is not supported"),
+                    fix,
+                );
             }
         }
     }
 
-    fn runtime(&mut self) -> Runtime {
-        let (field, fix) = ("environment.CONTAINER_RUNTIME", "use auto, docker or nerdctl, or leave it out (auto)");
-        match self.text("CONTAINER_RUNTIME", field, fix).as_deref() {
-            None | Some("auto") => Runtime::Auto,
-            Some("docker") => Runtime::Docker,
-            Some("nerdctl") => Runtime::Nerdctl,
-            Some(text) => {
-                self.reject(field, text, "CONTAINER_RUNTIME is not one of auto, docker, nerdctl".into(), fix);
-                Runtime::Auto
-            }
+    /// Returns the value of a variable, or its default if it is unset or invalid. An invalid value
+    /// is reported.
+    fn value<T: Default>(&mut self, variable: &Variable<T>) -> T {
+        self.read(variable).unwrap_or_default()
+    }
+
+    /// Returns the same as [`Reader::value`]; `None` if there is no default either.
+    fn read<T>(&mut self, variable: &Variable<T>) -> Option<T> {
+        let row = &variable.row;
+        let text = self.text(row);
+        match text.as_deref().map(variable.parse) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(why)) => self.refuse(row, text, why),
+            None => {}
         }
+        (variable.parse)(row.default).ok().filter(|_| !row.default.is_empty())
     }
 
-    fn docker_host(&mut self) -> DockerHost {
-        let field = "environment.DOCKER_HOST";
-        let fix = "use unix:///path/to/docker.sock or tcp://host:port (without TLS), or leave it out";
-        let Some(text) = self.text("DOCKER_HOST", field, fix) else { return DockerHost::default() };
-        let problem = if let Some(path) = text.strip_prefix("unix://") {
-            if path.starts_with('/') && path.len() > 1 {
-                return DockerHost::Unix(path.into());
-            }
-            "DOCKER_HOST's path is not absolute"
-        } else if let Some(address) = text.strip_prefix("tcp://") {
-            if let Some(address) = host_and_port(address.trim_end_matches('/'), DOCKER_PORT) {
-                return DockerHost::Tcp(address);
-            }
-            "DOCKER_HOST is not tcp://host:port"
-        } else {
-            "DOCKER_HOST's scheme is not supported"
-        };
-        self.reject(field, &text, problem.into(), fix);
-        DockerHost::default()
+    fn refuse(&mut self, row: &Row, text: Option<String>, why: &str) {
+        let problem = format!("{} {why}", row.name());
+        self.reject(row, &text.unwrap_or_default(), problem, row.fix);
     }
 
-    /// containerd's rule for namespaces (`pkg/identifiers`): words of letters and digits, joined by
-    /// single `.`, `_` or `-`, at most 76 characters.
-    fn nerdctl_namespace(&mut self) -> String {
-        let field = "environment.NERDCTL_NAMESPACE";
-        let fix = "use letters and digits, joined by single '.', '_' or '-', or leave it out (tinkerbell)";
-        let Some(text) = self.text("NERDCTL_NAMESPACE", field, fix) else { return "tinkerbell".into() };
-        let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric());
-        if text.len() > 76 || !text.split(['.', '_', '-']).all(word) {
-            self.reject(field, &text, "NERDCTL_NAMESPACE is not a valid containerd namespace".into(), fix);
-        }
-        text
+    /// Returns the value of a variable as it is; if a name is given twice, the last value counts.
+    fn given(&self, name: &str) -> Option<&OsString> {
+        let named = |(given, _): &&(OsString, OsString)| given.as_os_str() == name;
+        self.variables.iter().rev().find(named).map(|(_, value)| value)
     }
 
-    fn log(&mut self) -> LogLevel {
-        let (field, fix) = ("environment.WAITDAEMON_LOG", "use error, warn, info or debug, or leave it out (info)");
-        match self.text("WAITDAEMON_LOG", field, fix).as_deref() {
-            None | Some("info") => LogLevel::Info,
-            Some("error") => LogLevel::Error,
-            Some("warn") => LogLevel::Warn,
-            Some("debug") => LogLevel::Debug,
-            Some(text) => {
-                self.reject(field, text, "WAITDAEMON_LOG is not one of error, warn, info, debug".into(), fix);
-                LogLevel::Info
-            }
-        }
+    fn is_set(&self, row: &Row) -> bool {
+        self.given(row.name()).is_some_and(|value| !value.is_empty())
     }
 
-    /// The value of a variable; `None` if it is missing, empty (the default holds) or not UTF-8
-    /// (reported).
-    fn text(&mut self, name: &'static str, field: &'static str, fix: &'static str) -> Option<String> {
-        let value = self.variables.get(&OsString::from(name)).filter(|value| !value.is_empty())?;
+    /// Returns the value of a variable that is the user's own, if it is UTF-8. An empty value
+    /// counts.
+    fn raw(&self, name: &str) -> Option<String> {
+        self.given(name)?.to_str().map(str::to_owned)
+    }
+
+    /// Returns the value of a variable; `None` if it is missing, empty (the default holds) or not
+    /// UTF-8 (reported).
+    fn text(&mut self, row: &Row) -> Option<String> {
+        let value = self.given(row.name()).filter(|value| !value.is_empty())?;
         if let Some(text) = value.to_str() {
             return Some(text.to_owned());
         }
         let shown = value.to_string_lossy().into_owned();
-        self.reject(field, &shown, format!("{name} is not UTF-8"), fix);
+        self.reject(row, &shown, format!("{} is not UTF-8", row.name()), row.fix);
         None
     }
 
-    fn reject(&mut self, field: &'static str, value: &str, problem: String, fix: &'static str) {
-        let mut shown: String = value.chars().take(SHOWN_VALUE).collect();
-        if shown.len() < value.len() {
-            shown.push('…');
+    fn is_rejected(&self, row: &Row) -> bool {
+        self.problems.iter().any(|problem| problem.field == row.field)
+    }
+
+    /// Reports an invalid value. A variable has one problem at a time.
+    fn reject(&mut self, row: &Row, value: &str, problem: String, fix: &'static str) {
+        if !self.is_rejected(row) {
+            let shown = if row.secret { without_secret(value) } else { value };
+            self.report(row.field, Some(shown), problem, fix);
         }
-        self.problems.push(Problem { field, value: Some(shown), problem, fix });
+    }
+
+    fn report(
+        &mut self,
+        field: &'static str,
+        value: Option<&str>,
+        problem: String,
+        fix: &'static str,
+    ) {
+        let value = value.map(|value| {
+            let mut shown: String = value.chars().take(SHOWN_VALUE).collect();
+            if shown.len() < value.len() {
+                shown.push('…');
+            }
+            shown
+        });
+        self.problems.push(Problem { field, value, problem, fix });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn read_with(arguments: &[&str], pairs: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        Settings::read(pairs.iter().map(|(name, value)| (name.into(), value.into())), &arguments)
+    }
+
+    #[test]
+    fn without_an_image_one_word_says_what_to_do() {
+        for (word, end) in
+            [("reboot", End::Reboot), ("poweroff", End::PowerOff), ("halt", End::Halt)]
+        {
+            let settings = read_with(&[word], &[("WAITDAEMON_FORCE_AFTER_SECONDS", "0")]).unwrap();
+            assert_eq!((settings.work, settings.force_after), (Work::End(end), None));
+            // With an image the word is the container's.
+            let settings = read_with(&[word], &[("IMAGE", "alpine")]).unwrap();
+            assert_eq!(
+                (settings.own_end(), settings.image().map(crate::reference::Reference::as_written)),
+                (None, Some("alpine"))
+            );
+        }
+        for arguments in
+            [&[][..], &["reboot", "-f"], &["/sbin/reboot"], &["sh", "-c", "reboot"], &["shutdown"]]
+        {
+            let problems = read_with(arguments, &[]).unwrap_err();
+            assert_eq!((problems.len(), problems[0].field), (1, "environment.IMAGE"));
+            assert!(problems[0].fix.contains("reboot, poweroff, halt or kexec"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn kexec_takes_the_variables_of_tinkerbells_action() {
+        let Work::Kexec(wanted) =
+            read_with(&["kexec"], &[("BLOCK_DEVICE", "/dev/sda1"), ("FS_TYPE", "ext4")])
+                .unwrap()
+                .work
+        else {
+            panic!("no kexec")
+        };
+        assert_eq!(
+            (wanted.device.to_str(), wanted.file_system.as_deref()),
+            (Some("/dev/sda1"), Some("ext4"))
+        );
+        assert_eq!((&wanted.kernel, &wanted.command_line), (&None, &None));
+        for (pairs, field) in [
+            (&[][..], "environment.BLOCK_DEVICE"),
+            (&[("BLOCK_DEVICE", "sda1")], "environment.BLOCK_DEVICE"),
+            (&[("BLOCK_DEVICE", "/dev/sda1"), ("FS_TYPE", "ext4,rw")], "environment.FS_TYPE"),
+            (
+                &[("BLOCK_DEVICE", "/dev/sda1"), ("INITRD_PATH", "/i"), ("CMD_LINE", "a\nb")],
+                "environment.CMD_LINE",
+            ),
+        ] {
+            let problems = read_with(&["kexec"], pairs).unwrap_err();
+            assert_eq!((problems.len(), problems[0].field), (1, field), "{problems:?}");
+        }
+        let long = "x".repeat(2047);
+        assert!(
+            read_with(&["kexec"], &[("BLOCK_DEVICE", "/dev/sda1"), ("CMD_LINE", &long)]).is_err()
+        );
+        // They belong to the user container if there is one.
+        assert!(read_with(&[], &[("IMAGE", "a"), ("BLOCK_DEVICE", "sda1")]).is_ok());
+    }
+
+    #[test]
+    fn a_fallback_is_an_end() {
+        let settings = read_with(
+            &[],
+            &[
+                ("IMAGE", "a"),
+                ("WAITDAEMON_FALLBACK", "poweroff"),
+                ("WAITDAEMON_FORCE_AFTER_SECONDS", "5"),
+            ],
+        );
+        let settings = settings.unwrap();
+        assert_eq!(settings.fallback, Some(Fallback { end: End::PowerOff, after_seconds: 60 }));
+        assert_eq!(settings.force_after, Some(Duration::from_secs(5)));
+        let none = read_with(&[], &[("IMAGE", "a"), ("WAITDAEMON_FALLBACK", "none")]).unwrap();
+        assert_eq!(none.fallback, None);
+        let soon = read_with(
+            &[],
+            &[
+                ("IMAGE", "a"),
+                ("WAITDAEMON_FALLBACK", "reboot"),
+                ("WAITDAEMON_FALLBACK_AFTER_SECONDS", "0"),
+            ],
+        );
+        assert_eq!(soon.unwrap().fallback, Some(Fallback { end: End::Reboot, after_seconds: 0 }));
     }
 }

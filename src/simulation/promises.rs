@@ -1,4 +1,4 @@
-//! The promises of docs/design.md, held against what happened in a run.
+//! Checks the promises of docs/design.md against what happened in a run.
 
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use crate::engine::Life;
 use crate::engine::fake::{Container, Fault, Ways};
 use crate::names::Role;
 
+/// How long after a failure the fallback is due.
+const FALLBACK: Duration = Duration::from_secs(60);
+
 /// Everything that a handoff left and did.
 struct Handed<'a> {
     attempt: Attempt,
@@ -15,7 +18,7 @@ struct Handed<'a> {
     waiter: Option<&'a Container>,
 }
 
-/// Notes every promise that the run broke.
+/// Records every promise that the run broke.
 pub fn check(stage: &Stage) {
     let mut broken: Vec<String> = Vec::new();
     {
@@ -25,44 +28,61 @@ pub fn check(stage: &Stage) {
         handoffs.sort_unstable();
         handoffs.dedup();
         for handoff in handoffs {
-            // A handoff that met another one made them anew.
-            let made = |role| world.all().filter(move |found| found.handoff == handoff && found.role == Some(role));
+            // A handoff that met another one created them anew.
+            let made = |role| {
+                world
+                    .all()
+                    .filter(move |found| found.handoff == handoff && found.role == Some(role))
+            };
             let of = |role| made(role).max_by(|one, other| one.id.cmp(&other.id));
             let (user, waiter) = (of(Role::User), of(Role::Waiter));
             let duty = user.or(waiter).and_then(|found| found.duty.as_ref());
-            let Some(attempt) = duty.and_then(|duty| stage.attempt_of(&duty.action_id)) else { continue };
+            let Some(attempt) = duty.and_then(|duty| stage.attempt_of(&duty.action_id)) else {
+                continue;
+            };
             broken.extend(of_handoff(stage, &Handed { attempt, user, waiter }));
         }
         let busy = world.containers.values().filter(|found| found.role == Some(Role::Waiter));
         for waiter in busy.filter(|found| matches!(found.life, Life::Running { .. })) {
             broken.push(format!("{} still runs after an hour", waiter.name));
         }
-        // The same action served alone, with at most one thing that passes: it must succeed (promise 12).
+        // An action served only once, with at most one fault that passes, must succeed (promise
+        // 12).
         let attempts = stage.attempts.borrow();
         if let [attempt] = attempts.as_slice()
             && passes(stage)
             && attempt.code.is_some_and(|code| code != 0)
         {
-            broken.push(format!("one fault that passes failed the action: exit code {:?} (promise 12)", attempt.code));
+            broken.push(format!(
+                "one fault that passes failed the action: exit code {:?} (promise 12)",
+                attempt.code
+            ));
         }
     }
     let mut world = stage.world.borrow_mut();
     let attempts = stage.attempts.borrow();
     let only_again = stage.scenario.events.iter().all(|(_, event)| *event == Event::Again);
-    if only_again && stage.scenario.is_calm() && attempts.iter().any(|attempt| attempt.code != Some(0)) {
-        broken.push(format!("the same action came again, and one attempt failed: {attempts:?} (promise 6)"));
+    if only_again
+        && !world.down
+        && stage.scenario.is_calm()
+        && attempts.iter().any(|attempt| attempt.code != Some(0))
+    {
+        broken.push(format!(
+            "the same action came again, and one attempt failed: {attempts:?} (promise 6)"
+        ));
     }
     for text in broken {
         world.violate(text);
     }
 }
 
-/// True if at most one thing went wrong in this run, which passes.
+/// True if at most one thing went wrong in this run, and it passes.
 fn passes(stage: &Stage) -> bool {
     let scenario = &stage.scenario;
     let killed = scenario.faults(|fault| matches!(fault, Fault::KilledBefore | Fault::KilledAfter));
-    // A start that hangs is given up: the handoff waits 30 s for the waiter, no longer.
-    let hangs = scenario.faults(|fault| matches!(fault, Fault::Hang | Fault::HangAfter | Fault::Delay));
+    // A start that hangs is given up: the handoff waits no longer than 30 s for the waiter.
+    let hangs =
+        scenario.faults(|fault| matches!(fault, Fault::Hang | Fault::HangAfter | Fault::Delay));
     scenario.events.is_empty()
         && scenario.journal_death.is_none()
         && scenario.faults.len() <= 1
@@ -74,11 +94,19 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     let mut broken = Vec::new();
     let Handed { attempt, user, waiter } = handed;
     let (scenario, world) = (&stage.scenario, stage.world.borrow());
-    let starts = user.map_or(0, |user| user.starts);
+    let asked_at = asked_by(stage, handed);
+    // An end of our own takes the place of the user container.
+    let starts = if scenario.own_end {
+        u32::from(asked_at.is_some())
+    } else {
+        user.map_or(0, |user| user.starts)
+    };
+    let started_at =
+        if scenario.own_end { asked_at } else { user.and_then(|user| user.started_at) };
     let reported = attempt.reported == Some(true);
     let code_0 = attempt.code == Some(0);
     let (may, succeeded) = match (scenario.ways, scenario.agent) {
-        // The exit code is all that a waiter knows there.
+        // On Docker, a waiter knows only the exit code.
         (Ways::Docker, _) => (code_0, code_0),
         (_, Agent::DeletesAll) => (code_0 || killed_after_its_word(handed), code_0 && reported),
         _ => (reported, reported),
@@ -87,39 +115,74 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
         broken.push(format!("the user container ran {starts} times (promise 3)"));
     }
     if starts > 0 && !may {
-        broken.push(format!("the user container ran although the action did not succeed: {attempt:?} (promise 3)"));
+        broken.push(format!(
+            "the user container ran although the action did not succeed: {attempt:?} (promise 3)"
+        ));
     }
-    if let (Some(started), Some(ended)) = (user.and_then(|user| user.started_at), attempt.ended_at)
+    if let (Some(started), Some(ended)) = (started_at, attempt.ended_at)
         && started + Duration::from_millis(1) < ended + Duration::from_secs(scenario.wait_seconds)
     {
         broken.push("the user container started before its time (promise 3)".into());
     }
-    if let (Some(started), Some(reported)) = (user.and_then(|user| user.started_at), attempt.reported_at)
+    if let (Some(started), Some(reported)) = (started_at, attempt.reported_at)
         && scenario.ways == Ways::Containerd
-        && started + Duration::from_millis(1) < reported + Duration::from_secs(scenario.wait_seconds)
+        && started + Duration::from_millis(1)
+            < reported + Duration::from_secs(scenario.wait_seconds)
     {
-        broken.push("the wait began before the agent was done with its container (promise 3)".into());
+        broken
+            .push("the wait began before the agent was done with its container (promise 3)".into());
+    }
+    if let Some(asked) = asked_at.filter(|_| !scenario.own_end) {
+        let failed = user.and_then(|user| user.started_at).or(attempt.ended_at);
+        if !scenario.fallback || !may || failed.is_none_or(|failed| asked < failed + FALLBACK) {
+            broken.push(format!(
+                "the machine was ended without a reason, or too early: {attempt:?} (promise 9)"
+            ));
+        }
+    }
+    let ends = scenario.own_end || (scenario.fallback && starts > 0);
+    if succeeded
+        && ends
+        && !world.down
+        && excuse(stage, handed).is_none()
+        && may_pass(stage)
+        && undisturbed(stage)
+    {
+        broken.push("SUCCESS, and the machine still runs (promise 9)".into());
+    }
+    if world.down {
+        // Nothing is left on a machine that is down.
+        return broken;
     }
     let there = |found: &Container| world.containers.contains_key(&found.id);
     let user_left = user.filter(|user| there(user));
     let waiter_left = waiter.filter(|waiter| there(waiter));
-    let waiter_said = waiter_left.is_some_and(|waiter| waiter.said && matches!(waiter.life, Life::Ended { .. }));
+    let waiter_said =
+        waiter_left.is_some_and(|waiter| waiter.said && matches!(waiter.life, Life::Ended { .. }));
     let told = waiter.and_then(|waiter| stopped_at(stage, &waiter.id));
 
     if succeeded && starts == 0 && !waiter_said && excuse(stage, handed).is_none() {
-        broken.push("SUCCESS, the user container never ran, and nobody said so (promises 2, 3, 10)".into());
+        broken.push(
+            "SUCCESS, the user container never ran, and nobody said so (promises 2, 3, 10)".into(),
+        );
     }
     if succeeded && starts == 0 && waiter_said && may_pass(stage) {
-        broken.push("SUCCESS, and what passes kept the user container from running (promise 8)".into());
+        broken.push(
+            "SUCCESS, and what passes kept the user container from running (promise 8)".into(),
+        );
     }
-    // Told to stop before the start, the waiter removes the user container.
-    if let (Some(told), Some(started)) = (told, user.and_then(|user| user.started_at))
+    // If told to stop before the start, the waiter removes the user container.
+    if let (Some(told), Some(started)) = (told, started_at)
         && told + Duration::from_millis(500) < started
         && scenario.journal_death.is_none()
-        && !scenario.has(|event| matches!(event, Event::Kill(Target::Waiter) | Event::Engine { .. }))
+        && !scenario
+            .has(|event| matches!(event, Event::Kill(Target::Waiter) | Event::Engine { .. }))
         && scenario.faults.is_empty()
     {
-        broken.push("the waiter was told to stop, and the user container ran all the same (promise 3)".into());
+        broken.push(
+            "the waiter was told to stop, and the user container ran all the same (promise 3)"
+                .into(),
+        );
     }
     if !succeeded && attempt.code.is_some_and(|code| code != 0) && !abandoned(stage, attempt) {
         for left in [user_left, waiter_left].into_iter().flatten() {
@@ -132,11 +195,14 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
         match code {
             0 => {
                 for left in [user_left, waiter_left].into_iter().flatten() {
-                    broken.push(format!("{} is left although all went well (promise 2)", left.name));
+                    broken
+                        .push(format!("{} is left although all went well (promise 2)", left.name));
                 }
             }
             _ if user_left.is_none() || !waiter_said => {
-                broken.push("the user container failed, and what explains it is gone (promise 10)".into());
+                broken.push(
+                    "the user container failed, and what explains it is gone (promise 10)".into(),
+                );
             }
             _ => {}
         }
@@ -144,8 +210,14 @@ fn of_handoff(stage: &Stage, handed: &Handed<'_>) -> Vec<String> {
     broken
 }
 
-/// True if SIGKILL came between the action's word and its exit, which are next to each other, and nobody knew the exit
-/// code when the waiter asked: what is said then is wrong, and nothing shows it.
+/// Returns when this handoff's waiter asked to take the machine down.
+fn asked_by(stage: &Stage, handed: &Handed<'_>) -> Option<tokio::time::Instant> {
+    let waiter = handed.waiter?;
+    stage.world.borrow().asked.iter().find(|(id, _)| *id == waiter.id).map(|(_, at)| *at)
+}
+
+/// True if SIGKILL came between the action's word and its exit, which are next to each other, and
+/// the exit code was unknown when the waiter asked: the report is then wrong, and nothing shows it.
 fn killed_after_its_word(handed: &Handed<'_>) -> bool {
     let word = |waiter: &Container| waiter.journal.iter().any(|line| line == "word\n");
     handed.attempt.code == Some(137) && handed.waiter.is_some_and(word)
@@ -155,12 +227,15 @@ fn stopped_at(stage: &Stage, waiter: &str) -> Option<tokio::time::Instant> {
     stage.stopped.borrow().iter().find(|(id, _)| id == waiter).map(|(_, at)| *at)
 }
 
-/// Why a user container need not run although its action succeeded.
+/// Returns why a user container need not run although its action succeeded.
 fn excuse(stage: &Stage, handed: &Handed<'_>) -> Option<&'static str> {
     let world = stage.world.borrow();
-    let before = |found: &Container| found.started_at.is_some_and(|at| Some(at) <= handed.attempt.ended_at);
+    let before =
+        |found: &Container| found.started_at.is_some_and(|at| Some(at) <= handed.attempt.ended_at);
     let user = handed.user.map(|user| user.id.as_str());
-    if world.all().any(|found| found.role == Some(Role::User) && Some(found.id.as_str()) != user && before(found)) {
+    if world.all().any(|found| {
+        found.role == Some(Role::User) && Some(found.id.as_str()) != user && before(found)
+    }) {
         return Some("another attempt's user container ran already");
     }
     if handed.waiter.is_some_and(|waiter| stopped_at(stage, &waiter.id).is_some()) {
@@ -172,31 +247,39 @@ fn excuse(stage: &Stage, handed: &Handed<'_>) -> Option<&'static str> {
     None
 }
 
-/// True if all that went wrong passes.
+/// True if everything that went wrong passes.
 fn may_pass(stage: &Stage) -> bool {
     let scenario = &stage.scenario;
     let again = scenario.has(|event| matches!(event, Event::Again));
     let waiter = scenario.has(|event| matches!(event, Event::Stop(Target::Waiter)));
-    // Without the word, and nobody who knows the exit code, nothing is known.
+    // Without the word, and with the exit code forgotten, nothing is known.
     let forgets = scenario.has(|event| matches!(event, Event::Engine { forgets: true, .. }));
     let deaf = !scenario.faults.is_empty() || scenario.journal_death == Some((1, false));
     let speechless = forgets && deaf;
     !again && !waiter && !speechless
 }
 
-/// True if the action could not clear up behind itself: killed, or pressed for time.
+/// True if the action could not clean up after itself: it was killed, or short of time.
 fn abandoned(stage: &Stage, attempt: &Attempt) -> bool {
     let scenario = &stage.scenario;
-    let pressed = scenario.has(|event| matches!(event, Event::Stop(Target::Action) | Event::Engine { .. }));
-    let slow = scenario.faults(|fault| matches!(fault, Fault::Hang | Fault::HangAfter | Fault::Delay | Fault::Refused));
+    let pressed =
+        scenario.has(|event| matches!(event, Event::Stop(Target::Action) | Event::Engine { .. }));
+    let slow = scenario.faults(|fault| {
+        matches!(fault, Fault::Hang | Fault::HangAfter | Fault::Delay | Fault::Refused)
+    });
     let timed_out = scenario.timeout < Duration::from_secs(60);
     let again = scenario.has(|event| matches!(event, Event::Again));
-    attempt.code == Some(137) || pressed || again || (timed_out && slow + scenario.faults.len() > 0) || slow > 1
+    attempt.code == Some(137)
+        || pressed
+        || again
+        || (timed_out && slow + scenario.faults.len() > 0)
+        || slow > 1
 }
 
-/// True if nothing happened to the waiter but what it can recover from.
+/// True if nothing happened to the waiter that it cannot recover from.
 fn undisturbed(stage: &Stage) -> bool {
     let scenario = &stage.scenario;
-    let engine = scenario.has(|event| matches!(event, Event::Engine { .. } | Event::Again | Event::Stop(_)));
+    let engine =
+        scenario.has(|event| matches!(event, Event::Engine { .. } | Event::Again | Event::Stop(_)));
     !engine
 }

@@ -6,32 +6,32 @@ use std::time::Duration;
 use crate::engine::fake::{Fate, Fault, Ways};
 use crate::retry::chance;
 
-/// Who is killed or told to stop.
+/// Which process is killed or told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// The newest action container.
     Action,
     /// The newest waiter.
     Waiter,
-    /// The agent: nobody reports, nobody removes the action container.
+    /// The agent: without it, nothing reports and nothing removes the action container.
     Agent,
 }
 
-/// Something that happens at its time.
+/// An event that happens at its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// SIGKILL.
     Kill(Target),
     /// SIGTERM.
     Stop(Target),
-    /// The engine is away for this long.
+    /// The engine goes away for this long.
     Engine {
         /// Until it is back.
         away: Duration,
-        /// What becomes of its containers.
+        /// What happens to its containers.
         containers: Fate,
-        /// It does not remember how containers ended: it lost its events, or looks for them by a clock that was set
-        /// back.
+        /// True if it does not remember how containers ended: it lost its events, or looks for them
+        /// by a clock that was set back.
         forgets: bool,
     },
     /// The server serves the same action again.
@@ -43,9 +43,9 @@ pub enum Event {
 pub enum Agent {
     /// Deletes it if the action succeeded (v0.24 and later).
     Usual,
-    /// Cannot delete it, and reports SUCCESS all the same.
+    /// Cannot delete it, but reports SUCCESS all the same.
     CannotDelete,
-    /// Deletes it in any case (v0.23).
+    /// Always deletes it (v0.23).
     DeletesAll,
 }
 
@@ -55,18 +55,24 @@ pub struct Scenario {
     pub ways: Ways,
     pub wait_seconds: u64,
     pub watch_seconds: u64,
-    /// How long the user container runs, and with what it ends.
+    /// How long the user container runs, and its exit code.
     pub user: (Duration, i64),
     pub image_present: bool,
+    /// True if there is no user container: the waiter is to end the machine.
+    pub own_end: bool,
+    /// True if the machine is to be ended a minute after the user container failed to end it.
+    pub fallback: bool,
+    /// True if PID 1 does what it is asked to do.
+    pub init_obeys: bool,
     /// The action's timeout.
     pub timeout: Duration,
     /// How long the agent takes to delete a container and to report.
     pub agent_takes: Duration,
     /// How the agent on containerd behaves.
     pub agent: Agent,
-    /// The kernel tells how a process ended.
+    /// True if the kernel tells how a process ended.
     pub kernel_tells: bool,
-    /// At which line of its journal the waiter gets SIGKILL: before it is kept, or after.
+    /// The journal line at which the waiter gets SIGKILL, and whether after it is kept.
     pub journal_death: Option<(usize, bool)>,
     pub faults: BTreeMap<usize, Fault>,
     pub events: Vec<(Duration, Event)>,
@@ -81,7 +87,7 @@ fn milliseconds(most: u64) -> Duration {
 }
 
 impl Scenario {
-    /// The run of this seed; the thread's sequence of chance begins with it.
+    /// Returns the run of this seed, with which the thread's random sequence begins.
     pub fn of(seed: u64) -> Self {
         chance::seed(seed + 1);
         let ways = if one_in(2) { Ways::Docker } else { Ways::Containerd };
@@ -91,7 +97,8 @@ impl Scenario {
         }
         let watch_seconds = if one_in(6) { 0 } else { 60 };
         let lasts = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(500)];
-        let user = (lasts[usize::try_from(chance::number() % 3).unwrap()], if one_in(4) { 7 } else { 0 });
+        let user =
+            (lasts[usize::try_from(chance::number() % 3).unwrap()], if one_in(4) { 7 } else { 0 });
         let image_present = !one_in(5);
         let timeout = if one_in(6) { milliseconds(3000) } else { Duration::from_secs(600) };
         let agent_takes = if one_in(4) { milliseconds(8000) } else { milliseconds(100) };
@@ -101,6 +108,9 @@ impl Scenario {
             watch_seconds,
             user,
             image_present,
+            own_end: false,
+            fallback: false,
+            init_obeys: true,
             timeout,
             agent_takes,
             agent: if one_in(5) {
@@ -111,7 +121,8 @@ impl Scenario {
                 Agent::Usual
             },
             kernel_tells: !one_in(3),
-            journal_death: one_in(5).then(|| (usize::try_from(chance::number() % 6).unwrap(), one_in(2))),
+            journal_death: one_in(5)
+                .then(|| (usize::try_from(chance::number() % 6).unwrap(), one_in(2))),
             faults: BTreeMap::new(),
             events: Vec::new(),
         };
@@ -121,15 +132,21 @@ impl Scenario {
         }
         for _ in 0..chance::number() % 3 {
             let event = scenario.event();
-            // Two attempts at once, now and then.
+            // Sometimes, two attempts run at once.
             let most = if one_in(4) { 400 } else { 1500 + 2 * 1000 * (wait_seconds + 1) };
             scenario.events.push((milliseconds(most), event));
         }
         scenario.events.sort_by_key(|(at, _)| *at);
+        match chance::number() % 6 {
+            0 => scenario.own_end = true,
+            1 => scenario.fallback = true,
+            _ => {}
+        }
+        scenario.init_obeys = !one_in(3);
         scenario
     }
 
-    /// A wait of a day, in each hour of which the waiter is killed or the engine restarts.
+    /// Returns a wait of a day; in each hour the waiter is killed or the engine restarts.
     fn day(ways: Ways) -> Self {
         const HOUR: Duration = Duration::from_secs(3600);
         let mut scenario = Self {
@@ -138,6 +155,9 @@ impl Scenario {
             watch_seconds: 60,
             user: (Duration::ZERO, 0),
             image_present: true,
+            own_end: false,
+            fallback: false,
+            init_obeys: true,
             timeout: Duration::from_secs(600),
             agent_takes: milliseconds(100),
             agent: Agent::Usual,
@@ -194,17 +214,19 @@ impl Scenario {
         }
     }
 
-    /// What happens of this kind.
+    /// True if an event of this kind happens.
     pub fn has(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(_, event)| is_meant(event))
     }
 
-    /// True if nothing goes wrong but what its events say.
+    /// True if nothing goes wrong apart from its events.
     pub fn is_calm(&self) -> bool {
-        self.faults.is_empty() && self.journal_death.is_none() && self.timeout > Duration::from_secs(60)
+        self.faults.is_empty()
+            && self.journal_death.is_none()
+            && self.timeout > Duration::from_secs(60)
     }
 
-    /// What goes wrong of this kind.
+    /// Returns the number of faults of this kind.
     pub fn faults(&self, is_meant: impl Fn(&Fault) -> bool) -> usize {
         self.faults.values().filter(|fault| is_meant(fault)).count()
     }

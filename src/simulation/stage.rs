@@ -1,4 +1,4 @@
-//! Playing a scenario: the agent, the processes and what happens to them.
+//! Plays a scenario: the agent, the processes and what happens to them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,41 +11,44 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::promises;
 use super::scenario::{Agent, Event, Scenario, Target};
 use crate::choose::introduce;
+use crate::end::Init;
 use crate::engine::Life;
 use crate::engine::fake::{FakeEngine, Fate, Ways, World};
 use crate::handoff;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
-use crate::names::Role;
-use crate::process::{Kept, Process};
+use crate::names::{RequestMark, Role};
+use crate::process::{Kept, Process, Whom};
 use crate::retry::chance;
 use crate::settings::Settings;
 use crate::signals::{Signal, Signals};
 use crate::waiter::{self, Exit};
 
-/// The name under which the agent runs the action, each time.
+/// The name under which the agent runs the action, every time.
 pub const ACTION: &str = "tinkerbell_last_a0";
 /// What the action runs.
 const COMMAND: [&str; 2] = ["/waitdaemon", "true"];
+/// What it runs if it is to end the machine.
+const END: [&str; 2] = ["/waitdaemon", "reboot"];
 /// How long the agent gives an action between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// After this time and the wait nothing may happen any more.
+/// After this time and the wait, nothing may happen any more.
 const WHOLE: Duration = Duration::from_secs(3600);
 
-/// One time that the action was run.
+/// One attempt to run the action.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// The action container.
     pub id: String,
-    /// Its exit code, once it ended, and when.
+    /// Its exit code, once it has ended, and when it ended.
     pub code: Option<i64>,
     pub ended_at: Option<Instant>,
-    /// What the agent reported, and when; `None` if it did not live to.
+    /// What the agent reported, and when; `None` if the agent died first.
     pub reported: Option<bool>,
     pub reported_at: Option<Instant>,
 }
 
-/// What a run needs while it goes on.
+/// The state of a run in progress.
 pub struct Stage {
     pub scenario: Scenario,
     pub world: Rc<RefCell<World>>,
@@ -56,9 +59,13 @@ pub struct Stage {
     boot: Instant,
 }
 
-/// Plays a scenario; returns the violations and, if it is `traced`, what happened.
+/// Plays a scenario; returns the violations and, if `traced`, what happened.
 pub fn play(scenario: &Scenario, traced: bool) -> (Vec<String>, Vec<String>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let stage = Stage::new(scenario.clone());
@@ -81,7 +88,8 @@ impl Stage {
             let mut world = world.borrow_mut();
             world.image_present = scenario.image_present;
             world.faults.clone_from(&scenario.faults);
-            (world.journal_death, world.kernel_tells) = (scenario.journal_death, scenario.kernel_tells);
+            (world.journal_death, world.kernel_tells) =
+                (scenario.journal_death, scenario.kernel_tells);
         }
         let stage = Rc::new(Self {
             scenario,
@@ -91,7 +99,7 @@ impl Stage {
             stopped: RefCell::new(Vec::new()),
             boot: Instant::now(),
         });
-        // The world outlives no run: a weak link, or it would keep itself.
+        // A weak link: otherwise the world would keep itself alive after the run.
         let weak = Rc::downgrade(&stage);
         world.borrow_mut().set_spawn(Rc::new(move |_, id| {
             if let Some(stage) = weak.upgrade() {
@@ -101,7 +109,7 @@ impl Stage {
         stage
     }
 
-    /// Lets a container's process begin: a waiter, or the user's.
+    /// Starts a container's process: the waiter's, or the user container's.
     fn run(self: &Rc<Self>, id: &str) {
         let (role, duty) = match self.world.borrow().containers.get(id) {
             Some(found) => (found.role, found.duty.clone()),
@@ -114,7 +122,14 @@ impl Stage {
                 let process = self.process(id, &["/waiter"]);
                 let engine = FakeEngine { world: Rc::clone(&world), client: own.clone() };
                 let task = spawn_local(async move {
-                    let code = match waiter::run(&engine, &process, &duty, &mut Signals::simulated(receive)).await {
+                    let code = match waiter::run(
+                        &engine,
+                        &process,
+                        &duty,
+                        &mut Signals::simulated(receive),
+                    )
+                    .await
+                    {
                         Exit::Done => 0,
                         Exit::Failed => 2,
                         Exit::Interrupted => 75,
@@ -138,11 +153,25 @@ impl Stage {
         let (world, own) = (Rc::clone(&self.world), id.to_owned());
         let (world_too, own_too) = (Rc::clone(&self.world), id.to_owned());
         let (world_for_journal, own_for_journal) = (Rc::clone(&self.world), id.to_owned());
+        let (world_for_end, own_for_end) = (Rc::clone(&self.world), id.to_owned());
+        let init_obeys = self.scenario.init_obeys;
         let traced = self.traces(id);
         Process {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
+            request: RequestMark::default(),
+            has_network: true,
             command_line: String::new(),
-            systemd_is_init: false,
+            init: Init::BusyBox,
+            boot: "one".into(),
+            ask: Box::new(move |whom, _| {
+                World::ask_for_end(
+                    &world_for_end,
+                    &own_for_end,
+                    init_obeys || whom == Whom::Kernel,
+                );
+                Ok(())
+            }),
+            sync: Box::new(|| Box::pin(std::future::ready(()))),
             clock: Clock::Simulated { boot: self.boot },
             traces: Box::new(move || traced.clone()),
             announce: Box::new(move |message, handoff| {
@@ -155,7 +184,11 @@ impl Stage {
                 let (world_to_read, own_to_read) = (Rc::clone(&world), own.clone());
                 let read = move || {
                     let world = world_to_read.borrow();
-                    Ok(world.containers.get(&own_to_read).map(|found| found.journal.concat()).unwrap_or_default())
+                    Ok(world
+                        .containers
+                        .get(&own_to_read)
+                        .map(|found| found.journal.concat())
+                        .unwrap_or_default())
                 };
                 let add = move |line: &str| {
                     World::keep(&world, &own, &format!("{line}\n"));
@@ -166,31 +199,52 @@ impl Stage {
         }
     }
 
-    /// Traces that name another container first, or do not name ours at all.
+    /// Returns traces that may name another container first, or not name ours at all.
     fn traces(&self, id: &str) -> Traces {
-        let decoy = self.world.borrow().containers.values().find(|found| found.name == "decoy").map(|f| f.id.clone());
+        let decoy = self
+            .world
+            .borrow()
+            .containers
+            .values()
+            .find(|found| found.name == "decoy")
+            .map(|f| f.id.clone());
         let ids = match chance::number() % 3 {
             0 => decoy.into_iter().chain([id.to_owned()]).collect(),
             1 => decoy.into_iter().collect(),
             _ => vec![id.to_owned()],
         };
-        let cgroup =
-            if chance::number().is_multiple_of(2) { format!("0::/tinkerbell/{id}") } else { "0::/".to_owned() };
+        let cgroup = if chance::number().is_multiple_of(2) {
+            format!("0::/tinkerbell/{id}")
+        } else {
+            "0::/".to_owned()
+        };
         Traces { ids, cgroup }
     }
 
-    /// The agent runs the action once and reports.
+    /// Runs the action once, as the agent does, and reports.
     async fn serve(self: Rc<Self>) {
-        let command = COMMAND.map(str::to_owned);
+        if self.world.borrow().down {
+            return;
+        }
+        let command = self.command().map(str::to_owned);
         let id = {
             let mut world = self.world.borrow_mut();
             if !world.containers.values().any(|found| found.name == "decoy") {
                 let decoy = world.add("decoy", None, None, &command);
-                world.containers.entry(decoy).and_modify(|found| found.life = Life::Running { pid: Some(2) });
+                world
+                    .containers
+                    .entry(decoy)
+                    .and_modify(|found| found.life = Life::Running { pid: Some(2) });
             }
             world.add(ACTION, None, None, &command)
         };
-        let attempt = Attempt { id: id.clone(), code: None, ended_at: None, reported: None, reported_at: None };
+        let attempt = Attempt {
+            id: id.clone(),
+            code: None,
+            ended_at: None,
+            reported: None,
+            reported_at: None,
+        };
         let number = self.attempts.borrow().len();
         self.attempts.borrow_mut().push(attempt);
         let (send, receive) = mpsc::unbounded_channel();
@@ -223,7 +277,7 @@ impl Stage {
         let success = code == Some(0);
         match (self.scenario.ways, self.scenario.agent) {
             (Ways::Containerd, Agent::Usual | Agent::CannotDelete) if !success => {
-                // The task is deleted, the container stays as one that never ran.
+                // The task is deleted; the container stays and looks as if it never ran.
                 if let Some(found) = self.world.borrow_mut().containers.get_mut(&id) {
                     found.life = Life::Created;
                 }
@@ -237,9 +291,16 @@ impl Stage {
         }
         {
             let mut attempts = self.attempts.borrow_mut();
-            (attempts[number].reported, attempts[number].reported_at) = (Some(success), Some(Instant::now()));
+            (attempts[number].reported, attempts[number].reported_at) =
+                (Some(success), Some(Instant::now()));
         }
-        self.world.borrow_mut().note(|| format!("the agent reports {}", if success { "SUCCESS" } else { "FAILED" }));
+        self.world
+            .borrow_mut()
+            .note(|| format!("the agent reports {}", if success { "SUCCESS" } else { "FAILED" }));
+    }
+
+    fn command(&self) -> [&'static str; 2] {
+        if self.scenario.own_end { END } else { COMMAND }
     }
 
     fn note_end(&self, number: usize, code: i64) {
@@ -247,16 +308,23 @@ impl Stage {
         attempts[number].code = Some(code);
     }
 
-    /// The action container's process; returns its exit code.
+    /// Runs the action container's process; returns its exit code.
     async fn hand_over(self: &Rc<Self>, id: &str, signals: mpsc::UnboundedReceiver<Signal>) -> i64 {
         let engine = FakeEngine { world: Rc::clone(&self.world), client: id.to_owned() };
-        let process = self.process(id, &COMMAND);
+        let process = self.process(id, &self.command());
+        let image = if self.scenario.own_end { "" } else { "alpine" };
+        let fallback = if self.scenario.fallback { "reboot" } else { "" };
         let variables = [
-            ("IMAGE", "alpine".to_owned()),
+            ("IMAGE", image.to_owned()),
+            ("WAITDAEMON_FALLBACK", fallback.to_owned()),
             ("WAIT_SECONDS", self.scenario.wait_seconds.to_string()),
             ("WAITDAEMON_WATCH_SECONDS", self.scenario.watch_seconds.to_string()),
         ];
-        let settings = Settings::read(variables.map(|(name, value)| (name.into(), value.into()))).unwrap();
+        let settings = Settings::read(
+            variables.map(|(name, value)| (name.into(), value.into())),
+            &process.command[1..],
+        )
+        .unwrap();
         let mut stop = Signals::simulated(signals);
         let reached = match introduce(Box::new(engine), &process).await {
             Ok(reached) => reached,
@@ -278,7 +346,13 @@ impl Stage {
     async fn ended(&self, id: &str) -> i64 {
         let mut changes = self.world.borrow().subscribe();
         loop {
-            match self.world.borrow().all().find(|found| found.id == id).map(|found| found.life.clone()) {
+            match self
+                .world
+                .borrow()
+                .all()
+                .find(|found| found.id == id)
+                .map(|found| found.life.clone())
+            {
                 Some(Life::Ended { code, .. }) => {
                     let mut attempts = self.attempts.borrow_mut();
                     if let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.id == id) {
@@ -295,7 +369,7 @@ impl Stage {
         }
     }
 
-    /// Lets the scenario's events happen at their times.
+    /// Makes the scenario's events happen at their times.
     async fn events(self: Rc<Self>) {
         for (at, event) in self.scenario.events.clone() {
             sleep_until(self.boot + at).await;
@@ -315,11 +389,11 @@ impl Stage {
                         self.stopped.borrow_mut().push((id, Instant::now()));
                     }
                 }
-                // It is away already.
+                // The engine is already away.
                 Event::Engine { .. } if !self.world.borrow().up => {}
                 Event::Engine { away, containers, forgets } => {
                     World::engine_down(&self.world, containers, forgets);
-                    // The agent is a container of its own there.
+                    // There, the agent is itself a container of the engine.
                     if containers != Fate::Live {
                         self.agent_lives.set(false);
                     }
@@ -337,19 +411,18 @@ impl Stage {
         }
     }
 
-    /// The newest container that such a process runs in.
+    /// Returns the newest container that runs such a process.
     fn newest(&self, target: Target) -> Option<String> {
         let world = self.world.borrow();
         let role = (target == Target::Waiter).then_some(Role::Waiter);
         let name = |name: &str| role.is_some() || name == ACTION;
-        let mut running = world
-            .containers
-            .values()
-            .filter(|found| found.role == role && name(&found.name) && matches!(found.life, Life::Running { .. }));
+        let mut running = world.containers.values().filter(|found| {
+            found.role == role && name(&found.name) && matches!(found.life, Life::Running { .. })
+        });
         running.next_back().map(|found| found.id.clone())
     }
 
-    /// The attempt of this action container.
+    /// Returns the attempt of this action container.
     pub fn attempt_of(&self, action_id: &str) -> Option<Attempt> {
         self.attempts.borrow().iter().find(|attempt| attempt.id == action_id).cloned()
     }

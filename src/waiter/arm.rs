@@ -1,4 +1,5 @@
-//! The waiter's first step: it knows both other containers and awaits the action's end. In a later life it remembers.
+//! The waiter's first step: finds both other containers and opens the wait for the action's end. A
+//! restarted waiter remembers them from its journal.
 
 use std::future::ready;
 use std::time::Duration;
@@ -14,28 +15,30 @@ use crate::process::Process;
 use crate::retry::retry_within;
 use crate::ticket::Duty;
 
-/// Between two looks for a user container that is still being created.
+/// The pause between two looks for a user container that is still being created.
 const PAUSE: Duration = Duration::from_millis(100);
+
+const NO_JOURNAL: &str = "cannot write the waiter's journal";
 
 /// What the waiter knows when it is armed.
 pub struct Armed {
     /// The waiter's own container ID.
     pub waiter: String,
-    /// The user container's ID.
-    pub user: String,
+    /// The user container's ID, if there is one.
+    pub user: Option<String>,
     /// The wait for the action's end, if it is open.
     pub pending: Option<End>,
-    /// What an earlier life noted.
+    /// What an earlier run of the waiter noted.
     pub memory: Memory,
-    /// Where this one does.
+    /// Where this run notes what it does.
     pub journal: Journal,
 }
 
 /// Why a waiter is not armed.
 pub enum NotArmed {
-    /// Nobody counts on it: the handoff fails or is gone. Nothing of it may stay.
+    /// Nobody counts on the waiter: the handoff fails or is gone. Nothing of the handoff may stay.
     Useless(Failure),
-    /// It cannot even find itself. An earlier life may have been armed.
+    /// The waiter cannot even find itself. An earlier run may have been armed.
     Lost(Failure),
 }
 
@@ -45,35 +48,59 @@ impl From<Failure> for NotArmed {
     }
 }
 
-/// Finds the waiter's own container and its journal; in its first life opens the wait for the action's end, too, and
-/// finds the user container.
+/// Finds the waiter's own container and its journal. The first run also opens the wait for the
+/// action's end and finds the user container, if there is to be one.
 ///
 /// # Errors
-/// If one of them is not there or not this handoff's, or nothing would tell how the action ends.
-pub async fn arm(lifecycle: &Lifecycle<'_>, process: &Process, duty: &Duty) -> Result<Armed, NotArmed> {
+/// If a container is missing or belongs to another handoff, or nothing would tell how the action
+/// ends.
+pub async fn arm(
+    lifecycle: &Lifecycle<'_>,
+    process: &Process,
+    duty: &Duty,
+) -> Result<Armed, NotArmed> {
     let names = [Role::Waiter, Role::User].map(|role| role.container_name(&duty.action_name));
-    let found = lifecycle.look(&[&names[0], &names[1]]).await;
-    let mut found = found.context(format!("cannot inspect {} and {}", names[0], names[1])).map_err(NotArmed::Lost)?;
-    let mut take = |name: &str| found.iter().position(|seen| seen.name == name).map(|at| found.swap_remove(at));
+    let wanted: Vec<&str> =
+        names.iter().map(String::as_str).take(if duty.own_end.is_some() { 1 } else { 2 }).collect();
+    let found = lifecycle.look(&wanted).await;
+    let mut found = found
+        .context(format!("cannot inspect {}", wanted.join(" and ")))
+        .map_err(NotArmed::Lost)?;
+    let mut take = |name: &str| {
+        found.iter().position(|seen| seen.name == name).map(|at| found.swap_remove(at))
+    };
     let (own, user) = (take(&names[0]), take(&names[1]));
     let own = ours(own, Role::Waiter, &names[0], duty)?;
     let journal = open_journal(process, &own);
     let mut memory = journal.memory();
-    if let Some(user) = memory.armed.clone() {
-        return Ok(Armed { waiter: own.id, user, pending: None, memory, journal });
+    if memory.armed {
+        return Ok(Armed {
+            waiter: own.id,
+            user: memory.user.clone(),
+            pending: None,
+            memory,
+            journal,
+        });
     }
     let open = || lifecycle.engine.wait(&duty.action_id, duty.action_pid);
     let opened = retry_within(lifecycle.patience, "waiting for the action container", open).await;
-    let mut pending = opened.context("cannot watch the action: it has ended, or the engine does not answer")?;
+    let mut pending =
+        opened.context("cannot watch the action: it has ended, or the engine does not answer")?;
+    if duty.own_end.is_some() {
+        journal.keep(&Fact::Armed(None)).context(NO_JOURNAL)?;
+        return Ok(Armed { waiter: own.id, user: None, pending: Some(pending), memory, journal });
+    }
     let user = match user {
-        None if lifecycle.engine.about().starts_waiter_early => await_user(lifecycle, &names[1], &mut pending).await?,
+        None if lifecycle.engine.about().starts_waiter_early => {
+            await_user(lifecycle, &names[1], &mut pending).await?
+        }
         user => user,
     };
     let user = ours(user, Role::User, &names[1], duty)?;
-    // An earlier life without a journal started it.
+    // If it was started, an earlier run without a journal did so.
     memory.started = !user.life.is_before_start();
-    journal.keep(&Fact::Armed(user.id.clone())).context("cannot write the waiter's journal")?;
-    Ok(Armed { waiter: own.id, user: user.id, pending: Some(pending), memory, journal })
+    journal.keep(&Fact::Armed(Some(user.id.clone()))).context(NO_JOURNAL)?;
+    Ok(Armed { waiter: own.id, user: Some(user.id), pending: Some(pending), memory, journal })
 }
 
 fn open_journal(process: &Process, own: &Seen) -> Journal {
@@ -81,11 +108,13 @@ fn open_journal(process: &Process, own: &Seen) -> Journal {
     match kept {
         Some(Ok(kept)) => return Journal::of(kept),
         Some(Err(error)) => {
-            tracing::warn!(%error, "cannot keep a journal; ended and started again, the waiter will not know what it did")
+            log::warn!(error = error.to_string().as_str(); "cannot keep a journal; ended and started again, the waiter will not know what it did")
         }
-        None => tracing::warn!(
-            "there is no place for a journal; ended and started again, the waiter will not know what it did"
-        ),
+        None => {
+            log::warn!(
+                "there is no place for a journal; ended and started again, the waiter will not know what it did"
+            )
+        }
     }
     Journal::lost()
 }
@@ -98,10 +127,15 @@ fn ours(found: Option<Seen>, role: Role, name: &str, duty: &Duty) -> Result<Seen
     Ok(seen)
 }
 
-/// Awaits the user container, which is still being made, for as long as the action goes on.
-async fn await_user(lifecycle: &Lifecycle<'_>, name: &str, pending: &mut End) -> Result<Option<Seen>, Failure> {
+/// Waits for the user container, which is still being created, for as long as the action goes on.
+async fn await_user(
+    lifecycle: &Lifecycle<'_>,
+    name: &str,
+    pending: &mut End,
+) -> Result<Option<Seen>, Failure> {
     loop {
-        // Once the action has ended nobody makes it any more; one more look, for it may have ended since.
+        // Once the action has ended, nobody creates the container any more. Look once more, because
+        // it may have been created since the last look.
         let end = timeout(PAUSE, &mut *pending).await;
         let ended = end.is_ok();
         if let Ok(end) = end {

@@ -1,50 +1,63 @@
-//! The waiter's journal: what it has seen and done, so that a later life of it goes on from there.
+//! The waiter's journal: what it has seen and done, so that a restarted waiter goes on from there.
 //!
-//! A fact a line, each added in one write(2). It lies in a folder that goes with the waiter's container, and outlives
-//! the waiter's process and its engine, not the machine.
+//! Each line is a fact, added in one write(2). The journal is in a folder that is removed with the
+//! waiter's container. It outlives the waiter's process and its engine, but not the machine.
 
 use std::cell::Cell;
 use std::io;
 
+use crate::end::End;
 use crate::machine::clock::Moment;
 use crate::names::WORD;
 use crate::process::Kept;
 
-/// What is noted.
+/// A fact that is noted in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// The waiter is about to say that it is armed; the user container's ID.
-    Armed(String),
+    /// The waiter is about to say that it is armed; the user container's ID, if there is one.
+    Armed(Option<String>),
     /// The handoff gave its word: it is about to exit 0.
     Word,
-    /// The action's success is known, since this moment. The wait counts from it.
+    /// The action's success has been known since this moment, from which the wait counts.
     Succeeded(Moment),
-    /// The user container is not to run, and is about to be removed.
+    /// The user container must not run and is about to be removed.
     Cancelled,
     /// The wait is over; the user container is about to be started.
     Starting,
-    /// It was started.
+    /// The user container was started.
     Started,
-    /// It ended with success; what is left to do is to remove it and the waiter.
+    /// The user's work failed at this moment, or ended although the machine still runs. The
+    /// fallback counts from it.
+    Failed(Moment),
+    /// The machine is about to be asked, from this moment on, for this end, in the boot with this
+    /// ID.
+    Ending(Moment, End, String),
+    /// The user container ended with success; all that is left is to remove it and the waiter.
     Done,
 }
 
 /// What a journal says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// An earlier life was armed; the user container's ID.
-    pub armed: Option<String>,
+    /// An earlier run was armed.
+    pub armed: bool,
+    /// The user container's ID.
+    pub user: Option<String>,
     /// The handoff gave its word.
     pub word: bool,
-    /// When the action's success was known.
+    /// When the action's success became known.
     pub succeeded: Option<Moment>,
-    /// The user container is not to run.
+    /// The user container must not run.
     pub cancelled: bool,
     /// The wait is over.
     pub starting: bool,
     /// The user container was started.
     pub started: bool,
-    /// It ended with success.
+    /// The moment from which the fallback counts.
+    pub failed: Option<Moment>,
+    /// Which end the machine was asked for, since when, and in which boot.
+    pub ending: Option<(Moment, End, String)>,
+    /// The user container ended with success.
     pub done: bool,
 }
 
@@ -55,38 +68,38 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal that is kept there.
+    /// Creates a journal on these kept lines.
     pub fn of(kept: Kept) -> Self {
         Self { kept: Some(kept), broken: Cell::new(false) }
     }
 
-    /// A journal that keeps nothing.
+    /// Creates a journal that keeps nothing.
     pub fn lost() -> Self {
         Self { kept: None, broken: Cell::new(false) }
     }
 
-    /// Notes a fact. If it cannot be kept that is said once, and the waiter goes on without.
+    /// Notes a fact. If it cannot be written, warns once, and the waiter goes on without it.
     pub fn note(&self, fact: &Fact) {
         let Err(error) = self.keep(fact) else { return };
         if !self.broken.replace(true) {
-            tracing::warn!(%error, "cannot write the waiter's journal; ended and started again, it will not know all it did");
+            log::warn!(error = error.to_string().as_str(); "cannot write the waiter's journal; if it is started again, it will not remember everything it did");
         }
     }
 }
 
 impl Journal {
-    /// Keeps a fact, if there is a place for it.
+    /// Writes a fact, if there is a place for it.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn keep(&self, fact: &Fact) -> io::Result<()> {
         let Some(kept) = &self.kept else { return Ok(()) };
-        // What could not be written before may have left a piece of a line.
+        // A write that failed before may have left a partial line.
         let end = if self.broken.get() { "\n" } else { "" };
         (kept.add)(&format!("{end}{}", fact.line()))
     }
 
-    /// What it says by now: the handoff may write there, too.
+    /// Returns what the journal says now; the handoff may write to it, too.
     pub fn memory(&self) -> Memory {
         let lines = self.kept.as_ref().and_then(|kept| (kept.read)().ok());
         Memory::read(&lines.unwrap_or_default())
@@ -96,29 +109,50 @@ impl Journal {
 impl Fact {
     fn line(&self) -> String {
         match self {
-            Self::Armed(user) => format!("armed {user}"),
+            Self::Armed(Some(user)) => format!("armed {user}"),
+            Self::Armed(None) => "armed".into(),
             Self::Word => WORD.into(),
             Self::Succeeded(since) => format!("succeeded {}", since.nanoseconds()),
             Self::Cancelled => "cancelled".into(),
             Self::Starting => "starting".into(),
             Self::Started => "started".into(),
+            Self::Failed(since) => format!("failed {}", since.nanoseconds()),
+            Self::Ending(since, end, boot) => {
+                format!("ending {} {} {boot}", since.nanoseconds(), end.name())
+            }
             Self::Done => "done".into(),
         }
     }
 }
 
 impl Memory {
-    /// Reads a journal. A line that was cut is none. Pure.
+    /// Reads a journal. A line that was cut off does not count. Pure.
     fn read(lines: &str) -> Self {
         let mut memory = Self::default();
+        let moment = |text: &str| text.parse().ok().map(Moment::from_nanoseconds);
         for line in lines.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             match line.split_once(' ').unwrap_or((line, "")) {
-                ("armed", user) => memory.armed = Some(user.to_owned()),
+                ("armed", user) => {
+                    memory.armed = true;
+                    memory.user = Some(user.to_owned()).filter(|user| !user.is_empty());
+                }
                 (WORD, _) => memory.word = true,
-                ("succeeded", since) => memory.succeeded = since.parse().ok().map(Moment::from_nanoseconds),
+                ("succeeded", since) => memory.succeeded = moment(since),
                 ("cancelled", _) => memory.cancelled = true,
                 ("starting", _) => memory.starting = true,
                 ("started", _) => memory.started = true,
+                ("failed", since) => {
+                    memory.failed = moment(since);
+                    // This end is what failed.
+                    memory.ending = None;
+                }
+                ("ending", rest) => {
+                    let mut words = rest.split(' ');
+                    let mut word = || words.next().unwrap_or_default();
+                    let (since, end) = (moment(word()), End::named(word()));
+                    memory.ending =
+                        since.zip(end).map(|(since, end)| (since, end, word().to_owned()));
+                }
                 ("done", _) => memory.done = true,
                 _ => {}
             }
@@ -134,16 +168,27 @@ mod tests {
     #[test]
     fn what_is_noted_is_remembered() {
         let since = Moment::from_nanoseconds(12_345_678_901);
-        let facts = [Fact::Armed("ab".into()), Fact::Word, Fact::Succeeded(since), Fact::Starting, Fact::Started];
+        let facts = [
+            Fact::Armed(Some("ab".into())),
+            Fact::Word,
+            Fact::Succeeded(since),
+            Fact::Starting,
+            Fact::Started,
+            Fact::Failed(since),
+            Fact::Ending(since, End::PowerOff, "boot-1".into()),
+        ];
         let lines: String = facts.iter().map(|fact| fact.line() + "\n").collect();
         let memory = Memory::read(&lines);
         let expected = Memory {
-            armed: Some("ab".into()),
+            armed: true,
+            user: Some("ab".into()),
             word: true,
             succeeded: Some(since),
             cancelled: false,
             starting: true,
             started: true,
+            failed: Some(since),
+            ending: Some((since, End::PowerOff, "boot-1".into())),
             done: false,
         };
         assert_eq!(memory, expected);
@@ -151,8 +196,22 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_failed_is_not_asked_for_again() {
+        let since = Moment::from_nanoseconds(5);
+        let lines = [Fact::Ending(since, End::Kexec, "b".into()), Fact::Failed(since)]
+            .map(|fact| fact.line() + "\n");
+        let memory = Memory::read(&lines.concat());
+        assert_eq!((memory.failed, memory.ending), (Some(since), None));
+    }
+
+    #[test]
     fn a_line_that_was_cut_is_none() {
-        assert_eq!(Memory::read("armed ab\nsucceeded 12"), Memory { armed: Some("ab".into()), ..Memory::default() });
+        let armed = Memory { armed: true, ..Memory::default() };
+        assert_eq!(
+            Memory::read("armed ab\nsucceeded 12"),
+            Memory { user: Some("ab".into()), ..armed.clone() }
+        );
+        assert_eq!(Memory::read(&format!("{}\n", Fact::Armed(None).line())), armed);
         assert_eq!(Memory::read(""), Memory::default());
     }
 

@@ -1,8 +1,9 @@
-//! How the action ended: only what is known to be success lets the user container run.
+//! Decides how the action ended: only known success lets the user container run.
 //!
-//! Evidence of success is the exit code 0, as the engine or the kernel tells it, or the handoff's word where nobody
-//! tells the code. That the container is gone is none: the agent of Tinkerbell v0.23 deletes the container of an action
-//! that failed, too. Where the agent shows what it reports, that is awaited as well.
+//! Evidence of success is the exit code 0, from the engine or the kernel, or the handoff's word if
+//! neither tells the code. A container that is gone is no evidence: the agent of Tinkerbell v0.23
+//! deletes the container of an action that failed, too. If the agent shows what it reports, the
+//! waiter waits for that as well.
 
 use std::time::Duration;
 
@@ -13,33 +14,42 @@ use crate::lifecycle::Lifecycle;
 use crate::retry;
 use crate::ticket::Duty;
 
-/// How long the agent may take to delete the container of an action that succeeded: it allows itself 10 s for the
-/// network, 10 s for the task and 10 s for the container (Tink Agent v0.25.0), each of which an engine that hangs may
-/// double. One that failed it keeps.
+/// How long the agent may take to delete the container of an action that succeeded: it allows
+/// itself 10 s for the network, 10 s for the task and 10 s for the container (Tink Agent v0.25.0).
+/// An engine that hangs may double each of these. The agent keeps the container of an action that
+/// failed.
 const DELETION_LIMIT: Duration = Duration::from_secs(90);
-/// How long the engine may take to see that a process has ended.
+/// How long the engine may take to notice that a process has ended.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks, at first; it grows to the longest.
+/// The first pause between two looks; it grows to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The action container's end, as far as the waiter can know it.
+/// How the action container ended, as far as the waiter can know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It exited with 0: the agent reports SUCCESS.
     Succeeded,
-    /// It ended in another way; says how.
+    /// It ended in another way; the text says how.
     Failed(String),
-    /// Nothing tells how it ended; says why.
+    /// Nothing tells how it ended; the text says why.
     Unknown(String),
 }
 
-/// Waits for the action container's end and returns how it ended. `word` tells whether the handoff gave it.
-pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End>, word: &dyn Fn() -> bool) -> Verdict {
+/// Waits for the action container's end and returns how it ended. `word` tells whether the handoff
+/// gave its word.
+pub async fn verdict(
+    lifecycle: &Lifecycle<'_>,
+    duty: &Duty,
+    pending: Option<End>,
+    word: &dyn Fn() -> bool,
+) -> Verdict {
     let end = lifecycle.await_end(&duty.action_id, duty.action_pid, pending).await;
     match end {
         Ok(Life::Ended { code, note }) => match of_code(code, &note) {
-            Verdict::Succeeded if duty.deleted_on_success => by_looking(lifecycle, duty, true, word).await,
+            Verdict::Succeeded if duty.deleted_on_success => {
+                by_looking(lifecycle, duty, true, word).await
+            }
             verdict => verdict,
         },
         Err(refusal) if !refusal.is_gone() && !word() => Verdict::Unknown(refusal.said),
@@ -47,21 +57,28 @@ pub async fn verdict(lifecycle: &Lifecycle<'_>, duty: &Duty, pending: Option<End
     }
 }
 
-/// The verdict on an action that has ended, by what becomes of its container; `zero` if its exit code is known to be 0.
+/// Returns the verdict on an action that has ended, by what becomes of its container. `zero` tells
+/// whether its exit code is known to be 0.
 ///
-/// An agent that deletes the container of an action that succeeded keeps any other, and has reported something else than
-/// the exit code tells where it lost containerd meanwhile (seen with containerd killed). If it cannot delete the
-/// container it reports SUCCESS all the same, and has removed its log.
-async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word: &dyn Fn() -> bool) -> Verdict {
+/// An agent that deletes the container of an action that succeeded keeps any other. If it lost
+/// containerd meanwhile, it has reported something other than what the exit code says (seen with
+/// containerd killed). If it cannot delete the container, it reports SUCCESS anyway, and has
+/// removed its log.
+async fn by_looking(
+    lifecycle: &Lifecycle<'_>,
+    duty: &Duty,
+    mut zero: bool,
+    word: &dyn Fn() -> bool,
+) -> Verdict {
     let (ended, mut looks) = (Instant::now(), 0);
     loop {
         looks += 1;
         let pause = sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, looks));
         let seen = match lifecycle.look_at(&duty.action_id).await {
             Ok(seen) => seen,
-            // nerdctl stumbles over a container that is deleted while it looks at it.
+            // nerdctl fails on a container that is deleted while it inspects it.
             Err(refusal) if ended.elapsed() < DELETION_LIMIT => {
-                tracing::debug!(error = %refusal, "cannot inspect the action container, looking again");
+                log::debug!(error = refusal.to_string().as_str(); "cannot inspect the action container, looking again");
                 pause.await;
                 continue;
             }
@@ -75,16 +92,22 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word
             }
         }
         let evidence = zero || word();
-        let reported = seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
-        let may_be_told = seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
+        let reported =
+            seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
+        let may_be_told =
+            seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
         match (evidence, reported) {
-            // Somebody may know better in a moment.
+            // The exit code may become known in a moment.
             (true, true) if !zero && may_be_told && ended.elapsed() < END_LIMIT => pause.await,
             (true, true) => return Verdict::Succeeded,
             (true, false) if ended.elapsed() > DELETION_LIMIT => {
-                return Verdict::Failed("the agent keeps its container, as it does with an action that failed".into());
+                return Verdict::Failed(
+                    "the agent keeps its container, as it does with an action that failed".into(),
+                );
             }
-            (false, _) if seen.is_none() => return Verdict::Unknown("the action container is gone".into()),
+            (false, _) if seen.is_none() => {
+                return Verdict::Unknown("the action container is gone".into());
+            }
             (false, _) if !may_be_told || ended.elapsed() > END_LIMIT => {
                 return Verdict::Failed("nothing tells that it exited with 0".into());
             }
@@ -93,7 +116,7 @@ async fn by_looking(lifecycle: &Lifecycle<'_>, duty: &Duty, mut zero: bool, word
     }
 }
 
-/// Only exit code 0 without an error is success. Pure.
+/// Returns the verdict on an exit code: only 0 without an error is success. Pure.
 fn of_code(code: i64, note: &str) -> Verdict {
     if code == 0 && note.is_empty() {
         Verdict::Succeeded

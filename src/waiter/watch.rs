@@ -1,31 +1,39 @@
-//! Watching the user container: what becomes of it is said, and what is of no use any more is removed.
+//! Watches the user container, reports what becomes of it, and removes what is no longer needed.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::end::finish_reboot;
+use super::end::{finish_reboot, without_effect};
 use super::journal::Fact;
-use super::{State, Waiter, is_end};
+use super::state::State;
+use super::{Waiter, is_end};
 use crate::engine::tail::Tail;
 use crate::engine::{Life, Output};
 use crate::error::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::report::{Ended, Event};
 use crate::signals::Signals;
 
 /// How long the last output may take to arrive after the container ended.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
+/// The pause before a container is watched again after its engine was lost.
+const LOST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the engine may take to say how a process ended.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks whether it says so.
+/// The pause between two looks whether it says so.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The exit codes of a container whose PID 1 called reboot(2): the kernel ends its PID namespace
+/// with SIGHUP or SIGINT (reboot(2), "Behavior inside PID namespaces").
+const ENDED_ITSELF: [i64; 2] = [129, 130];
 
 const NO_END: &str = "the engine does not say how it ended";
 
 /// What the waiter saw of the user container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
-    /// Still running when the time was over.
+    /// It was still running when the time was over.
     Running,
     /// It ended.
     Exited {
@@ -36,76 +44,124 @@ enum Outcome {
         /// The last lines of its output, oldest first.
         last_lines: Vec<String>,
     },
-    /// It ended while the engine was away, and nothing tells how.
+    /// It ended while the engine was unavailable, and nothing tells how.
     Unseen,
     /// Somebody removed it.
     Removed,
-    /// The engine went away; says how. A machine that goes down looks like this.
+    /// The engine was lost; the text says how. A machine that goes down looks like this.
     Lost(String),
 }
 
 impl Waiter<'_> {
-    /// Watches the user container, says what became of it and clears up.
-    pub(super) async fn watch(&self, output: Option<Box<dyn Output>>, signals: &mut Signals) -> Result<State, Failure> {
-        let limit = Duration::from_secs(self.duty.watch_seconds);
-        if limit.is_zero() {
+    /// Watches the user container, reports what became of it and cleans up.
+    pub(super) async fn watch(
+        &self,
+        output: Option<Box<dyn Output>>,
+        signals: &mut Signals,
+    ) -> Result<State, Failure> {
+        if !self.watches() {
             return Ok(State::Done);
         }
+        let user = self.user()?;
         let output = match output {
             Some(output) => Some(output),
-            // An earlier life, or an engine that was slow: what was said before counts, too.
-            None => self.listen(true).await,
+            // The waiter was restarted, or the engine was slow: earlier output counts, too.
+            None => self.listen(user, true).await,
         };
+        let limit = Duration::from_secs(self.duty.watch_seconds);
+        // With a fallback, watching has no limit of its own.
+        let goes_on = self.duty.fallback.is_some();
         let outcome = tokio::select! {
             biased;
-            outcome = watch(&self.lifecycle, &self.user, output, limit) => outcome,
-            // A machine that goes down ends us this way, and its engine too.
+            outcome = watch(&self.lifecycle, user, output, limit, goes_on) => outcome,
+            // A machine or an engine that goes down ends us this way.
             signal = signals.stop() => return Ok(State::Stopped { signal, started: true }),
         };
         self.report(&outcome)?;
-        if let (Outcome::Exited { code: 0, .. }, Some(request)) = (&outcome, self.duty.finish_reboot) {
-            finish_reboot(request, signals).await?;
-            return Ok(State::LastCall);
+        let now = self.process.clock.now();
+        match (outcome, self.duty.finish_reboot) {
+            (Outcome::Exited { code: 0, .. }, Some(end)) => {
+                self.tell(Event::GoingDown, end.name());
+                let finished = finish_reboot(end, self.process, signals).await;
+                finished.inspect_err(|failure| self.tell(Event::StillRunning, &failure.message))?;
+                Ok(State::LastCall)
+            }
+            (Outcome::Exited { .. }, None) if goes_on || self.duty.word_of_end.is_some() => {
+                Ok(State::StillRunning { since: now })
+            }
+            (Outcome::Exited { .. }, None) => {
+                self.journal.note(&Fact::Done);
+                Ok(State::Ended)
+            }
+            // It is unknown whether the container ended, so this is no reason to fall back.
+            (Outcome::Lost(_), _) if goes_on => tokio::select! {
+                biased;
+                () = sleep(LOST_PAUSE) => Ok(State::Watching { output: None }),
+                signal = signals.stop() => Ok(State::Stopped { signal, started: true }),
+            },
+            _ => Ok(State::Done),
         }
-        if matches!(outcome, Outcome::Exited { .. }) {
-            self.journal.note(&Fact::Done);
-            return Ok(State::Ended);
-        }
-        Ok(State::Done)
     }
 
-    /// Says what became of it.
+    /// Reports what became of the user container.
     ///
     /// # Errors
     /// If it failed.
     fn report(&self, outcome: &Outcome) -> Result<(), Failure> {
-        match outcome {
-            Outcome::Running => tracing::info!(watched_seconds = self.duty.watch_seconds, "the user container runs"),
-            Outcome::Removed => {
-                let failure = Failure::new("the user container was removed by somebody while it was watched");
-                return Err(failure.fix("look for who removes containers on this machine, and run the Workflow again"));
+        let failure = match outcome {
+            Outcome::Running => {
+                log::info!(watched_seconds = self.duty.watch_seconds; "the user container runs");
+                return Ok(());
             }
-            Outcome::Unseen => {
-                let failure = Failure::new("the user container ended while the engine was away, and nobody saw how");
-                return Err(failure.fix("see the log of the OSIE's engine, and whether the machine did what it should"));
+            Outcome::Lost(why) => {
+                log::warn!(error = why.as_str(); "lost the engine while watching the user container");
+                return Ok(());
             }
-            Outcome::Lost(why) => tracing::warn!(error = why, "lost the engine while watching the user container"),
-            Outcome::Exited { code: 0, .. } => tracing::info!(exit_code = 0, "the user container ended with success"),
+            Outcome::Exited { code: 0, .. } => {
+                log::info!(exit_code = 0; "the user container ended with success");
+                return Ok(());
+            }
+            Outcome::Removed => Failure::new(
+                "the user container was removed by something else while it was watched",
+            )
+            .fix("look for who removes containers on this machine, and run the Workflow again"),
+            Outcome::Unseen => Failure::new(
+                "the user container ended while the engine was away; nothing tells how",
+            )
+            .fix("see the log of the OSIE's engine, and whether the machine did what it should"),
             Outcome::Exited { code, note, last_lines } => {
                 for line in last_lines {
-                    tracing::error!(output = line.as_str(), "the user container's last lines");
+                    log::error!(output = line.as_str(); "the user container's last lines");
                 }
-                let failure = Failure::new(format!("the user container failed with exit code {code}"));
-                let failure = failure.field("command").fix("see its last lines; the container is kept");
+                let message = format!("the user container failed with exit code {code}");
+                let ended = Ended { exit_code: Some(*code), last_lines: last_lines.clone() };
+                self.reporter.tell(Event::Failed, &message, &ended);
+                let failure = if ENDED_ITSELF.contains(code)
+                    && self.duty.word_of_end.is_some()
+                    && !self.duty.has_host_pids
+                {
+                    without_effect(message, false)
+                } else {
+                    Failure::new(message)
+                        .field("command")
+                        .fix("see its last lines; the container is kept")
+                };
                 return Err(if note.is_empty() { failure } else { failure.cause(note.as_str()) });
             }
-        }
-        Ok(())
+        };
+        self.tell(Event::Failed, &failure.message);
+        Err(failure)
     }
 }
 
-/// Watches the started user container for at most `limit`.
-async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn Output>>, limit: Duration) -> Outcome {
+/// Watches the started user container for at most `limit`, or to its end if `goes_on`.
+async fn watch(
+    lifecycle: &Lifecycle<'_>,
+    user: &str,
+    mut output: Option<Box<dyn Output>>,
+    limit: Duration,
+    goes_on: bool,
+) -> Outcome {
     let over = Instant::now() + limit;
     let mut tail = Tail::default();
     let ended = {
@@ -115,7 +171,7 @@ async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn
                 biased;
                 ended = &mut end => break ended,
                 () = hear(&mut output, &mut tail) => {}
-                () = sleep_until(over) => return Outcome::Running,
+                () = sleep_until(over), if !goes_on => return Outcome::Running,
             }
         }
     };
@@ -128,7 +184,7 @@ async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn
         Ok(end) => end,
         Err(outcome) => return outcome,
     };
-    // The end may be known before the last output has come.
+    // The end may be known before the last output has arrived.
     let rest = async {
         while output.is_some() {
             hear(&mut output, &mut tail).await;
@@ -139,19 +195,23 @@ async fn watch(lifecycle: &Lifecycle<'_>, user: &str, mut output: Option<Box<dyn
 }
 
 /// Asks for the exit code and what the engine says about it, once the process has ended.
-async fn how_it_ended(lifecycle: &Lifecycle<'_>, user: &str, life: Life) -> Result<(i64, String), Outcome> {
+async fn how_it_ended(
+    lifecycle: &Lifecycle<'_>,
+    user: &str,
+    life: Life,
+) -> Result<(i64, String), Outcome> {
     let until = Instant::now() + END_LIMIT;
     let mut last = life;
     loop {
         match lifecycle.look_at(user).await {
             Ok(Some(seen)) if is_end(&seen.life) => last = seen.life,
-            Ok(Some(_)) if is_end(&last) => tracing::debug!("the engine is late"),
+            Ok(Some(_)) if is_end(&last) => log::debug!("the engine is late"),
             Ok(Some(seen)) if Instant::now() < until => {
                 last = seen.life;
                 sleep(PAUSE).await;
                 continue;
             }
-            // containerd forgets a process that ended while it was away.
+            // containerd forgets a process that ended while it was down.
             Ok(Some(seen)) if seen.life == Life::Created => return Err(Outcome::Unseen),
             Ok(Some(_)) => return Err(Outcome::Lost(NO_END.into())),
             Ok(None) if is_end(&last) => {}

@@ -1,61 +1,51 @@
-//! WARN and ERROR lines go to a syslog server, where the engine keeps what containers print on the machine.
+//! WARN and ERROR lines go to a syslog server if the engine keeps what containers print on the
+//! machine.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
-use lab::machine::Engine;
-use lab::nest::Nest;
-use lab::paths;
+use lab::machine::Machine;
 use lab::until::until;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::captain::{captain, reported};
-use crate::world::{ACTION, Action, LIMIT, WAITER, host, machine};
+use crate::case;
+use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN};
+use crate::world::{ACTION, Action, LIMIT, WAITER, host};
 
-/// The user's command: it says something and fails.
+/// The user's command, which prints something and fails.
 const FAILS: [&str; 3] = ["sh", "-c", "echo the last word; exit 7"];
 
-pub fn cases() -> Vec<crate::Case> {
-    crate::cases![to_a_server_of_ones_own]
-}
-
-pub fn captain_cases() -> Vec<(&'static str, crate::Plain)> {
-    vec![("captain::failures_reach_syslog", failures_reach_syslog)]
-}
-
-/// A receiver that runs; it ends with the value.
+/// A running receiver; dropping it ends it.
 struct Receiver {
     child: Child,
     file: PathBuf,
 }
 
 impl Receiver {
-    fn start(nest: &Nest, address: &str) -> Result<Self> {
-        let file = nest.folder().join("syslog");
-        let mut command = nest.network_command(paths::root().join("target/debug/syslog-receiver"));
-        let receiver = Self { child: command.arg(address).arg(&file).spawn()?, file };
-        until("the syslog receiver", LIMIT, || Ok(receiver.file.exists().then_some(())))?;
-        Ok(receiver)
+    fn start(machine: &Machine, address: &str) -> Result<Self> {
+        let file = machine.folder().join("syslog-of-case");
+        Ok(Self { child: lab::syslog::receive(machine, address, &file)?, file })
     }
 
-    /// What has come: the header of each message, and the line of the log that it carries.
+    /// The messages so far: the header of each, and the log line that it carries.
     fn messages(&self) -> Result<Vec<(String, Value)>> {
         let text = fs::read_to_string(&self.file)?;
         let parts = |line: &str| {
-            let (header, line) = line.split_once(" - - - ").with_context(|| format!("not RFC 5424: {line}"))?;
+            let (header, line) =
+                line.split_once(" - - - ").with_context(|| format!("not RFC 5424: {line}"))?;
             Ok((header.to_owned(), serde_json::from_str(line)?))
         };
         text.lines().map(parts).collect()
     }
 
-    /// Waits for a message with these words, whose header must be this but for time and host.
+    /// Waits for a message with these words, whose header must match except for time and host.
     fn expect(&self, words: &str, priority: &str) -> Result<Value> {
         self.expect_of(ACTION, words, priority)
     }
 
-    /// The same, of another name: `waitdaemon` where the action's is not known yet.
+    /// The same under another name: `waitdaemon` while the action's name is not known yet.
     fn expect_of(&self, own: &str, words: &str, priority: &str) -> Result<Value> {
         let (header, line) = until(&format!("{words:?} at the syslog server"), LIMIT, || {
             let has = |line: &Value| line.to_string().contains(words);
@@ -78,61 +68,66 @@ impl Drop for Receiver {
     }
 }
 
-/// By the kernel's command line, as Tinkerbell gives it: of the handoff, of the waiter, of the user container.
-fn failures_reach_syslog() -> Result<()> {
-    let captain = captain()?;
-    captain.set_command_line("quiet syslog_host=127.0.0.1\n")?;
-    let receiver = Receiver::start(&captain, "0.0.0.0:514")?;
-    let action = |image: &str, more: Value| {
-        let mut environment = json!({"IMAGE": image, "WAIT_SECONDS": "0"});
-        if let (Some(all), Some(more)) = (environment.as_object_mut(), more.as_object()) {
-            all.extend(more.clone());
-        }
-        json!({"command": FAILS, "environment": environment})
-    };
-    let again = || captain.nerdctl(&["rm", "-f", ACTION]).map(drop);
-    // Before an engine is known, too: from the action's own network, to the bridge's address.
-    let wrong = json!({"WAIT_SECONDS": "10s", "WAITDAEMON_SYSLOG": "172.17.0.1"});
-    drop(reported(&captain, action("alpine", wrong), "FAILED")?);
+case!(the_command_line_names_the_port, ON_CAPTAIN, |machine| {
+    machine.set_command_line("quiet syslog_host=127.0.0.1 syslog_port=1514\n")?;
+    let receiver = Receiver::start(&machine, "0.0.0.0:1514")?;
+    Action::alpine(&machine).wait("0").command(&FAILS).run_well()?;
+    receiver.expect("failed with exit code 7", "<27>1").map(drop)
+});
+
+// The server comes from the kernel's command line, as Tinkerbell sets it. The lines are from the
+// handoff, the waiter and the user container.
+case!(failures_reach_the_server_of_the_command_line, ON_CAPTAIN, |machine| {
+    machine.set_command_line("quiet syslog_host=127.0.0.1\n")?;
+    let receiver = Receiver::start(&machine, "0.0.0.0:514")?;
+    let action = |image: &str| Action::new(&machine).env("IMAGE", image).command(&FAILS);
+    // Also before an engine is known: from the action's own network to the bridge's address.
+    let said = action("alpine").wait("10s").env("WAITDAEMON_SYSLOG", "172.17.0.1").run()?;
+    ensure!(said.code == 78, "{said:?}");
     let line = receiver.expect_of("waitdaemon", "WAIT_SECONDS is not a whole number", "<27>1")?;
     ensure!(line["field"] == "environment.WAIT_SECONDS", "{line}");
-    again()?;
-    drop(reported(&captain, action("127.0.0.1:9/none:1", json!({"WAITDAEMON_PULL_TIMEOUT_SECONDS": "1"})), "FAILED")?);
+    let said =
+        action("127.0.0.1:9/none:1").wait("0").env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "1").run()?;
+    ensure!(said.code == 1, "{said:?}");
     let line = receiver.expect("cannot pull the image", "<27>1")?;
     ensure!(line["phase"] == "handoff" && line["level"] == "ERROR", "{line}");
-    again()?;
-    drop(reported(&captain, action("alpine", json!({})), "SUCCESS")?);
+    action("alpine").wait("0").run_well()?;
     receiver.expect("the last word", "<27>1")?;
     let line = receiver.expect("failed with exit code 7", "<27>1")?;
     ensure!(line["phase"] == "waiter" && line["field"] == "command", "{line}");
     let levels = receiver.messages()?.into_iter().map(|(_, line)| line["level"].clone());
-    ensure!(levels.into_iter().all(|level| level == "ERROR" || level == "WARN"), "INFO is sent, too");
+    ensure!(
+        levels.into_iter().all(|level| level == "ERROR" || level == "WARN"),
+        "INFO is sent, too"
+    );
+    Ok(())
+});
 
-    // The same action again, which warns of what it finds; nothing of it is sent.
+// The same action again, which warns about what it finds; nothing of it is sent.
+case!(off_is_off, ON_CAPTAIN, |machine| {
+    machine.set_command_line("quiet syslog_host=127.0.0.1\n")?;
+    let receiver = Receiver::start(&machine, "0.0.0.0:514")?;
+    let action = || Action::alpine(&machine).wait("0").command(&FAILS);
+    action().run_well()?;
+    receiver.expect("failed with exit code 7", "<27>1")?;
     let before = receiver.messages()?.len();
-    again()?;
-    drop(reported(&captain, action("alpine", json!({"WAITDAEMON_SYSLOG": "off"})), "SUCCESS")?);
+    action().env("WAITDAEMON_SYSLOG", "off").run_well()?;
     until("the second user container's failure", LIMIT, || {
         let failed = |line: &Value| line["message"] == "the user container failed with exit code 7";
-        Ok(captain.logged().iter().any(failed).then_some(()))
+        Ok(machine.logged().iter().any(failed).then_some(()))
     })?;
     ensure!(receiver.messages()?.len() == before, "sent although it is off");
     Ok(())
-}
+});
 
-/// Where it is asked for, on Docker too, and by name.
-fn to_a_server_of_ones_own(engine: Engine) -> Result<()> {
-    let machine = machine(engine)?;
+// If asked for, also on Docker, and by name.
+case!(to_a_configured_server, ON_DOCKER_MAIN, |machine: Shared| {
     let receiver = Receiver::start(&machine, "0.0.0.0:5514")?;
-    let host = host(&machine)?;
-    let action = Action::new(&machine)
-        .flags(&["--add-host", &format!("syslog.lab:{host}")])
-        .env("IMAGE", "alpine")
-        .env("WAIT_SECONDS", "0")
-        .env("WAITDAEMON_SYSLOG", "syslog.lab:5514");
-    action.command(&FAILS).run_well()?;
+    let address = format!("syslog.lab:{}", host(&machine)?);
+    let action = Action::alpine(&machine).wait("0").env("WAITDAEMON_SYSLOG", "syslog.lab:5514");
+    action.flags(&["--add-host", &address]).command(&FAILS).run_well()?;
     receiver.expect("the last word", "<27>1")?;
     receiver.expect("failed with exit code 7", "<27>1")?;
-    machine.docker(&["rm", "-f", WAITER])?;
+    machine.engine(&["rm", "-f", WAITER])?;
     Ok(())
-}
+});

@@ -1,16 +1,16 @@
-//! `machine docker-debian|docker-moby|captain|captain-v1 [COMMAND...]`: boots a throw-away machine with
-//! waitdaemon's image, runs the command, or a shell, and ends the machine.
+//! `machine SYSTEM [COMMAND...]` boots a throw-away machine with waitdaemon's image, runs the
+//! command or a shell, and ends the machine. SYSTEM is a name of [`lab::system::System`].
 //!
-//! The command runs outside the machine. `DOCKER_HOST` is its engine; `$IN` before a command runs it
-//! inside, so `$IN nerdctl ps` on CaptainOS.
+//! The command runs outside the machine. `DOCKER_HOST` is the machine's engine. `$IN` before a
+//! command runs that command inside, as in `$IN nerdctl ps` on CaptainOS.
 
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
-use lab::captain::{Captain, Init};
-use lab::machine::{Engine, Machine};
+use anyhow::{Context, Result};
+use lab::machine::Machine;
 use lab::nest::Nest;
 use lab::paths;
+use lab::system::System;
 
 fn main() -> ExitCode {
     match run() {
@@ -24,20 +24,20 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    let kind = arguments.next().context("name a machine: docker-debian, docker-moby, captain or captain-v1")?;
+    let names = System::ALL.map(System::name).join(", ");
+    let name = arguments.next().with_context(|| format!("name a machine: {names}"))?;
+    let system =
+        System::named(&name).with_context(|| format!("there is no machine {name}: {names}"))?;
     let command: Vec<String> = arguments.collect();
     let image = paths::root().join("dist/waitdaemon.tar");
-    if let Some(init) = Init::ALL.into_iter().find(|init| init.name() == kind) {
-        let captain = Captain::boot_with(init)?;
-        captain.load(&image)?;
-        return inside(&captain, "", &command);
-    }
-    let Some(engine) = Engine::ALL.into_iter().find(|engine| engine.name() == kind) else {
-        bail!("no machine {kind}: docker-debian, docker-moby, captain or captain-v1");
-    };
-    let machine = Machine::boot(engine)?;
+    let machine = Machine::boot(system)?;
     machine.load(&image)?;
-    inside(&machine, &format!("unix://{}", machine.socket().display()), &command)
+    let docker_host = if system.is_docker() {
+        format!("unix://{}", machine.socket().display())
+    } else {
+        String::new()
+    };
+    inside(&machine, &docker_host, &command)
 }
 
 fn inside(nest: &Nest, docker_host: &str, command: &[String]) -> Result<ExitCode> {

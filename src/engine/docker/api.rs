@@ -1,5 +1,5 @@
 //! The Docker Engine API over HTTP/1.1: requests, answers, streams. Bodies are passed through as
-//! JSON values, so that what we do not know we do not lose.
+//! JSON values, so fields that we do not know are not lost.
 
 use std::fmt;
 use std::io;
@@ -16,109 +16,34 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::api_error::ApiError;
 use crate::http::{self, Transport};
-use crate::retry::{Retry, Transient, retry_within};
+use crate::retry::retry_within;
 use crate::settings::DockerHost;
 
-/// The newest API version whose behaviour is tested; a newer engine is spoken to in this one.
+/// The newest API version whose behaviour is tested; it is also spoken to newer engines.
 const NEWEST: (u32, u32) = (1, 54);
-/// The oldest one: Docker 20.10.
+/// The oldest API version that is supported: Docker 20.10.
 const OLDEST: (u32, u32) = (1, 41);
-/// Bounds connecting and the first answer, where a healthy engine needs milliseconds.
+/// Limit for connecting and for the first answer; a healthy engine needs milliseconds.
 const PING_LIMIT: Duration = Duration::from_secs(5);
-/// How long an engine that does not answer at first is asked again.
+/// How long to keep asking an engine that does not answer at first.
 const REACH_LIMIT: Duration = Duration::from_secs(12);
-/// Bounds a question, which can be asked again.
+/// Limit for a question, which can be asked again.
 const QUESTION_LIMIT: Duration = Duration::from_secs(15);
-/// Bounds one that changes something, whose fate is looked for then. Creating and starting take under a
-/// second on a quiet machine; a machine that unpacks an image at the same time is not quiet.
+/// Limit for a change; after it, the caller looks at what became of the change. Creating and
+/// starting take under a second on a quiet machine; a machine that unpacks an image at the same
+/// time is not quiet.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
-/// Keeps what may stand in one part of a path or query: RFC 3986 `unreserved`.
+/// What to escape in one part of a path or query: all but RFC 3986 `unreserved`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the API listens, and which version is spoken. Each request is made once.
+/// An engine's API: where it listens, and which version to speak. Each request is made once.
 #[derive(Debug, Clone)]
 pub struct Api {
     host: DockerHost,
     version: String,
     socket_after_restart: Option<PathBuf>,
-}
-
-/// Why a request got no good answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// No connection.
-    #[error("cannot connect to {host}")]
-    Connect {
-        /// The address.
-        host: String,
-        /// What connect(2) says.
-        source: io::Error,
-    },
-    /// The connection broke before the answer was complete.
-    #[error("{request}: the connection broke")]
-    Broken {
-        /// Method and path.
-        request: String,
-        /// What HTTP says.
-        source: hyper::Error,
-    },
-    /// No answer in time.
-    #[error("{request}: no answer within {seconds} s")]
-    Late {
-        /// Method and path.
-        request: String,
-        /// The limit.
-        seconds: u64,
-    },
-    /// The engine refused; this is its own word.
-    #[error("{message}")]
-    Refused {
-        /// Method and path.
-        request: String,
-        /// The HTTP status.
-        status: u16,
-        /// The engine's message.
-        message: String,
-    },
-    /// The answer is not what the API promises.
-    #[error("{request}: the answer is not JSON")]
-    NotJson {
-        /// Method and path.
-        request: String,
-        /// Where the JSON is wrong.
-        source: serde_json::Error,
-    },
-    /// The answer says nothing of what was asked.
-    #[error("{request}: the answer is empty")]
-    Empty {
-        /// Method and path.
-        request: String,
-    },
-    /// The engine is older than Docker 20.10.
-    #[error("the engine's API version {0:?} is older than 1.41 (Docker 20.10)")]
-    TooOld(String),
-}
-
-impl Transient for ApiError {
-    fn retry(&self) -> Retry {
-        use io::ErrorKind::{
-            BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut, WouldBlock,
-        };
-        match self {
-            // WouldBlock: the engine's queue of connections is full (connect(2), EAGAIN).
-            Self::Connect { source, .. } => match source.kind() {
-                ConnectionRefused | ConnectionReset | TimedOut | BrokenPipe | WouldBlock | HostUnreachable
-                | NetworkUnreachable => Retry::UntilDeadline,
-                _ => Retry::Never,
-            },
-            Self::Broken { .. } | Self::Late { .. } | Self::NotJson { .. } | Self::Empty { .. } => Retry::UntilDeadline,
-            Self::Refused { status: 502..=504 | 429, .. } => Retry::UntilDeadline,
-            // The engine says it of much: of what it cannot do at this moment, and of what it never can.
-            Self::Refused { status: 500, .. } => Retry::AFewTimes,
-            Self::Refused { .. } | Self::TooOld(_) => Retry::Never,
-        }
-    }
 }
 
 /// What a request carries besides its path.
@@ -136,15 +61,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next piece; `None` at the end.
+    /// Returns the next piece; `None` at the end.
     ///
     /// # Errors
-    /// [`ApiError::Broken`] if the connection broke.
+    /// If the connection broke ([`ApiError::Broken`]).
     pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(source)) => return Err(ApiError::Broken { request: self.request.clone(), source }),
+                Some(Err(source)) => {
+                    return Err(ApiError::Broken { request: self.request.clone(), source });
+                }
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -154,10 +81,10 @@ impl Stream {
         }
     }
 
-    /// The whole rest as JSON; `null` if it is empty.
+    /// Returns the whole rest as JSON; `null` if it is empty.
     ///
     /// # Errors
-    /// [`ApiError::Broken`], [`ApiError::NotJson`].
+    /// If the connection broke, or the rest is not JSON.
     pub async fn json(self) -> Result<Value, ApiError> {
         self.collect().await?.json()
     }
@@ -170,7 +97,7 @@ impl Stream {
     }
 }
 
-/// An answer that has arrived.
+/// An answer that has arrived in full.
 struct Body {
     request: String,
     status: StatusCode,
@@ -189,8 +116,11 @@ impl Body {
     }
 }
 
-/// Turns a status of 400 and above into the engine's own word.
-async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
+/// Turns a status of 400 or above into a refusal in the engine's own words.
+async fn accepted(
+    request: &str,
+    answer: Response<Incoming>,
+) -> Result<Response<Incoming>, ApiError> {
     let status = answer.status();
     if status.as_u16() < 400 {
         return Ok(answer);
@@ -198,7 +128,8 @@ async fn accepted(request: &str, answer: Response<Incoming>) -> Result<Response<
     let body = Stream { request: request.to_owned(), status, body: answer.into_body() };
     let said = match body.json().await {
         Ok(value) => value["message"].as_str().map(str::to_owned),
-        // Half a refusal may be any: what the status alone says is not enough (a 404 is of a container or of an image).
+        // A truncated refusal could mean anything: the status alone is not enough (a 404 may be
+        // about a container or an image).
         Err(error @ ApiError::Broken { .. }) => return Err(error),
         Err(_) => None,
     };
@@ -210,73 +141,89 @@ impl Api {
     /// Asks the engine for its API version and agrees on one.
     ///
     /// # Errors
-    /// If no engine answers at `host`, or one that is too old.
+    /// If no engine answers at `host`, or the engine is too old.
     pub async fn reach(host: &DockerHost) -> Result<Self, ApiError> {
         let api = Self::with_version(host.clone(), String::new());
         let version = retry_within(REACH_LIMIT, "reaching the engine", || api.ping()).await?;
         Ok(Self { version, ..api })
     }
 
-    /// Asks which API version to speak.
+    /// Asks the engine which API version to speak.
     async fn ping(&self) -> Result<String, ApiError> {
         let request = "GET /_ping".to_owned();
         let late = ApiError::Late { request: request.clone(), seconds: PING_LIMIT.as_secs() };
-        let ping =
-            async { accepted(&request, self.send(Method::GET, "/_ping", &request, Payload::default()).await?).await };
+        let ping = async {
+            accepted(
+                &request,
+                self.send(Method::GET, "/_ping", &request, Payload::default()).await?,
+            )
+            .await
+        };
         let answer = timeout(PING_LIMIT, ping).await.unwrap_or(Err(late))?;
-        let header = answer.headers().get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let header = answer
+            .headers()
+            .get("api-version")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         if header.is_empty() {
             return Err(ApiError::Empty { request });
         }
         agree(header).ok_or_else(|| ApiError::TooOld(header.to_owned()))
     }
 
-    /// The engine at `host`, with the version that was agreed on before.
+    /// Returns the engine at `host`, with a version agreed on before.
     pub fn with_version(host: DockerHost, version: String) -> Self {
         Self { host, version, socket_after_restart: None }
     }
 
-    /// The same engine, which may make a new socket here when it restarts.
+    /// Sets where the engine may make a new socket when it restarts.
     pub fn socket_after_restart(self, socket_after_restart: Option<PathBuf>) -> Self {
         Self { socket_after_restart, ..self }
     }
 
-    /// The same engine, spoken to in an older version.
+    /// Returns the same engine, spoken to in an older version.
     pub fn speaking(&self, version: &str) -> Self {
         Self { version: version.to_owned(), ..self.clone() }
     }
 
-    /// Where the API listens.
+    /// Returns where the API listens.
     pub fn host(&self) -> &DockerHost {
         &self.host
     }
 
-    /// The agreed API version, such as `1.41`.
+    /// Returns the agreed API version, such as `1.41`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// GET; the answer is a JSON object.
+    /// Sends a GET request whose answer is a JSON object.
     ///
     /// # Errors
-    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
+    /// If the request fails, or the answer is anything else ([`ApiError::Empty`]).
     pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.get_as(path, None).await
     }
 
-    /// As [`Api::get`], with a registry's login (X-Registry-Auth).
+    /// Same as [`Api::get`], with a registry's login (X-Registry-Auth).
     ///
     /// # Errors
     /// As [`Api::get`].
     pub async fn get_as(&self, path: &str, auth: Option<&str>) -> Result<Value, ApiError> {
-        let answer = self.exchange(QUESTION_LIMIT, Method::GET, path, Payload { body: None, auth }).await?.json()?;
-        if answer.is_object() { Ok(answer) } else { Err(ApiError::Empty { request: describe(&Method::GET, path) }) }
+        let answer = self
+            .exchange(QUESTION_LIMIT, Method::GET, path, Payload { body: None, auth })
+            .await?
+            .json()?;
+        if answer.is_object() {
+            Ok(answer)
+        } else {
+            Err(ApiError::Empty { request: describe(&Method::GET, path) })
+        }
     }
 
-    /// GET; the answer is a JSON array.
+    /// Sends a GET request whose answer is a JSON array.
     ///
     /// # Errors
-    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
+    /// If the request fails, or the answer is anything else ([`ApiError::Empty`]).
     pub async fn get_list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
         match self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json()? {
             Value::Array(list) => Ok(list),
@@ -284,69 +231,87 @@ impl Api {
         }
     }
 
-    /// GET; every document of an answer that has one per line.
+    /// Sends a GET request; returns every document of an answer that has one per line.
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// If the request fails.
     pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
         self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json_lines()
     }
 
-    /// POST with an optional JSON body; the answer as JSON, `null` if it is empty.
+    /// Sends a POST request with an optional JSON body; returns JSON, `null` if it is empty.
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// If the request fails.
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
         self.exchange(CHANGE_LIMIT, Method::POST, path, Payload { body, auth: None }).await?.json()
     }
 
-    /// POST that starts a container: the engine says with its status that it did (204), or had done so (304).
+    /// Sends a POST request that starts a container. The status says whether the engine did so now
+    /// (204) or had done so before (304).
     ///
     /// # Errors
-    /// Every [`ApiError`]; [`ApiError::Empty`] if the status is another one: nobody can tell what was done then.
+    /// If the request fails, or the status is another one ([`ApiError::Empty`]); what was done is
+    /// then unknown.
     pub async fn post_start(&self, path: &str) -> Result<(), ApiError> {
         let answer = self.exchange(CHANGE_LIMIT, Method::POST, path, Payload::default()).await?;
         let done = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
         if done { Ok(()) } else { Err(ApiError::Empty { request: answer.request }) }
     }
 
-    /// POST with an optional JSON body; the answer is a JSON object.
+    /// Sends a POST request with an optional JSON body; the answer is a JSON object.
     ///
     /// # Errors
-    /// Every [`ApiError`]; [`ApiError::Empty`] if the answer is anything else.
-    pub async fn post_for_object(&self, path: &str, body: Option<&Value>) -> Result<Value, ApiError> {
+    /// If the request fails, or the answer is anything else ([`ApiError::Empty`]).
+    pub async fn post_for_object(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ApiError> {
         let answer = self.post(path, body).await?;
-        if answer.is_object() { Ok(answer) } else { Err(ApiError::Empty { request: describe(&Method::POST, path) }) }
+        if answer.is_object() {
+            Ok(answer)
+        } else {
+            Err(ApiError::Empty { request: describe(&Method::POST, path) })
+        }
     }
 
-    /// DELETE.
+    /// Sends a DELETE request.
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// If the request fails.
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
-        self.exchange(CHANGE_LIMIT, Method::DELETE, path, Payload::default()).await?.json().map(drop)
+        self.exchange(CHANGE_LIMIT, Method::DELETE, path, Payload::default())
+            .await?
+            .json()
+            .map(drop)
     }
 
-    /// POST that listens or waits and changes nothing; its answer is read piece by piece and may take for
-    /// ever. Returns when its head is there.
+    /// Sends a POST request that listens or waits and changes nothing. Returns when the answer's
+    /// head has arrived; the rest is read piece by piece and may take forever.
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// If the request fails.
     pub async fn listen(&self, path: &str) -> Result<Stream, ApiError> {
-        let late = ApiError::Late { request: describe(&Method::POST, path), seconds: QUESTION_LIMIT.as_secs() };
-        timeout(QUESTION_LIMIT, self.open(Method::POST, path, Payload::default())).await.unwrap_or(Err(late))
+        let late = ApiError::Late {
+            request: describe(&Method::POST, path),
+            seconds: QUESTION_LIMIT.as_secs(),
+        };
+        timeout(QUESTION_LIMIT, self.open(Method::POST, path, Payload::default()))
+            .await
+            .unwrap_or(Err(late))
     }
 
-    /// POST whose answer begins when the engine has something to say and is read piece by piece; without a
-    /// limit. `auth` is a registry's login (X-Registry-Auth).
+    /// Sends a POST request without a time limit. The answer begins when the engine has something
+    /// to say, and is read piece by piece. `auth` is a registry's login (X-Registry-Auth).
     ///
     /// # Errors
-    /// Every [`ApiError`].
+    /// If the request fails.
     pub async fn post_stream(&self, path: &str, auth: Option<&str>) -> Result<Stream, ApiError> {
         self.open(Method::POST, path, Payload { body: None, auth }).await
     }
 
-    /// The whole answer, within the limit.
+    /// Sends a request; returns the whole answer, within the limit.
     async fn exchange(
         &self,
         limit: Duration,
@@ -359,11 +324,17 @@ impl Api {
         timeout(limit, answer).await.unwrap_or(Err(late))
     }
 
-    /// Sends a request of the agreed version; returns when the answer's head is there.
-    async fn open(&self, method: Method, path: &str, payload: Payload<'_>) -> Result<Stream, ApiError> {
+    /// Sends a request of the agreed version; returns when the answer's head has arrived.
+    async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        payload: Payload<'_>,
+    ) -> Result<Stream, ApiError> {
         let request = describe(&method, path);
         let versioned = format!("/v{}{path}", self.version);
-        let answer = accepted(&request, self.send(method, &versioned, &request, payload).await?).await?;
+        let answer =
+            accepted(&request, self.send(method, &versioned, &request, payload).await?).await?;
         Ok(Stream { request, status: answer.status(), body: answer.into_body() })
     }
 
@@ -375,7 +346,7 @@ impl Api {
         Payload { body, auth }: Payload<'_>,
     ) -> Result<Response<Incoming>, ApiError> {
         let broken = |source| ApiError::Broken { request: request.to_owned(), source };
-        // `to_vec` fails on maps with keys that are no strings; a Value has none.
+        // `to_vec` fails on maps with keys that are not strings; a Value has none.
         let body = body.map(|value| Bytes::from(serde_json::to_vec(value).unwrap_or_default()));
         let mut message = Request::builder()
             .method(method)
@@ -385,31 +356,38 @@ impl Api {
         if let Some(auth) = auth {
             message = message.header("X-Registry-Auth", auth);
         }
-        let message = message.body(Full::new(body.unwrap_or_default())).map_err(|error| ApiError::Connect {
-            host: self.host.to_string(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+        let message = message.body(Full::new(body.unwrap_or_default())).map_err(|error| {
+            ApiError::Connect {
+                host: self.host.to_string(),
+                source: io::Error::new(io::ErrorKind::InvalidInput, error),
+            }
         })?;
         let begin = Instant::now();
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
         let transport = self.connect().await.map_err(connect)?;
         let answer = http::exchange(transport, message).await.map_err(broken)?;
         let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds, "asked the engine");
+        log::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds; "asked the engine");
         Ok(answer)
     }
 
-    /// A connection to the engine.
+    /// Connects to the engine.
     async fn connect(&self) -> io::Result<Pin<Box<dyn Transport>>> {
         Ok(match &self.host {
             DockerHost::Unix(path) => {
                 let socket = match (UnixStream::connect(path).await, &self.socket_after_restart) {
-                    // The kernel refuses a folder just as it refuses a socket on which nothing is listening (connect(2)); only
-                    // the latter can change.
-                    (Err(error), _) if std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
+                    // The kernel refuses a folder just as it refuses a socket on which nothing is
+                    // listening (connect(2)); only the latter can change.
+                    (Err(error), _)
+                        if std::fs::metadata(path)
+                            .is_ok_and(|found| !found.file_type().is_socket()) =>
+                    {
                         Err(io::Error::new(io::ErrorKind::InvalidInput, error))
                     }
-                    // If it has not made a new one yet, the old one's refusal stands.
-                    (Err(error), Some(socket)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    // If the engine has not made a new socket yet, the old one's refusal stands.
+                    (Err(error), Some(socket))
+                        if error.kind() == io::ErrorKind::ConnectionRefused =>
+                    {
                         UnixStream::connect(socket).await.map_err(|_| error)
                     }
                     (socket, _) => socket,
@@ -430,20 +408,22 @@ impl fmt::Display for DockerHost {
     }
 }
 
-/// One part of a path or query, escaped so that no text can leave its place.
+/// Escapes one part of a path or query, so that no text can break out of it.
 pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 
-/// Method and path without the query, as errors and the debug log show it.
+/// Returns method and path without the query, as errors and the debug log show them.
 fn describe(method: &Method, path: &str) -> String {
     format!("{method} {}", path.split('?').next().unwrap_or(path))
 }
 
-/// The newest version that both sides speak, or `None`.
+/// Returns the newest version that both sides speak, or `None`.
 fn agree(engine: &str) -> Option<String> {
     let version = parse(engine)?;
-    (version >= OLDEST).then(|| version.min(NEWEST)).map(|(major, minor)| format!("{major}.{minor}"))
+    (version >= OLDEST)
+        .then(|| version.min(NEWEST))
+        .map(|(major, minor)| format!("{major}.{minor}"))
 }
 
 /// True if the first API version is newer than the second.
@@ -462,9 +442,12 @@ mod tests {
 
     #[test]
     fn the_version_is_the_older_of_both() {
-        for (engine, agreed) in
-            [("1.41", Some("1.41")), ("1.54", Some("1.54")), ("1.60", Some("1.54")), ("2.0", Some("1.54"))]
-        {
+        for (engine, agreed) in [
+            ("1.41", Some("1.41")),
+            ("1.54", Some("1.54")),
+            ("1.60", Some("1.54")),
+            ("2.0", Some("1.54")),
+        ] {
             assert_eq!(agree(engine).as_deref(), agreed);
         }
         assert!(is_newer("1.54", "1.51") && !is_newer("1.51", "1.51") && !is_newer("1.9", "1.51"));

@@ -3,17 +3,17 @@
 use super::api::Stream;
 use crate::engine::{Answer, Output};
 
-/// The head of a frame: stream, three zeros, length in big endian (API 1.41, `ContainerAttach`).
+/// Length of a frame's head: stream, three zeros, big-endian length (API 1.41, `ContainerAttach`).
 const HEAD: usize = 8;
 
-/// An output that is attached to.
+/// The output of a container that is attached to.
 pub struct Attached {
     stream: Stream,
     demux: Demux,
 }
 
 impl Attached {
-    /// The output of a container with (`tty`) or without a terminal.
+    /// Takes the output of a container with (`tty`) or without a terminal.
     pub fn new(stream: Stream, tty: bool) -> Self {
         Self { stream, demux: Demux::new(tty) }
     }
@@ -25,19 +25,20 @@ impl Output for Attached {
     }
 }
 
-/// Takes the frames of an attach stream apart. Pure.
+/// Splits an attach stream into its frames. Pure.
 pub struct Demux {
     tty: bool,
     buffer: Vec<u8>,
 }
 
 impl Demux {
-    /// For a container with (`tty`) or without a terminal: with one, the output has no frames.
+    /// Takes the stream of a container with (`tty`) or without a terminal; with one, it has no
+    /// frames.
     pub fn new(tty: bool) -> Self {
         Self { tty, buffer: Vec::new() }
     }
 
-    /// Feeds a piece of the stream; returns the output that is complete now.
+    /// Feeds a piece of the stream; returns the output that is now complete.
     pub fn feed(&mut self, piece: &[u8]) -> Vec<u8> {
         if self.tty {
             return piece.to_vec();

@@ -1,7 +1,9 @@
 //! Docker Engine: the seam's primitives as requests to its API.
 
 pub mod api;
+mod api_error;
 pub mod attach;
+mod networks;
 pub mod pull;
 mod reach;
 pub mod refusal;
@@ -18,7 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use self::api::{Api, ApiError, escape, is_newer};
+use self::api::{Api, escape, is_newer};
+use self::api_error::ApiError;
 use self::attach::Attached;
 use self::pull::PullStream;
 
@@ -26,13 +29,14 @@ use self::request::Creation;
 use self::socket::{SOCKET_LINES, belongs_to_another};
 use self::waiter_request::{WaiterParts, Way};
 use super::json::{differences, list, text};
+use super::platform::Platform;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared, Progress, Pulling,
-    Refusal, Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared,
+    Progress, Pulling, Refusal, Removal, Request, Seen, Which,
 };
 use crate::console::DEVICE;
-use crate::error::{Context, Failure};
+use crate::error::Failure;
 use crate::login::{Login, is_of_login};
 use crate::machine::namespaces;
 use crate::names::{LABEL_ACTION, LABEL_HANDOFF, Role, WAITER_PROGRAM};
@@ -40,7 +44,7 @@ use crate::reference::Reference;
 use crate::settings::DockerHost;
 use crate::ticket::{EngineTicket, Ticket};
 
-/// The last API version whose inspect shows a MAC address that the user set (`Config.MacAddress`;
+/// The last API version whose inspect shows a MAC address set by the user (`Config.MacAddress`;
 /// moby's API history, 1.52).
 const SHOWS_MAC_ADDRESS: &str = "1.51";
 
@@ -50,13 +54,17 @@ const CHECK: &str = "check the OSIE's Docker Engine: it is down or unhealthy";
 #[derive(Debug, Clone)]
 pub struct Docker {
     api: Api,
-    /// The socket is the host's, reached through PID 1: no volume of the action leads there.
+    /// True if the host's socket is reached through PID 1: no volume of the action leads there.
     through_init: bool,
 }
 
 impl Docker {
-    /// The engine of a ticket, which the handoff reached before.
-    pub fn from_ticket(host: DockerHost, socket_after_restart: Option<PathBuf>, version: String) -> Self {
+    /// Returns the engine of a ticket, which the handoff has already reached.
+    pub fn from_ticket(
+        host: DockerHost,
+        socket_after_restart: Option<PathBuf>,
+        version: String,
+    ) -> Self {
         let api = Api::with_version(host, version).socket_after_restart(socket_after_restart);
         Self { api, through_init: false }
     }
@@ -69,9 +77,15 @@ impl Docker {
             Err(refusal) => return Err(refusal),
         };
         if detail == Detail::Whole && is_newer(self.api.version(), SHOWS_MAC_ADDRESS) {
-            let mut older = self.api.speaking(SHOWS_MAC_ADDRESS).get(&path).await?;
-            if let (Some(config), Some(older)) = (document["Config"].as_object_mut(), older.get_mut("Config")) {
-                config.insert("MacAddress".into(), older.get("MacAddress").cloned().unwrap_or_default());
+            let older = match self.api.speaking(SHOWS_MAC_ADDRESS).get(&path).await {
+                Ok(mut older) => older["Config"]["MacAddress"].take(),
+                // An engine may refuse versions that it knows (`min-api-version`). It is then
+                // unknown who chose the address: the user container gets the action's in any case.
+                Err(ApiError::Refused { status: 400, .. }) => seen::network_address(&document),
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(config) = document["Config"].as_object_mut() {
+                config.insert("MacAddress".into(), older);
             }
         }
         seen::container(document).map(Some)
@@ -85,7 +99,10 @@ impl Docker {
     ) -> Result<(), Refusal> {
         let auth = login.map(|login| login.registry_auth(image));
         let (name, tag) = (escape(image.name()), escape(image.digest_or_tag()));
-        let opened = self.api.post_stream(&format!("/images/create?fromImage={name}&tag={tag}"), auth.as_deref()).await;
+        let opened = self
+            .api
+            .post_stream(&format!("/images/create?fromImage={name}&tag={tag}"), auth.as_deref())
+            .await;
         let mut stream = opened.map_err(of_registry)?;
         let mut said = PullStream::default();
         while let Some(piece) = stream.next().await? {
@@ -96,8 +113,9 @@ impl Docker {
         said.end().map_err(|error| refusal_of_pull(error.0))
     }
 
-    /// Opens the wait. The engine sends the answer's head when it listens (API 1.30 and later), so nothing is missed
-    /// from then on. If the container is gone, the engine's memory of events is asked.
+    /// Opens the wait. The engine sends the answer's head once it is listening (API 1.30 and
+    /// later), so nothing is missed from then on. If the container is gone, the engine's remembered
+    /// events tell.
     async fn open_wait(&self, container: &str) -> Result<End, Refusal> {
         let path = format!("/containers/{}/wait?condition=not-running", escape(container));
         match self.api.listen(&path).await.map_err(Refusal::from) {
@@ -106,55 +124,71 @@ impl Docker {
                 seen::end(&answer.json().await?).ok_or_else(|| empty.into())
             })),
             Err(refusal) if refusal.is_gone() => match self.remembered_end(container).await {
-                Some(code) => Ok(Box::pin(async move { Ok(Life::Ended { code, note: String::new() }) })),
+                Some(code) => {
+                    Ok(Box::pin(async move { Ok(Life::Ended { code, note: String::new() }) }))
+                }
                 None => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// How a container ended that is gone, from the engine's memory of events.
+    /// Returns the exit code of a container that is gone, from the engine's remembered events.
     async fn remembered_end(&self, container: &str) -> Option<i64> {
         let filters = json!({"container": [container], "event": ["die"]}).to_string();
-        // All that it remembers, to now: the ID tells which. It counts in whole seconds and leaves out what
-        // came later in the last one.
-        let path = format!("/events?since=1&until={}&filters={}", unix_time() + 1, escape(&filters));
+        // Ask for all remembered events up to now: the ID selects. The engine counts in whole
+        // seconds and leaves out what came later in the last one.
+        let path =
+            format!("/events?since=1&until={}&filters={}", unix_time() + 1, escape(&filters));
         let events = self.api.get_lines(&path).await.ok()?;
         events.last()?["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
     }
 
-    /// What the engine is asked for, to make the waiter.
+    /// Builds the request that creates the waiter.
     fn waiter(&self, order: &Order<'_>) -> Result<Value, Failure> {
+        let on = match self.api.host() {
+            DockerHost::Unix(path) => namespaces::mount_point(path),
+            DockerHost::Tcp(_) => None,
+        };
         let way = match self.api.host() {
             DockerHost::Unix(_) if self.through_init => Way::ThroughInit,
-            DockerHost::Unix(path) => Way::Mounted(path),
+            DockerHost::Unix(path) => {
+                Way::Mounted { socket: path, on: on.as_deref(), whole: namespaces::has_own_users() }
+            }
             DockerHost::Tcp(_) => Way::Network,
         };
         let action = &order.action.whole.document;
-        let foreign_socket = matches!(self.api.host(), DockerHost::Unix(path) if belongs_to_another(path));
+        let foreign_socket =
+            matches!(self.api.host(), DockerHost::Unix(path) if belongs_to_another(path));
         let ticket = Ticket { engine: self.ticket(action), duty: order.duty.clone() };
         let body = waiter_request::waiter(
             action,
             &WaiterParts {
                 program: WAITER_PROGRAM,
-                argument: ticket.to_argument().context("cannot write the waiter's ticket")?,
-                labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff, &order.action.id),
+                argument: ticket.to_argument(),
+                labels: &Role::Waiter.labels(&order.origin()),
                 way,
                 foreign_socket,
-                signals_init: order.duty.finish_reboot.is_some(),
+                signals_init: order.duty.signals_init(),
+                ends_machine: order.duty.ends_machine(),
+                unloads_kernel: order.duty.unloads_kernel(),
                 needs_network: order.duty.needs_network(),
                 has_console: namespaces::has_device(Path::new(DEVICE)),
             },
         );
         body.ok_or_else(|| {
-            Failure::new("no volume of the action leads to the engine's socket").field("volumes").fix(SOCKET_LINES)
+            Failure::new("no volume of the action leads to the engine's socket")
+                .field("volumes")
+                .fix(SOCKET_LINES)
         })
     }
 
     fn ticket(&self, action: &Value) -> EngineTicket {
         let host = self.api.host().clone();
         let socket_after_restart = match &host {
-            DockerHost::Unix(path) if !self.through_init => waiter_request::socket_after_restart(action, path),
+            DockerHost::Unix(path) if !self.through_init => {
+                waiter_request::socket_after_restart(action, path)
+            }
             _ => None,
         };
         EngineTicket::Docker { host, socket_after_restart, version: self.api.version().to_owned() }
@@ -163,9 +197,11 @@ impl Docker {
     /// Builds both requests.
     fn build(&self, order: &Order<'_>) -> Prepared {
         let (action, own) = (&order.action.whole.document, &order.own_image.document);
-        let labels = Role::User.labels(&order.action.name, &order.duty.handoff, &order.action.id);
-        let user = request::user_container(action, own, order.image.as_written(), &labels);
-        let (words, differences) = (list(&user.create["Cmd"]).to_vec(), compare(action, &user));
+        let labels = Role::User.labels(&order.origin());
+        let user = order
+            .image
+            .map(|image| request::user_container(action, own, image.as_written(), &labels));
+        let differences = user.as_ref().map(|user| compare(action, user)).unwrap_or_default();
         let (waiter, problems) = match self.waiter(order) {
             Ok(create) => (Some(Creation { create, connect: Vec::new() }), Vec::new()),
             Err(failure) => (None, vec![failure]),
@@ -177,21 +213,26 @@ impl Docker {
             body: Rc::new(creation),
         };
         Prepared {
-            user: Some(request(Role::User, user)),
+            user: user.map(|creation| request(Role::User, creation)),
             waiter: waiter.map(|creation| request(Role::Waiter, creation)),
-            words,
             differences,
+            no_network: None,
             refusals: Vec::new(),
             problems,
         }
     }
 
-    /// Connects a new container to one more of its networks.
+    /// Connects a new container to another of its networks.
     async fn connect(&self, id: &str, network: &str, endpoint: &Value) -> Result<(), Refusal> {
         let body = json!({"Container": id, "EndpointConfig": endpoint});
         match self.api.post(&format!("/networks/{}/connect", escape(network)), Some(&body)).await {
-            // Connected by an attempt whose answer was lost (moby: "endpoint with name ... already exists in network").
-            Err(ApiError::Refused { message, .. }) if message.contains("already exists in network") => Ok(()),
+            // An attempt whose answer was lost has connected it (moby: "endpoint with name ...
+            // already exists in network").
+            Err(ApiError::Refused { message, .. })
+                if message.contains("already exists in network") =>
+            {
+                Ok(())
+            }
             other => other.map(drop).map_err(Refusal::from),
         }
     }
@@ -202,10 +243,12 @@ impl Engine for Docker {
         About {
             described: format!("Docker Engine at {}, API {}", self.api.host(), self.api.version()),
             check: CHECK,
-            // HookOS's engine has the log driver syslog.
+            // HookOS's engine uses the log driver syslog.
             keeps_logs: false,
             names_cgroups: false,
             starts_waiter_early: false,
+            trust: "let the OSIE's Docker Engine trust the registry: on HookOS by insecure_registries= on the kernel's command \
+                    line, or by its CA in /etc/docker/certs.d",
             place: (
                 "volumes",
                 "mount the socket of the very engine that runs this action; if that is nerdctl, set CONTAINER_RUNTIME: nerdctl",
@@ -227,35 +270,50 @@ impl Engine for Docker {
         Box::pin(async move {
             let filters = match which {
                 Which::Ours => json!({"label": [LABEL_ACTION]}),
-                Which::MadeBy(handoff) => json!({"label": [format!("{LABEL_HANDOFF}={}", handoff.as_str())]}),
-                // We may run before the engine has noted that we do: `created` counts too.
+                Which::MadeBy(handoff) => {
+                    json!({"label": [format!("{LABEL_HANDOFF}={}", handoff.as_str())]})
+                }
+                // We may run before the engine has noted it, so `created` counts too.
                 Which::Running => json!({"status": ["created", "running"]}),
             };
             let path = format!("/containers/json?all=1&filters={}", escape(&filters.to_string()));
             let listed = self.api.get_list(&path).await?;
-            Ok(listed.iter().filter_map(|container| container["Id"].as_str()).map(str::to_owned).collect())
+            Ok(listed
+                .iter()
+                .filter_map(|container| container["Id"].as_str())
+                .map(str::to_owned)
+                .collect())
         })
     }
 
     fn image<'a>(&'a self, image: &'a str) -> Answer<'a, Option<Image>> {
         Box::pin(async move {
             match self.api.get(&format!("/images/{}/json", escape(image))).await {
-                Ok(document) => Ok(Some(seen::image(document))),
+                Ok(document) => Ok(seen::image(image, document)),
                 Err(ApiError::Refused { status: 404, .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             }
         })
     }
 
-    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
+    fn pull<'a>(
+        &'a self,
+        image: &'a Reference,
+        login: Option<&'a Login>,
+        how: Pulling<'a>,
+    ) -> Answer<'a, Vec<Platform>> {
         Box::pin(async move {
             match how {
                 Pulling::Find => {
                     let auth = login.map(|login| login.registry_auth(image));
                     let path = format!("/distribution/{}/json", escape(image.as_written()));
-                    self.api.get_as(&path, auth.as_deref()).await.map(drop).map_err(of_registry)
+                    let found =
+                        self.api.get_as(&path, auth.as_deref()).await.map_err(of_registry)?;
+                    Ok(Platform::read_all(&found["Platforms"]))
                 }
-                Pulling::Whole(progress) => self.pull_whole(image, login, progress).await,
+                Pulling::Whole(progress) => {
+                    self.pull_whole(image, login, progress).await.map(|()| Vec::new())
+                }
             }
         })
     }
@@ -273,7 +331,7 @@ impl Engine for Docker {
                 return Err(ApiError::Empty { request: "POST /containers/create".into() }.into());
             };
             for warning in list(&answer["Warnings"]) {
-                tracing::warn!(container = request.name, "the engine warns: {}", text(warning));
+                log::warn!(container = request.name.as_str(); "the engine warns: {}", text(warning));
             }
             Ok(Created { id: id.to_owned(), started: false })
         })
@@ -301,7 +359,9 @@ impl Engine for Docker {
 
     fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            self.api.post(&format!("/containers/{}/kill?signal=SIGUSR1", escape(waiter)), None).await?;
+            self.api
+                .post(&format!("/containers/{}/kill?signal=SIGUSR1", escape(waiter)), None)
+                .await?;
             Ok(())
         })
     }
@@ -319,7 +379,9 @@ impl Engine for Docker {
     fn remove<'a>(&'a self, container: &'a str, how: Removal) -> Answer<'a, ()> {
         Box::pin(async move {
             let force = how != Removal::Idle;
-            self.api.delete(&format!("/containers/{}?v=1&force={force}", escape(container))).await?;
+            self.api
+                .delete(&format!("/containers/{}?v=1&force={force}", escape(container)))
+                .await?;
             Ok(())
         })
     }
@@ -327,13 +389,15 @@ impl Engine for Docker {
     fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let body = json!({"RestartPolicy": {"Name": "no"}});
-            self.api.post_for_object(&format!("/containers/{}/update", escape(container)), Some(&body)).await?;
+            self.api
+                .post_for_object(&format!("/containers/{}/update", escape(container)), Some(&body))
+                .await?;
             Ok(())
         })
     }
 }
 
-/// The engine passes a registry's refusal on with a status of its own: the words tell.
+/// Judges a registry's refusal by its words: the engine passes it on with a status of its own.
 fn of_registry(error: ApiError) -> Refusal {
     match error {
         ApiError::Refused { message, .. } => refusal_of_pull(message),
@@ -341,12 +405,14 @@ fn of_registry(error: ApiError) -> Refusal {
     }
 }
 
-/// Where the user container would differ from the action. Pure.
+/// Returns where the user container would differ from the action. Pure.
 fn compare(action: &Value, user: &Creation) -> Vec<Value> {
     let mut config = user.create.clone();
-    let mut take = |field: &str| config.as_object_mut().and_then(|config| config.remove(field)).unwrap_or_default();
+    let mut take = |field: &str| {
+        config.as_object_mut().and_then(|config| config.remove(field)).unwrap_or_default()
+    };
     let host = take("HostConfig");
-    // An inspect document has the networks elsewhere, with what the engine generated.
+    // An inspect document has the networks elsewhere, together with what the engine generated.
     take("NetworkingConfig");
     let mut given = action["Config"].clone();
     if let Some(environment) = given.get_mut("Env").and_then(Value::as_array_mut) {

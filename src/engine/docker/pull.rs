@@ -1,24 +1,23 @@
 //! The stream of a pull, as `POST /images/create` sends it. Pure.
 //!
-//! The Engine answers 200 before it knows; an error comes as a line inside the stream (seen on
-//! 20.10 and 28).
-
-use std::collections::HashMap;
+//! The Engine answers 200 before it knows the outcome; an error arrives as a line in the stream
+//! (seen on 20.10 and 28).
 
 use serde_json::Value;
 
-/// How far a pull is, from the lines so far.
+/// The progress of a pull, from the lines so far.
 #[derive(Default)]
 pub struct PullStream {
     buffer: Vec<u8>,
-    layers: HashMap<String, (u64, u64)>,
+    /// Each layer's ID, the bytes received, and its size.
+    layers: Vec<(String, u64, u64)>,
     status: String,
 }
 
-/// The longest line that is kept; the engine's lines have some hundred bytes.
+/// The longest line to keep; the engine's lines have some hundred bytes.
 const LINE_LENGTH: usize = 1 << 20;
 
-/// The pull failed; the engine's own word.
+/// The pull failed, in the engine's own words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PullError(pub String);
@@ -27,7 +26,7 @@ impl PullStream {
     /// Feeds a piece of the stream.
     ///
     /// # Errors
-    /// [`PullError`] if a line says that the pull failed, or is not JSON.
+    /// If a line says that the pull failed, or is not JSON.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), PullError> {
         self.buffer.extend_from_slice(piece);
         while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
@@ -40,7 +39,7 @@ impl PullStream {
         Ok(())
     }
 
-    /// Takes the end of the stream.
+    /// Handles the end of the stream.
     ///
     /// # Errors
     /// As [`PullStream::feed`]: the last line may lack its newline.
@@ -49,12 +48,12 @@ impl PullStream {
         self.line(&line)
     }
 
-    /// Bytes received and bytes in all, over the layers whose size is known.
+    /// Returns bytes received and bytes in all, over the layers whose size is known.
     pub fn bytes(&self) -> (u64, u64) {
-        self.layers.values().fold((0, 0), |(done, all), layer| (done + layer.0, all + layer.1))
+        self.layers.iter().fold((0, 0), |(done, all), layer| (done + layer.1, all + layer.2))
     }
 
-    /// What the engine said last.
+    /// Returns the engine's latest status.
     pub fn status(&self) -> &str {
         &self.status
     }
@@ -63,8 +62,8 @@ impl PullStream {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let value: Value =
-            serde_json::from_slice(line).map_err(|error| PullError(format!("the engine sent no JSON: {error}")))?;
+        let value: Value = serde_json::from_slice(line)
+            .map_err(|error| PullError(format!("the engine sent no JSON: {error}")))?;
         let error = value["errorDetail"]["message"].as_str().or_else(|| value["error"].as_str());
         if let Some(message) = error {
             return Err(PullError(message.to_owned()));
@@ -74,14 +73,19 @@ impl PullStream {
             self.status = status.to_owned();
         }
         let detail = &value["progressDetail"];
-        if let (Some(id), Some(total)) = (value["id"].as_str(), detail["total"].as_u64())
-            && status == "Downloading"
-        {
-            self.layers.insert(id.to_owned(), (detail["current"].as_u64().unwrap_or(0).min(total), total));
-        } else if let Some(layer) = value["id"].as_str().and_then(|id| self.layers.get_mut(id))
-            && status == "Download complete"
-        {
-            layer.0 = layer.1;
+        let Some(id) = value["id"].as_str() else { return Ok(()) };
+        let known = self.layers.iter().position(|layer| layer.0 == id);
+        match (status, detail["total"].as_u64(), known) {
+            ("Downloading", Some(size), known) => {
+                let received = detail["current"].as_u64().unwrap_or(0).min(size);
+                let at = known.unwrap_or(self.layers.len());
+                if at == self.layers.len() {
+                    self.layers.push((id.to_owned(), 0, 0));
+                }
+                (self.layers[at].1, self.layers[at].2) = (received, size);
+            }
+            ("Download complete", _, Some(at)) => self.layers[at].1 = self.layers[at].2,
+            _ => {}
         }
         Ok(())
     }

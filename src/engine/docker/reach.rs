@@ -1,48 +1,66 @@
-//! Reaching a Docker Engine: at the action's volume, or else at the host's socket through PID 1.
+//! Reaches a Docker Engine by the action's volume, or else by the host's socket through PID 1.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use super::api::{Api, ApiError};
+use super::api::Api;
+use super::api_error::ApiError;
 use super::socket::SOCKET_LINES;
 use super::{CHECK, Docker};
 use crate::error::Failure;
 use crate::machine::namespaces;
 use crate::settings::DockerHost;
 
-/// Where the host's engine listens, with no volume that leads there: HookOS, and others.
-const HOSTS_SOCKETS: [&str; 3] = ["/var/run/docker.sock", "/run/docker/docker.sock", "/var/run/docker/docker.sock"];
+/// Where the host's engine listens, on HookOS and others; used if no volume leads there.
+const HOSTS_SOCKETS: [&str; 3] =
+    ["/var/run/docker.sock", "/run/docker/docker.sock", "/var/run/docker/docker.sock"];
 impl Docker {
     /// Reaches the engine at `host`.
     ///
     /// # Errors
-    /// Why it cannot be reached, with the template lines that mend it.
+    /// If the engine cannot be reached; the failure names the template lines that fix it.
     pub async fn reach(host: &DockerHost) -> Result<Self, Failure> {
         let error = match Api::reach(host).await {
             Ok(api) => return Ok(Self { api, through_init: false }),
             Err(error) => error,
         };
-        let mounted = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-        if *host == DockerHost::default() && !matches!(host, DockerHost::Unix(path) if mounted(path)) {
-            for path in HOSTS_SOCKETS.into_iter().filter_map(|path| namespaces::path_through_init(Path::new(path))) {
-                if mounted(&path)
-                    && let Ok(api) = Api::reach(&DockerHost::Unix(path)).await
-                {
-                    return Ok(Self { api, through_init: true });
+        let mounted =
+            |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if *host == DockerHost::default()
+            && !matches!(host, DockerHost::Unix(path) if mounted(path))
+        {
+            let mut refused = None;
+            for path in HOSTS_SOCKETS
+                .into_iter()
+                .filter_map(|path| namespaces::path_through_init(Path::new(path)))
+            {
+                if !mounted(&path) {
+                    continue;
                 }
+                match Api::reach(&DockerHost::Unix(path.clone())).await {
+                    Ok(api) => return Ok(Self { api, through_init: true }),
+                    Err(error) => refused = refused.or(Some((path, error))),
+                }
+            }
+            // The host has a Docker Engine that does not answer: no volume would help.
+            if let Some((path, error)) = refused {
+                let (what, fix) = unreachable_socket(&path, &error, true);
+                return Err(Failure::new(what).field("volumes").fix(fix).cause(error));
             }
         }
         Err(unreachable(host, error))
     }
 }
 
-/// Why the engine at `host` cannot be used, told by looking at the socket.
+/// Explains why the engine at `host` cannot be used, by looking at the socket.
 fn unreachable(host: &DockerHost, error: ApiError) -> Failure {
     let default = DockerHost::default();
     let field = if *host == default { "volumes" } else { "environment.DOCKER_HOST" };
     let (what, fix) = match (host, &error) {
-        (_, ApiError::TooOld(_)) => ("the Docker Engine is too old".into(), "use an OSIE with Docker 20.10 or later"),
+        (_, ApiError::TooOld(_)) => {
+            ("the Docker Engine is too old".into(), "use an OSIE with Docker 20.10 or later")
+        }
         (DockerHost::Tcp(_), _) => (
             format!("no Docker Engine answers at {host}"),
             "check the address, or leave DOCKER_HOST out and mount /var/run/docker.sock",
@@ -54,7 +72,11 @@ fn unreachable(host: &DockerHost, error: ApiError) -> Failure {
 
 fn unreachable_socket(path: &Path, error: &ApiError, default: bool) -> (String, &'static str) {
     let shown = path.display();
-    let mount = if default { SOCKET_LINES } else { "mount a Docker socket at this path, or correct DOCKER_HOST" };
+    let mount = if default {
+        SOCKET_LINES
+    } else {
+        "mount a Docker socket at this path, or correct DOCKER_HOST"
+    };
     let kind = match error {
         ApiError::Connect { source, .. } => Some(source.kind()),
         _ => None,
@@ -64,7 +86,9 @@ fn unreachable_socket(path: &Path, error: &ApiError, default: bool) -> (String, 
             (format!("the Docker socket {shown} is not mounted"), mount)
         }
         Ok(found) if found.is_dir() => (
-            format!("{shown} is a directory: the machine has no Docker socket at the path that was mounted"),
+            format!(
+                "{shown} is a directory: the machine has no Docker socket at the path that was mounted"
+            ),
             "on an OSIE without Docker use CONTAINER_RUNTIME auto or nerdctl; else correct the volume's left side",
         ),
         Ok(found) if !found.file_type().is_socket() => (format!("{shown} is not a socket"), mount),

@@ -1,13 +1,13 @@
-//! What the Docker Engine's refusals mean, by HTTP status and by its own words. Pure.
+//! What the Docker Engine's refusals mean, by HTTP status and message. Pure.
 
 use std::io;
 
-use super::api::ApiError;
+use super::api_error::ApiError;
 use crate::engine::{Kind, Refusal};
 use crate::error::chain;
 use crate::retry::{Retry, Transient};
 
-/// An answer that is not about what was asked.
+/// The refusal for an answer that is not about what was asked.
 pub const NOT_A_CONTAINER: &str = "the answer is not about a container";
 
 impl From<ApiError> for Refusal {
@@ -32,25 +32,28 @@ fn passing(error: &ApiError) -> Kind {
     }
 }
 
-/// Reads the engine's words; `None` if they say no more than the status does.
+/// Interprets the engine's words; `None` if they say no more than the status does.
 fn kind_of(status: u16, message: &str) -> Option<Kind> {
     let says = |words: &str| message.contains(words);
     Some(match status {
         404 if says("No such container") => Kind::Gone,
         404 if says("No such image") => Kind::ImageMissing,
-        409 if says("already in use by container") => Kind::NameTaken { by: quoted_after(message, "by container") },
+        409 if says("already in use by container") => {
+            Kind::NameTaken { by: quoted_after(message, "by container") }
+        }
         409 if says("already in progress") => Kind::RemovalInProgress,
-        // To a signal: the engine is about to start it again.
+        // In answer to a signal: the engine is about to start the container again.
         409 if says("is not running") => Kind::MayPass(Retry::UntilDeadline),
         400 if says("ommand specified") => Kind::NoCommand,
         400 if says("invalid reference format") => Kind::NotAnImageName,
-        // runc, through containerd: `exec: "name": executable file not found in $PATH`, `...: permission denied`
+        // runc, through containerd: `exec: "name": executable file not found in $PATH`,
+        // `...: permission denied`
         _ if says("exec: \"") => Kind::NotExecutable,
         _ => return None,
     })
 }
 
-/// The first text in double quotes after these words.
+/// Returns the first text in double quotes after these words.
 fn quoted_after(message: &str, words: &str) -> Option<String> {
     let (_, rest) = message.split_once(words)?;
     rest.split('"').nth(1).map(str::to_owned)
@@ -60,19 +63,26 @@ fn quoted_after(message: &str, words: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What real engines said: status, words, and what they mean. `make recordings` records them; tests/fixtures/README.md.
+    /// Refusals of real engines: status, words, and their meaning. `make recordings` records them;
+    /// see tests/fixtures/README.md.
     #[test]
     fn recorded_refusals_are_understood() {
         let recorded = include_str!("../../../tests/fixtures/docker-refusals.tsv");
-        let rows: Vec<Vec<&str>> = recorded.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+        let rows: Vec<Vec<&str>> =
+            recorded.lines().skip(1).map(|line| line.split('\t').collect()).collect();
         assert!(rows.len() >= 16, "two engines, eight refusals");
         for row in rows {
             let [engine, what, status, message] = row[..] else { panic!("{row:?}") };
             let request = what.to_owned();
-            let refused = ApiError::Refused { request, status: status.parse().unwrap(), message: message.into() };
+            let refused = ApiError::Refused {
+                request,
+                status: status.parse().unwrap(),
+                message: message.into(),
+            };
             let refusal = Refusal::from(refused);
             let expected = match what {
-                "inspect a container that is not there" | "remove a container that is not there" => Kind::Gone,
+                "inspect a container that is not there"
+                | "remove a container that is not there" => Kind::Gone,
                 "create with an image that is not there" => Kind::ImageMissing,
                 "create with a name that is taken" => match &refusal.kind {
                     Kind::NameTaken { by: Some(id) } if id.len() == 64 => continue,
@@ -96,7 +106,8 @@ mod tests {
             (429, Kind::MayPass(Retry::UntilDeadline)),
             (403, Kind::Final),
         ] {
-            let error = ApiError::Refused { request: "GET /x".into(), status, message: "words".into() };
+            let error =
+                ApiError::Refused { request: "GET /x".into(), status, message: "words".into() };
             assert_eq!(Refusal::from(error).kind, kind, "{status}");
         }
         let removal = "removal of container x is already in progress";

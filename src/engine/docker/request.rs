@@ -1,35 +1,43 @@
-//! From the action container's inspect document to the request that creates the user container. Pure.
+//! Turns the action container's inspect document into the request that creates the user container.
+//! Pure.
 //!
-//! The document is passed through, so a field that is not named here is carried as it is. Named
-//! are only the fields that the engine returns in another form than it takes, those that came from
-//! our own image, and the few that must not be copied; each with its reason.
+//! The document is passed through, so a field that is not named here is copied as it is. Only these
+//! fields are named: those that the engine returns in another form than it takes, those that came
+//! from our own image, and the few that must not be copied; each with its reason.
 
 use serde_json::{Map, Value, json};
 
+use super::networks::{endpoints, is_mode, short};
 use crate::engine::json::{cleaned, empty, list, text};
 use crate::login;
 
-/// What the engine must be asked for, in this order.
+/// What to request from the engine, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Creation {
     /// The body of `POST /containers/create`.
     pub create: Value,
     /// Networks beyond the first: name and endpoint for `POST /networks/{name}/connect`. Before API
-    /// 1.44 create takes one network only.
+    /// 1.44, create accepts only one network.
     pub connect: Vec<(String, Value)>,
 }
 
-/// Fields of `Config` that create takes from the image where the action has none: what equals our
-/// own image's is not the action's (moby `daemon/commit.go`, `merge`).
-const FROM_IMAGE: [&str; 6] = ["User", "WorkingDir", "StopSignal", "StopTimeout", "OnBuild", "Shell"];
-/// Those that it joins entry by entry. `Env`, `Entrypoint` and `Cmd` go their own ways, below.
+/// Fields of `Config` that create takes from the image if the action does not set them. A value
+/// equal to our own image's is not the action's (moby `daemon/commit.go`, `merge`).
+const FROM_IMAGE: [&str; 6] =
+    ["User", "WorkingDir", "StopSignal", "StopTimeout", "OnBuild", "Shell"];
+/// Fields that create merges entry by entry. `Env`, `Entrypoint` and `Cmd` are handled below.
 const JOINED_WITH_IMAGE: [&str; 4] = ["Labels", "Volumes", "ExposedPorts", "Healthcheck"];
 
-/// The user container: everything that the action was given, less our own image's part.
+/// Builds the user container: everything that the action was given, without our own image's part.
 ///
 /// `action` is the answer to `GET /containers/{id}/json`, `own_image` that to
 /// `GET /images/{id}/json` for the action's image.
-pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[(&str, String)]) -> Creation {
+pub fn user_container(
+    action: &Value,
+    own_image: &Value,
+    image: &str,
+    labels: &[(&str, String)],
+) -> Creation {
     let own = &own_image["Config"];
     let mut config = object(&action["Config"]);
     let mut host = object(&action["HostConfig"]);
@@ -64,8 +72,12 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     links(&mut host);
     anonymous_volumes(&mut config, &mut host, &action["Mounts"], own);
 
-    let mut connect = endpoints(action, text(get(&host, "NetworkMode")), id);
-    let first = connect.iter().position(|(name, _)| is_mode(action, &host, name)).map(|index| connect.remove(index));
+    let mode = text(get(&host, "NetworkMode"));
+    let mut connect = endpoints(action, mode, id);
+    let first = connect
+        .iter()
+        .position(|(name, _)| is_mode(action, mode, name))
+        .map(|index| connect.remove(index));
     config.insert("HostConfig".into(), host.into());
     if let Some((name, endpoint)) = first {
         config.insert("NetworkingConfig".into(), json!({"EndpointsConfig": {name: endpoint}}));
@@ -73,8 +85,8 @@ pub fn user_container(action: &Value, own_image: &Value, image: &str, labels: &[
     Creation { create: config.into(), connect }
 }
 
-/// All arguments are the user's. The user image's ENTRYPOINT stands: the action's first word is our
-/// own program, for that is what runs.
+/// Keeps the arguments, which are all the user's. The action's first word is our own program, for
+/// that is what runs; the user image's ENTRYPOINT stands.
 fn command(config: &mut Map<String, Value>, own: &Value) {
     let entrypoint = config.remove("Entrypoint").unwrap_or_default();
     let given = config.remove("Cmd").unwrap_or_default();
@@ -96,11 +108,12 @@ fn label(config: &mut Map<String, Value>, labels: &[(&str, String)]) {
     config.insert("Labels".into(), kept.into());
 }
 
-/// A hostname is copied where the action set one and the engine takes one.
+/// Keeps the hostname only if the action set one and the engine takes one.
 fn hostname(config: &mut Map<String, Value>, host: &Map<String, Value>, id: &str) {
     let mode = |field: &str| text(get(host, field)).to_owned();
     let generated = text(get(config, "Hostname")) == short(id);
-    // "conflicting options: hostname and the UTS mode", "... and the network mode" (moby runconfig).
+    // "conflicting options: hostname and the UTS mode", "... and the network mode" (moby
+    // runconfig).
     if generated || mode("UTSMode") == "host" || mode("NetworkMode").starts_with("container:") {
         config.remove("Hostname");
     }
@@ -123,19 +136,33 @@ fn links(host: &mut Map<String, Value>) {
     }
 }
 
-/// An anonymous volume has its name only in `Mounts`. It is bound by name, so that the user
-/// container has the action's volume and not a new one; but our own image's volumes are left out.
-fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Value>, mounts: &Value, own: &Value) {
+/// Binds anonymous volumes by name, so that the user container has the action's volumes and not new
+/// ones. Only `Mounts` has their names. Our own image's volumes are left out.
+fn anonymous_volumes(
+    config: &mut Map<String, Value>,
+    host: &mut Map<String, Value>,
+    mounts: &Value,
+    own: &Value,
+) {
     let bound = |destination: &str| {
-        let targets = list(get(host, "Binds")).iter().filter_map(|bind| text(bind).split(':').nth(1));
-        let listed = list(get(host, "Mounts")).iter().filter(|mount| !text(&mount["Source"]).is_empty());
-        targets.chain(listed.map(|mount| text(&mount["Target"]))).any(|target| cleaned(target) == destination)
+        let targets =
+            list(get(host, "Binds")).iter().filter_map(|bind| text(bind).split(':').nth(1));
+        let listed =
+            list(get(host, "Mounts")).iter().filter(|mount| !text(&mount["Source"]).is_empty());
+        targets
+            .chain(listed.map(|mount| text(&mount["Target"])))
+            .any(|target| cleaned(target) == destination)
     };
     let of_own_image = |destination: &str| {
-        own["Volumes"].as_object().into_iter().flatten().any(|(target, _)| cleaned(target) == destination)
+        own["Volumes"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .any(|(target, _)| cleaned(target) == destination)
     };
     let volumes = list(mounts).iter().filter(|mount| mount["Type"] == "volume");
-    let anonymous: Vec<&Value> = volumes.filter(|mount| !bound(text(&mount["Destination"]))).collect();
+    let anonymous: Vec<&Value> =
+        volumes.filter(|mount| !bound(text(&mount["Destination"]))).collect();
     let mut binds = list(get(host, "Binds")).to_vec();
     for mount in anonymous {
         let destination = text(&mount["Destination"]);
@@ -161,69 +188,25 @@ fn anonymous_volumes(config: &mut Map<String, Value>, host: &mut Map<String, Val
     }
 }
 
-/// A volume's name. moby v2.0.0-beta.7 does not show it where the volume came from a bind without a
-/// source; the local driver's paths end in `/<name>/_data`.
+/// Returns a volume's name. moby v2.0.0-beta.7 does not show it if the volume came from a bind
+/// without a source; the local driver's paths end in `/<name>/_data`.
 fn volume_name(mount: &Value) -> &str {
-    let from_path = text(&mount["Source"]).strip_suffix("/_data").and_then(|path| path.rsplit('/').next());
+    let from_path =
+        text(&mount["Source"]).strip_suffix("/_data").and_then(|path| path.rsplit('/').next());
     mount["Name"].as_str().filter(|name| !name.is_empty()).or(from_path).unwrap_or_default()
 }
 
-/// The networks that the user chose, with what he set on them; what the engine generated stays out.
-fn endpoints(action: &Value, mode: &str, id: &str) -> Vec<(String, Value)> {
-    if mode == "host" || mode == "none" || mode.starts_with("container:") {
-        return Vec::new();
-    }
-    let Some(networks) = action["NetworkSettings"]["Networks"].as_object() else { return Vec::new() };
-    let endpoints = networks.iter().map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action, id)));
-    // The default network needs no word unless something is set on it.
-    let by_default = |name: &str| name == "bridge" && (mode == "default" || mode == "bridge");
-    endpoints.filter(|(name, settings)| !(by_default(name) && empty(settings))).collect()
-}
-
-fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
-    let mut kept = Map::new();
-    for field in ["IPAMConfig", "Links", "DriverOpts", "GwPriority"] {
-        if let Some(value) = endpoint.get(field).filter(|value| !empty(value)) {
-            kept.insert(field.into(), value.clone());
-        }
-    }
-    // Before API 1.44 the engine adds the container's short ID to the aliases.
-    let aliases: Vec<_> = list(&endpoint["Aliases"]).iter().filter(|alias| text(alias) != short(id)).cloned().collect();
-    if !aliases.is_empty() {
-        kept.insert("Aliases".into(), aliases.into());
-    }
-    // A generated address would be in use twice; one that the user set stands in Config too, in
-    // documents of API 1.51 and before (see Docker::show).
-    let mac = &action["Config"]["MacAddress"];
-    if !empty(mac) && *mac == endpoint["MacAddress"] {
-        kept.insert("MacAddress".into(), mac.clone());
-    }
-    kept.into()
-}
-
-/// True for the network that `NetworkMode` names, by name or by ID.
-fn is_mode(action: &Value, host: &Map<String, Value>, name: &str) -> bool {
-    let mode = text(get(host, "NetworkMode"));
-    let network = &action["NetworkSettings"]["Networks"][name]["NetworkID"];
-    mode == name || (mode == "default" && name == "bridge") || (mode.len() >= 12 && text(network).starts_with(mode))
-}
-
-/// The first twelve digits of an ID, which the engine uses as hostname and alias.
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
-}
-
-/// The entries of `whole` that are not in `part`.
+/// Returns the entries of `whole` that are not in `part`.
 fn without(whole: &Value, part: &Value) -> Vec<Value> {
     list(whole).iter().filter(|entry| !list(part).contains(entry)).cloned().collect()
 }
 
-/// Equal, where missing, null and empty are the same: engines differ in which of them they write.
+/// True if equal; missing, null and empty are the same, because engines differ in which they write.
 fn same(one: &Value, other: &Value) -> bool {
     one == other || (empty(one) && empty(other))
 }
 
-/// The field, or null: indexing a map would panic where it is missing.
+/// Returns the field, or null; indexing a map would panic if it is missing.
 fn get<'a>(map: &'a Map<String, Value>, field: &str) -> &'a Value {
     map.get(field).unwrap_or(&Value::Null)
 }
@@ -270,15 +253,21 @@ mod tests {
             (json!(["/waitdaemon", "a"]), json!(["b"]), json!(["a", "b"])),
             (json!(["/waitdaemon"]), Value::Null, Value::Null),
         ] {
-            let create = copy(&action(json!({"Entrypoint": entrypoint, "Cmd": cmd}), json!({}))).create;
+            let create =
+                copy(&action(json!({"Entrypoint": entrypoint, "Cmd": cmd}), json!({}))).create;
             assert_eq!(create["Cmd"], arguments);
         }
     }
 
     #[test]
     fn unknown_fields_are_carried() {
-        let create = copy(&action(json!({"New": {"a": [1]}}), json!({"Newer": 2, "AutoRemove": true}))).create;
-        assert_eq!((&create["New"], &create["HostConfig"]["Newer"]), (&json!({"a": [1]}), &json!(2)));
+        let create =
+            copy(&action(json!({"New": {"a": [1]}}), json!({"Newer": 2, "AutoRemove": true})))
+                .create;
+        assert_eq!(
+            (&create["New"], &create["HostConfig"]["Newer"]),
+            (&json!({"a": [1]}), &json!(2))
+        );
         assert_eq!(create["HostConfig"]["AutoRemove"], false);
     }
 
@@ -299,7 +288,8 @@ mod tests {
 
     #[test]
     fn links_and_anonymous_volumes_are_turned_round() {
-        let mut action = action(json!({"Volumes": {"/v/": {}}}), json!({"Links": ["/db:/act/alias"]}));
+        let mut action =
+            action(json!({"Volumes": {"/v/": {}}}), json!({"Links": ["/db:/act/alias"]}));
         action["HostConfig"]["Binds"] = json!(["n:/named:ro", "m:/slash/"]);
         action["Mounts"] = json!([
             {"Type": "volume", "Name": "abc", "Destination": "/v", "RW": true},
@@ -326,21 +316,30 @@ mod tests {
             json!({"EndpointsConfig": {"front": {"IPAMConfig": {"IPv4Address": "10.9.0.5"}, "Aliases": ["web"]}}})
         );
         assert_eq!(creation.connect, [("back".into(), json!({}))]);
-        action["NetworkSettings"]["Networks"]["bridge"] = json!({"MacAddress": "02:42:ac:11:00:02"});
-        assert_eq!(copy(&action).connect.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["back", "bridge"]);
-        let mut action = self::action(json!({"MacAddress": "02:00:00:00:00:01"}), json!({"NetworkMode": "default"}));
+        action["NetworkSettings"]["Networks"]["bridge"] =
+            json!({"MacAddress": "02:42:ac:11:00:02"});
+        assert_eq!(
+            copy(&action).connect.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["back", "bridge"]
+        );
+        let mut action = self::action(
+            json!({"MacAddress": "02:00:00:00:00:01"}),
+            json!({"NetworkMode": "default"}),
+        );
         action["NetworkSettings"]["Networks"]["bridge"]["MacAddress"] = json!("02:00:00:00:00:01");
         assert_eq!(
             copy(&action).create["NetworkingConfig"]["EndpointsConfig"]["bridge"],
             json!({"MacAddress": "02:00:00:00:00:01"})
         );
         assert_eq!(
-            copy(&self::action(json!({}), json!({"NetworkMode": "default"}))).create.get("NetworkingConfig"),
+            copy(&self::action(json!({}), json!({"NetworkMode": "default"})))
+                .create
+                .get("NetworkingConfig"),
             None
         );
     }
 
-    /// What real engines say of an action with many settings; see tests/fixtures/README.md.
+    /// Recordings of real engines for an action with many settings; see tests/fixtures/README.md.
     fn recordings() -> [Value; 2] {
         [
             include_str!("../../../tests/fixtures/docker-debian.json"),
@@ -350,7 +349,12 @@ mod tests {
     }
 
     fn copy_of(recording: &Value) -> Creation {
-        user_container(&recording["container"], &recording["image"], "alpine", &[("waitdaemon.role", "user".into())])
+        user_container(
+            &recording["container"],
+            &recording["image"],
+            "alpine",
+            &[("waitdaemon.role", "user".into())],
+        )
     }
 
     #[test]
@@ -360,16 +364,23 @@ mod tests {
             let create = copy_of(&recording).create;
             let (of_action, host) = (&action["HostConfig"], &create["HostConfig"]);
             let changed = ["Binds", "AutoRemove", "RestartPolicy", "ContainerIDFile"];
-            for (field, value) in
-                of_action.as_object().unwrap().iter().filter(|(field, _)| !changed.contains(&field.as_str()))
+            for (field, value) in of_action
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(field, _)| !changed.contains(&field.as_str()))
             {
                 assert_eq!(host[field], *value, "{field}");
             }
-            let anonymous = list(&action["Mounts"]).iter().find(|mount| mount["Destination"] == "/anonymous").unwrap();
+            let anonymous = list(&action["Mounts"])
+                .iter()
+                .find(|mount| mount["Destination"] == "/anonymous")
+                .unwrap();
             let bind = format!("{}:/anonymous", text(&anonymous["Name"]));
             let binds: Vec<&str> = list(&host["Binds"]).iter().map(text).collect();
             assert!(
-                ["/tmp:/hosttmp:ro", "named:/named", &bind].iter().all(|bind| binds.contains(bind)) && binds.len() == 3
+                ["/tmp:/hosttmp:ro", "named:/named", &bind].iter().all(|bind| binds.contains(bind))
+                    && binds.len() == 3
             );
             assert_eq!(create["Env"], json!(["IMAGE=alpine", "A=b"]));
             assert_eq!((&create["Cmd"], &create["User"]), (&json!(["reboot"]), &json!("0:5")));

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The template lines that lead to the host's socket.
+/// The template lines that give access to the host's socket.
 pub const SOCKET_LINES: &str =
     "add to the action:  pid: host  or  volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]";
 

@@ -1,7 +1,9 @@
-//! A container engine in memory, for the simulation: it has Docker's ways or containerd's, and loses, doubles, delays
-//! and refuses what it is told to. Its lives and refusals are those that the real engines were seen to have
-//! (docker/seen.rs, docker/refusal.rs, nerdctl/seen.rs, nerdctl/refusal.rs and their recordings).
+//! An in-memory container engine for the simulation. It behaves like Docker or containerd, and
+//! loses, doubles, delays and refuses what it is told to. Its lives and refusals are those seen on
+//! the real engines (docker/seen.rs, docker/refusal.rs, nerdctl/seen.rs, nerdctl/refusal.rs and
+//! their recordings).
 
+mod waits;
 mod world;
 
 use std::cell::{RefCell, RefMut};
@@ -12,20 +14,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use self::waits::{FakeOutput, await_end};
 use self::world::short;
 pub use self::world::{Container, Fate, Fault, Ways, World};
 
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Pulling, Refusal,
-    Removal, Request, Seen, Which, Whole,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output,
+    Prepared, Pulling, Refusal, Removal, Request, Seen, Which, Whole,
 };
+use crate::engine::platform::Platform;
 use crate::login::Login;
-use crate::names::Role;
+use crate::names::{RequestMark, Role};
 use crate::reference::Reference;
 use crate::retry::{Retry, chance};
 use crate::ticket::Duty;
 
-/// The engine as one process reaches it.
+/// The engine as one process sees it.
 #[derive(Clone)]
 pub struct FakeEngine {
     pub world: Rc<RefCell<World>>,
@@ -38,7 +42,7 @@ impl FakeEngine {
         self.world.borrow_mut()
     }
 
-    /// One request: counted, traced, with its fault.
+    /// Handles one request: counts it, traces it and applies its fault.
     async fn request<T>(
         &self,
         what: impl FnOnce() -> String,
@@ -58,7 +62,9 @@ impl FakeEngine {
         let lost = |said: &str| Refusal::new(Kind::MayPass(Retry::UntilDeadline), said);
         match fault {
             Some(Fault::Refused) => return Err(lost("connection refused")),
-            Some(Fault::Unknown) => return Err(Refusal::new(Kind::MayPass(Retry::AFewTimes), "HTTP status 500")),
+            Some(Fault::Unknown) => {
+                return Err(Refusal::new(Kind::MayPass(Retry::AFewTimes), "HTTP status 500"));
+            }
             Some(Fault::Delay) => sleep(Duration::from_secs(2 + chance::number() % 18)).await,
             Some(Fault::Hang) => {
                 sleep(Duration::from_secs(limit)).await;
@@ -99,6 +105,7 @@ impl FakeEngine {
             role: found.role,
             action: found.action.clone(),
             handoff: found.handoff.clone(),
+            request: RequestMark::default(),
             made_by: found.duty.as_ref().map(|duty| duty.action_id.clone()).unwrap_or_default(),
             life: found.life.clone(),
             folder: Some("/".into()),
@@ -107,13 +114,14 @@ impl FakeEngine {
                 image: "own".into(),
                 command: found.command.clone(),
                 tty: false,
+                has_host_pids: true,
                 deleted_on_success: world.ways == Ways::Containerd,
                 document: Value::Null,
             },
         })
     }
 
-    /// Begins a container's process; on containerd in two steps, between which the client may die.
+    /// Starts a container's process; on containerd in two steps, between which the client may die.
     async fn begin(&self, id: &str) -> Result<(), Refusal> {
         let containerd = self.world().ways == Ways::Containerd;
         if containerd {
@@ -134,7 +142,7 @@ impl FakeEngine {
         let life = self.world().containers.get(id).map(|found| found.life.clone());
         match life {
             None => Err(Refusal::new(Kind::Gone, "no such container")),
-            // Both engines start one that has ended again, and say yes to one that runs.
+            // Both engines start an ended container again, and report success for a running one.
             Some(Life::Running { .. }) => Ok(()),
             Some(_) => self.begin(id).await,
         }
@@ -142,9 +150,14 @@ impl FakeEngine {
 
     fn remove_now(&self, id: &str, how: Removal, lie: bool) -> Result<(), Refusal> {
         let containerd = self.world().ways == Ways::Containerd;
-        let found = self.world().find(id).map(|found| (found.id.clone(), found.role, found.life.clone()));
+        let found =
+            self.world().find(id).map(|found| (found.id.clone(), found.role, found.life.clone()));
         let Some((id, role, life)) = found else {
-            return if containerd { Ok(()) } else { Err(Refusal::new(Kind::Gone, "no such container")) };
+            return if containerd {
+                Ok(())
+            } else {
+                Err(Refusal::new(Kind::Gone, "no such container"))
+            };
         };
         let runs = matches!(life, Life::Running { .. });
         if runs && how == Removal::Idle {
@@ -157,15 +170,23 @@ impl FakeEngine {
             let mut world = self.world();
             world.violate("a user container that runs was removed (promise 6)".into());
         }
-        let handoff = self.world().containers.get(&id).map(|found| found.handoff.clone()).unwrap_or_default();
+        let handoff =
+            self.world().containers.get(&id).map(|found| found.handoff.clone()).unwrap_or_default();
         let users_runs = self.world().containers.values().any(|found| {
-            found.role == Some(Role::User) && found.handoff == handoff && matches!(found.life, Life::Running { .. })
+            found.role == Some(Role::User)
+                && found.handoff == handoff
+                && matches!(found.life, Life::Running { .. })
         });
         if role == Some(Role::Waiter) && users_runs && id != self.client {
-            self.world().violate("the waiter of a user container that runs was removed (promise 6)".into());
+            self.world()
+                .violate("the waiter of a user container that runs was removed (promise 6)".into());
         }
-        let by_another =
-            id != self.client && self.world().containers.get(&self.client).is_some_and(|client| client.role.is_none());
+        let by_another = id != self.client
+            && self
+                .world()
+                .containers
+                .get(&self.client)
+                .is_some_and(|client| client.role.is_none());
         if let Some(found) = self.world().containers.get_mut(&id) {
             found.superseded = by_another;
         }
@@ -173,7 +194,7 @@ impl FakeEngine {
         Ok(())
     }
 
-    /// Runs a change: Docker's goes on without its client.
+    /// Runs a change; Docker carries on without its client.
     async fn change<T: 'static>(
         &self,
         act: impl AsyncFnOnce(Self) -> Result<T, Refusal> + 'static,
@@ -200,6 +221,7 @@ impl Engine for FakeEngine {
             keeps_logs: containerd,
             names_cgroups: containerd,
             starts_waiter_early: containerd,
+            trust: "look at the simulation",
             place: ("volumes", "look at the simulation"),
         }
     }
@@ -208,7 +230,9 @@ impl Engine for FakeEngine {
         Box::pin(self.request(
             || format!("look {}", containers.join(" ")),
             15,
-            async |this: &Self, _| Ok(containers.iter().filter_map(|container| this.show(container)).collect()),
+            async |this: &Self, _| {
+                Ok(containers.iter().filter_map(|container| this.show(container)).collect())
+            },
         ))
     }
 
@@ -223,7 +247,12 @@ impl Engine for FakeEngine {
                     Which::MadeBy(handoff) => found.handoff == handoff.as_str(),
                     Which::Running => matches!(found.life, Life::Running { .. }),
                 };
-                Ok(world.containers.values().filter(is_meant).map(|found| found.id.clone()).collect())
+                Ok(world
+                    .containers
+                    .values()
+                    .filter(is_meant)
+                    .map(|found| found.id.clone())
+                    .collect())
             },
         ))
     }
@@ -235,12 +264,23 @@ impl Engine for FakeEngine {
             async move |this: &Self, _| {
                 let there = image == "own" || this.world().image_present;
                 let config = json!({"Cmd": ["/bin/sh"]});
-                Ok(there.then(|| Image { id: image.to_owned(), config, document: Value::Null }))
+                Ok(there.then(|| Image {
+                    id: image.to_owned(),
+                    name: image.to_owned(),
+                    platform: None,
+                    config,
+                    document: Value::Null,
+                }))
             },
         ))
     }
 
-    fn pull<'a>(&'a self, _: &'a Reference, _: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
+    fn pull<'a>(
+        &'a self,
+        _: &'a Reference,
+        _: Option<&'a Login>,
+        how: Pulling<'a>,
+    ) -> Answer<'a, Vec<Platform>> {
         Box::pin(self.request(
             move || format!("{how:?}"),
             30,
@@ -249,7 +289,7 @@ impl Engine for FakeEngine {
                     sleep(Duration::from_secs(1 + chance::number() % 10)).await;
                     this.world().image_present = true;
                 }
-                Ok(())
+                Ok(Vec::new())
             },
         ))
     }
@@ -263,7 +303,8 @@ impl Engine for FakeEngine {
             let body = Rc::new(order.duty.clone());
             Some(Request { role, name, handoff: order.duty.handoff.clone(), body })
         };
-        let prepared = Prepared { user: request(Role::User), waiter: request(Role::Waiter), ..Prepared::default() };
+        let user = order.image.and_then(|_| request(Role::User));
+        let prepared = Prepared { user, waiter: request(Role::Waiter), ..Prepared::default() };
         Box::pin(async move { prepared })
     }
 
@@ -272,9 +313,17 @@ impl Engine for FakeEngine {
             async move |this: Self| {
                 let taken = this.world().find(&request.name).map(|found| found.id.clone());
                 if let Some(by) = taken {
-                    return Err(Refusal::new(Kind::NameTaken { by: Some(by) }, "the name is already in use"));
+                    return Err(Refusal::new(
+                        Kind::NameTaken { by: Some(by) },
+                        "the name is already in use",
+                    ));
                 }
-                let id = this.world().add(&request.name, Some(request.role), Some(&request.handoff), &[]);
+                let id = this.world().add(
+                    &request.name,
+                    Some(request.role),
+                    Some(&request.handoff),
+                    &[],
+                );
                 this.world().note(|| format!("{} is created: {}", request.name, short(&id)));
                 let duty = request.body::<Duty>()?.clone();
                 if let Some(found) = this.world().containers.get_mut(&id) {
@@ -296,7 +345,11 @@ impl Engine for FakeEngine {
     }
 
     fn complete<'a>(&'a self, request: &'a Request, _: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.request(|| format!("complete {}", request.name), 15, async |_: &Self, _| Ok(())))
+        Box::pin(self.request(
+            || format!("complete {}", request.name),
+            15,
+            async |_: &Self, _| Ok(()),
+        ))
     }
 
     fn start<'a>(&'a self, container: &'a Seen) -> Answer<'a, ()> {
@@ -304,7 +357,9 @@ impl Engine for FakeEngine {
         Box::pin(self.request(
             || format!("start {}", container.name),
             30,
-            async |this: &Self, _| this.change(async move |this: Self| this.start_now(&id).await).await,
+            async |this: &Self, _| {
+                this.change(async move |this: Self| this.start_now(&id).await).await
+            },
         ))
     }
 
@@ -316,17 +371,25 @@ impl Engine for FakeEngine {
                 let containerd = this.world().ways == Ways::Containerd;
                 let gone = || Refusal::new(Kind::Gone, "it is gone");
                 let life = this.show(container).map(|seen| seen.life);
-                let remembered = this.world().events.get(container).copied().filter(|_| !containerd);
+                let remembered =
+                    this.world().events.get(container).copied().filter(|_| !containerd);
                 match (life, pid) {
                     (None, _) => {
                         let code = remembered.ok_or_else(gone)?;
-                        return Ok(Box::pin(async move { Ok(Life::Ended { code, note: String::new() }) }) as End);
+                        return Ok(Box::pin(
+                            async move { Ok(Life::Ended { code, note: String::new() }) },
+                        ) as End);
                     }
-                    (Some(Life::Running { pid: now }), Some(_)) if containerd && now != pid => return Err(gone()),
-                    (Some(Life::Ended { .. } | Life::Created), Some(_)) if containerd => return Err(gone()),
+                    (Some(Life::Running { pid: now }), Some(_)) if containerd && now != pid => {
+                        return Err(gone());
+                    }
+                    (Some(Life::Ended { .. } | Life::Created), Some(_)) if containerd => {
+                        return Err(gone());
+                    }
                     _ => {}
                 }
-                let (world, id, epoch) = (Rc::clone(&this.world), container.to_owned(), this.world().epoch);
+                let (world, id, epoch) =
+                    (Rc::clone(&this.world), container.to_owned(), this.world().epoch);
                 Ok(Box::pin(async move { await_end(world, id, epoch).await }) as End)
             },
         ))
@@ -337,7 +400,8 @@ impl Engine for FakeEngine {
             move || format!("give word to {}", short(waiter)),
             15,
             async move |this: &Self, _| {
-                let not_now = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "it is not running");
+                let not_now =
+                    || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "it is not running");
                 this.world().word(waiter).then_some(()).ok_or_else(not_now)
             },
         ))
@@ -356,8 +420,12 @@ impl Engine for FakeEngine {
                 } else {
                     found.output.len()
                 };
-                let output =
-                    FakeOutput { world: Rc::clone(&this.world), id: found.id.clone(), read, epoch: world.epoch };
+                let output = FakeOutput {
+                    world: Rc::clone(&this.world),
+                    id: found.id.clone(),
+                    read,
+                    epoch: world.epoch,
+                };
                 Ok(Box::new(output) as Box<dyn Output>)
             },
         ))
@@ -370,7 +438,8 @@ impl Engine for FakeEngine {
             async move |this: &Self, fault| {
                 let (lie, id) = (fault == Some(Fault::Lie), container.to_owned());
                 let own = id == this.client;
-                let done = this.change(async move |this: Self| this.remove_now(&id, how, lie)).await;
+                let done =
+                    this.change(async move |this: Self| this.remove_now(&id, how, lie)).await;
                 if own && done.is_ok() && !lie {
                     std::future::pending::<()>().await;
                 }
@@ -390,76 +459,5 @@ impl Engine for FakeEngine {
                 Ok(())
             },
         ))
-    }
-}
-
-async fn await_end(world: Rc<RefCell<World>>, id: String, epoch: u32) -> Result<Life, Refusal> {
-    let mut changes = world.borrow().changes.subscribe();
-    let containerd = world.borrow().ways == Ways::Containerd;
-    loop {
-        {
-            let world = world.borrow();
-            if !containerd && world.epoch != epoch {
-                return Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), "the connection broke"));
-            }
-            match world.containers.get(&id).map(|found| &found.life) {
-                Some(Life::Running { .. } | Life::Starting { .. }) => {}
-                _ if containerd && world.kernel_tells => {
-                    let code = world.codes.get(&id).copied().unwrap_or(137);
-                    return Ok(Life::Ended { code, note: String::new() });
-                }
-                // The pidfd tells no more.
-                _ if containerd => return Ok(Life::Unknown("its process has ended".into())),
-                Some(life @ Life::Ended { .. }) => return Ok(life.clone()),
-                // Docker answers a wait for one that never ran at once, with 0 (moby, condition not-running).
-                Some(_) => return Ok(Life::Ended { code: 0, note: String::new() }),
-                // Removed while the answer was open: it has the exit code.
-                None => {
-                    let code = world.events.get(&id).copied().unwrap_or(137);
-                    return Ok(Life::Ended { code, note: String::new() });
-                }
-            }
-        }
-        if changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-struct FakeOutput {
-    world: Rc<RefCell<World>>,
-    id: String,
-    read: usize,
-    epoch: u32,
-}
-
-impl Output for FakeOutput {
-    fn next(&mut self) -> Answer<'_, Option<Vec<u8>>> {
-        Box::pin(async move {
-            let mut changes = self.world.borrow().changes.subscribe();
-            loop {
-                {
-                    let world = self.world.borrow();
-                    let found = world.containers.get(&self.id);
-                    let more = found.map(|found| found.output[self.read.min(found.output.len())..].to_vec());
-                    let live = found.is_some_and(|found| {
-                        matches!(found.life, Life::Running { .. } | Life::Starting { .. })
-                            || (world.ways == Ways::Docker && found.life == Life::Created)
-                    });
-                    let broken = world.ways == Ways::Docker && world.epoch != self.epoch;
-                    match more {
-                        Some(more) if !more.is_empty() && !broken => {
-                            self.read += more.len();
-                            return Ok(Some(more));
-                        }
-                        _ if !live || broken => return Ok(None),
-                        _ => {}
-                    }
-                }
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        })
     }
 }

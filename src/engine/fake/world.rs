@@ -15,48 +15,50 @@ use crate::names::{HandoffId, Role};
 use crate::signals::Signal;
 use crate::ticket::Duty;
 
-/// Whose ways an engine has.
+/// Which real engine the simulated engine behaves like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ways {
-    /// The daemon goes on with a request whose client is gone; the agent removes its container whatever became of it;
-    /// a container that is gone is remembered by an event.
+    /// The daemon carries on with a request whose client is gone. The agent removes its container
+    /// whatever the outcome. An event remembers a container that is gone.
     Docker,
-    /// nerdctl dies with its client, half-way if it comes so; a process is created, then started; the agent keeps the
-    /// container of an action that failed; `rm --force` says yes whatever happened.
+    /// nerdctl dies with its client, perhaps halfway. A process is created, then started. The agent
+    /// keeps the container of an action that failed. `rm --force` reports success whatever
+    /// happened.
     Containerd,
 }
 
-/// What becomes of containers if their engine restarts.
+/// What happens to containers if their engine restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// They outlive it (containerd; Docker with live-restore).
     Live,
-    /// They get SIGTERM as it goes, and those that go on end when it is back (Docker that got SIGTERM).
+    /// They get SIGTERM as it goes down, and those that carry on end when it is back (Docker that
+    /// got SIGTERM).
     Told,
-    /// They go on, and end when it is back (Docker that got SIGKILL).
+    /// They carry on, and end when it is back (Docker that got SIGKILL).
     EndedLater,
 }
 
-/// What goes wrong at one request.
+/// A fault at one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not done: no connection.
+    /// There is no connection, and the request is not carried out.
     Refused,
-    /// It is done, and the answer is lost.
+    /// The request is carried out, and the answer is lost.
     AnswerLost,
-    /// It is not done, for a reason that nobody knows (HTTP 500).
+    /// The request is not carried out, for an unknown reason (HTTP 500).
     Unknown,
-    /// It takes 2 to 20 s.
+    /// The request takes 2 to 20 s.
     Delay,
-    /// It is not done, and no answer comes for 15 or 30 s.
+    /// The request is not carried out, and no answer comes for 15 or 30 s.
     Hang,
-    /// It is done, and no answer comes for 15 or 30 s.
+    /// The request is carried out, and no answer comes for 15 or 30 s.
     HangAfter,
-    /// The client gets SIGKILL before it is done.
+    /// The client gets SIGKILL before the request is carried out.
     KilledBefore,
-    /// The client gets SIGKILL just after it was done.
+    /// The client gets SIGKILL just after the request is carried out.
     KilledAfter,
-    /// A forced removal is not done, and the engine says that it was (nerdctl).
+    /// A forced removal is not carried out, and the engine says that it was (nerdctl).
     Lie,
 }
 
@@ -72,26 +74,26 @@ pub struct Container {
     pub life: Life,
     pub duty: Option<Box<Duty>>,
     pub(super) output: Vec<u8>,
-    /// What its process keeps beyond its end.
+    /// The lines of its journal, which outlive its process.
     pub journal: Vec<String>,
-    /// Whoever ran it removed its log.
+    /// True if its log was removed by the agent.
     pub log_removed: bool,
-    /// How often its command began to run, and when it did last.
+    /// How often its command was started, and when it was last.
     pub starts: u32,
     pub started_at: Option<Instant>,
-    /// The engine starts it again if it fails.
+    /// True if the engine starts it again when it fails.
     pub(super) restarts: bool,
-    /// It was ended by a request, so it is not started again.
+    /// True if a request ended it, so that it is not started again.
     stopped: bool,
-    /// Its process said at ERROR that something failed.
+    /// True if its process reported a failure at ERROR.
     pub said: bool,
-    /// A later attempt of the same action removed it.
+    /// True if a later attempt of the same action removed it.
     pub superseded: bool,
     process: Option<AbortHandle>,
     signals: Option<mpsc::UnboundedSender<Signal>>,
 }
 
-/// How a process is run: the simulation gives the engine this for waiters and user containers.
+/// Runs a process; the simulation gives the engine this for waiters and user containers.
 pub type Spawn = Rc<dyn Fn(&Rc<RefCell<World>>, &str)>;
 
 /// The engine, its containers, and what happens to it.
@@ -102,20 +104,24 @@ pub struct World {
     pub removed: Vec<Container>,
     pub image_present: bool,
     pub up: bool,
-    /// Counts the engine's lives: what was open breaks when it changes.
+    /// Counts the engine's lives; what was open breaks when this changes.
     pub(super) epoch: u32,
     /// Exit codes of containers that are gone.
     pub(super) events: BTreeMap<String, i64>,
     /// All exit codes, as the kernel knows them.
     pub(super) codes: BTreeMap<String, i64>,
-    /// What goes wrong at which request, counted from 0.
+    /// Which fault happens at which request, counted from 0.
     pub faults: BTreeMap<usize, Fault>,
-    /// At which line of its journal a waiter gets SIGKILL, once: before it is kept, or after.
+    /// The journal line at which a waiter gets SIGKILL, once, and whether after it is kept.
     pub journal_death: Option<(usize, bool)>,
-    /// The kernel tells how a process ended (Linux 6.15).
+    /// True if the kernel tells how a process ended (Linux 6.15).
     pub kernel_tells: bool,
+    /// Who asked to take the machine down, and when.
+    pub asked: Vec<(String, Instant)>,
+    /// True if the machine is down: nothing happens any more.
+    pub down: bool,
     pub requests: usize,
-    /// What happens is noted.
+    /// True if what happens is traced.
     pub traced: bool,
     pub trace: Vec<String>,
     pub violations: Vec<String>,
@@ -139,6 +145,8 @@ impl World {
             faults: BTreeMap::new(),
             journal_death: None,
             kernel_tells: true,
+            asked: Vec::new(),
+            down: false,
             requests: 0,
             traced: false,
             trace: Vec::new(),
@@ -150,12 +158,12 @@ impl World {
         }))
     }
 
-    /// Says how processes are run.
+    /// Sets how processes are run.
     pub fn set_spawn(&mut self, spawn: Spawn) {
         self.spawn = Some(spawn);
     }
 
-    /// Notes what happens, if somebody is going to read it.
+    /// Adds to the trace, if there is one.
     pub fn note(&mut self, text: impl FnOnce() -> String) {
         if self.traced {
             let at = self.begin.elapsed().as_secs_f64();
@@ -168,7 +176,7 @@ impl World {
         self.violations.push(text);
     }
 
-    /// Wakes up whenever something changes.
+    /// Returns a receiver that wakes up whenever something changes.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -177,11 +185,18 @@ impl World {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Makes a container. IDs have 64 hexadecimal digits, as real ones.
-    pub fn add(&mut self, name: &str, role: Option<Role>, handoff: Option<&HandoffId>, command: &[String]) -> String {
+    /// Adds a container. IDs have 64 hexadecimal digits, like real ones.
+    pub fn add(
+        &mut self,
+        name: &str,
+        role: Option<Role>,
+        handoff: Option<&HandoffId>,
+        command: &[String],
+    ) -> String {
         let id = format!("{:064x}", self.next);
         self.next += 1;
-        let action = role.map_or("", |role| name.strip_suffix(&format!("-{}", role.as_str())).unwrap_or(name));
+        let action = role
+            .map_or("", |role| name.strip_suffix(&format!("-{}", role.as_str())).unwrap_or(name));
         let container = Container {
             id: id.clone(),
             name: name.to_owned(),
@@ -208,16 +223,17 @@ impl World {
         id
     }
 
-    /// A container's process says something, if it lives.
+    /// Adds to the output of a container's process, if it is running.
     pub fn say(&mut self, id: &str, line: &str) {
-        if let Some(container) = self.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. }))
+        if let Some(container) =
+            self.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. }))
         {
             container.output.extend_from_slice(line.as_bytes());
         }
         self.changed();
     }
 
-    /// A container's process says at ERROR what failed.
+    /// Notes that a container's process reported a failure at ERROR.
     pub fn fail(&mut self, id: &str, failure: &Failure) {
         if let Some(container) = self.containers.get_mut(id) {
             container.said = true;
@@ -225,14 +241,18 @@ impl World {
         self.note(|| format!("ERROR {}: {failure}: {}", short(id), failure.causes()));
     }
 
-    /// A container's process keeps a line beyond its end, if it lives; the journal's line that it dies at may be told.
+    /// Adds a line to a container's journal, if its process is running. The process may be told to
+    /// die at this line.
     pub fn keep(world: &Rc<RefCell<Self>>, id: &str, line: &str) {
         let mut this = world.borrow_mut();
-        let Some(found) = this.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. })) else {
+        let Some(found) =
+            this.containers.get_mut(id).filter(|found| matches!(found.life, Life::Running { .. }))
+        else {
             return;
         };
         let death = (found.journal.len(), this.journal_death);
-        let dies = |kept: bool| death.1.is_some_and(|(line, after)| line == death.0 && after == kept);
+        let dies =
+            |kept: bool| death.1.is_some_and(|(line, after)| line == death.0 && after == kept);
         if !dies(false) {
             if let Some(found) = this.containers.get_mut(id) {
                 found.journal.push(line.to_owned());
@@ -247,11 +267,16 @@ impl World {
         }
     }
 
-    /// The handoff's word for a waiter, by a signal, or on containerd by a line in its journal; false if it cannot be given.
+    /// Gives a waiter the handoff's word: by a signal, or on containerd by a line in its journal.
+    /// Returns false if the word cannot be given.
     pub fn word(&mut self, id: &str) -> bool {
         if self.ways == Ways::Containerd {
             self.note(|| format!("the word is written for {}", short(id)));
-            return self.containers.get_mut(id).map(|found| found.journal.push("word\n".into())).is_some();
+            return self
+                .containers
+                .get_mut(id)
+                .map(|found| found.journal.push("word\n".into()))
+                .is_some();
         }
         let signals = self.containers.get(id).and_then(|found| found.signals.as_ref());
         let given = signals.is_some_and(|signals| signals.send(Signal::Word).is_ok());
@@ -259,8 +284,13 @@ impl World {
         given
     }
 
-    /// Lets a container's process be known, which begins now.
-    pub fn begins(&mut self, id: &str, process: AbortHandle, signals: Option<mpsc::UnboundedSender<Signal>>) {
+    /// Registers a container's process, which begins now.
+    pub fn begins(
+        &mut self,
+        id: &str,
+        process: AbortHandle,
+        signals: Option<mpsc::UnboundedSender<Signal>>,
+    ) {
         let pid = u32::try_from(self.next).unwrap_or(1);
         self.next += 1;
         if let Some(container) = self.containers.get_mut(id) {
@@ -274,7 +304,7 @@ impl World {
         self.changed();
     }
 
-    /// A container's process ended with this code.
+    /// Notes that a container's process ended with this code.
     pub fn ended(world: &Rc<RefCell<Self>>, id: &str, code: i64) {
         let mut this = world.borrow_mut();
         let Some(container) = this.containers.get_mut(id) else { return };
@@ -289,8 +319,12 @@ impl World {
         this.codes.insert(id.to_owned(), code);
         this.note(|| format!("{name} ended with {code}"));
         this.changed();
-        // Docker starts it again at once, containerd's monitor looks every 10 s.
-        let pause = if this.ways == Ways::Docker { Duration::from_millis(100) } else { Duration::from_secs(10) };
+        // Docker starts it again at once; containerd's monitor looks every 10 s.
+        let pause = if this.ways == Ways::Docker {
+            Duration::from_millis(100)
+        } else {
+            Duration::from_secs(10)
+        };
         drop(this);
         if again {
             let (world, id) = (Rc::clone(world), id.to_owned());
@@ -301,7 +335,7 @@ impl World {
         }
     }
 
-    /// The engine's own start of a container that failed.
+    /// Starts a container that failed again, as the engine does.
     fn start_again(world: &Rc<RefCell<Self>>, id: &str) {
         let mut this = world.borrow_mut();
         if !this.up {
@@ -322,9 +356,13 @@ impl World {
         }
     }
 
-    /// SIGKILL to a container's process.
+    /// Sends SIGKILL to a container's process.
     pub fn kill(world: &Rc<RefCell<Self>>, id: &str) {
-        let process = world.borrow_mut().containers.get_mut(id).and_then(|container| container.process.take());
+        let process = world
+            .borrow_mut()
+            .containers
+            .get_mut(id)
+            .and_then(|container| container.process.take());
         if let Some(process) = process {
             world.borrow_mut().note(|| format!("SIGKILL to {}", short(id)));
             process.abort();
@@ -332,7 +370,7 @@ impl World {
         }
     }
 
-    /// SIGTERM to a container's process.
+    /// Sends SIGTERM to a container's process.
     pub fn terminate(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let name = container.name.clone();
@@ -342,10 +380,13 @@ impl World {
         }
     }
 
-    /// The engine goes away. If its containers end with it, it may tell them so first; its API is closed by then.
+    /// Takes the engine down. If its containers end with it, it may tell them first; its API is
+    /// closed by then.
     pub fn engine_down(world: &Rc<RefCell<Self>>, containers: Fate, forgets: bool) {
         let mut this = world.borrow_mut();
-        this.note(|| format!("the engine goes down; containers: {containers:?}; forgets: {forgets}"));
+        this.note(|| {
+            format!("the engine goes down; containers: {containers:?}; forgets: {forgets}")
+        });
         this.up = false;
         this.epoch += 1;
         if forgets {
@@ -357,8 +398,12 @@ impl World {
         }
     }
 
-    /// The engine is back. It ends what should have ended with it, and starts what failed meanwhile.
+    /// Brings the engine back. It ends the containers that should have ended with it, and starts
+    /// those that failed meanwhile.
     pub fn engine_up(world: &Rc<RefCell<Self>>, containers: Fate) {
+        if world.borrow().down {
+            return;
+        }
         let running = world.borrow().running();
         if containers != Fate::Live {
             running.iter().for_each(|id| Self::kill(world, id));
@@ -370,9 +415,25 @@ impl World {
         let failed = |container: &&Container| {
             container.restarts && matches!(container.life, Life::Ended { code, .. } if code != 0)
         };
-        let ids: Vec<String> = this.containers.values().filter(failed).map(|found| found.id.clone()).collect();
+        let ids: Vec<String> =
+            this.containers.values().filter(failed).map(|found| found.id.clone()).collect();
         drop(this);
         ids.iter().for_each(|id| Self::start_again(world, id));
+    }
+
+    /// Asks to take the machine down, for a process; the machine goes down if `obeys` is true.
+    pub fn ask_for_end(world: &Rc<RefCell<Self>>, id: &str, obeys: bool) {
+        let mut this = world.borrow_mut();
+        this.note(|| format!("{} asks for the machine's end: {obeys}", short(id)));
+        this.asked.push((id.to_owned(), Instant::now()));
+        if obeys && !this.down {
+            (this.down, this.up) = (true, false);
+            this.epoch += 1;
+            this.containers.values_mut().for_each(|found| found.restarts = false);
+            let running = this.running();
+            drop(this);
+            running.iter().for_each(|id| Self::kill(world, id));
+        }
     }
 
     fn running(&self) -> Vec<String> {
@@ -395,16 +456,18 @@ impl World {
     }
 
     pub(super) fn find(&self, container: &str) -> Option<&Container> {
-        self.containers.get(container).or_else(|| self.containers.values().find(|found| found.name == container))
+        self.containers
+            .get(container)
+            .or_else(|| self.containers.values().find(|found| found.name == container))
     }
 
-    /// All containers that ever were.
+    /// Returns all containers that ever existed.
     pub fn all(&self) -> impl Iterator<Item = &Container> {
         self.containers.values().chain(&self.removed)
     }
 }
 
-/// An ID as the trace shows it.
+/// Returns an ID as the trace shows it.
 pub fn short(id: &str) -> &str {
     id.trim_start_matches('0')
 }

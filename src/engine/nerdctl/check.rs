@@ -1,49 +1,54 @@
-//! Was anything lost? The user container, once created, is held against the action's OCI spec. Pure.
+//! Checks that the created user container lost nothing of the action's OCI spec. Pure.
 //!
-//! nerdctl's flags are copied one by one, so a setting that no flag can say, or that nerdctl takes and
-//! drops, would be lost in silence. Here it is found before SUCCESS, whatever made the action.
+//! nerdctl's flags are copied one by one, so a setting that no flag can express, or that nerdctl
+//! accepts and drops, would be lost silently. This check finds it before SUCCESS, whatever made the
+//! action.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::flags::{NAME_FILES, NotCarried, RIGHTS_OF_MOUNTS, USUAL_SYSCTL, WITHOUT_EFFECT, environment};
-use super::spec::{is_usual, made_by_nerdctl, nothing, privileged};
+use super::flags::{NAME_FILES, NotCarried, RIGHTS_OF_MOUNTS, USUAL_SYSCTL, WITHOUT_EFFECT};
+use super::spec::{environment, is_usual, made_by_nerdctl, nothing, privileged};
 use crate::engine::json::{cleaned, list, text};
 
-/// Compares the native documents of the action and of the created user container; `own` is that of the
-/// action's image.
+/// Compares the native documents of the action and of the created user container; `own` is that of
+/// the action's image.
 ///
 /// # Errors
-/// [`NotCarried`] with the first setting that the user container lacks or has otherwise.
+/// If the user container lacks a setting or has it otherwise ([`NotCarried`] names the first).
 pub fn nothing_was_lost(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     same("", &essence(action), &essence(user))?;
     same("namespaces", &namespaces(action), &namespaces(user))?;
-    // The agent leaves it to containerd, and nerdctl to its own configuration.
+    // The agent leaves the runtime to containerd, and nerdctl to its own configuration.
     if made_by_nerdctl(action) {
         same("runtime", &runtime(action), &runtime(user))?;
     }
     variables(action, &own["ImageConfig"]["config"], user)?;
     mounts(action, &own["ImageConfig"]["config"]["Volumes"], user)?;
-    let hooks = action["Spec"]["hooks"].as_object().into_iter().flat_map(|kinds| kinds.values().flat_map(list));
+    let hooks = action["Spec"]["hooks"]
+        .as_object()
+        .into_iter()
+        .flat_map(|kinds| kinds.values().flat_map(list));
     match hooks.into_iter().find(|hook| !is_nerdctls(hook)) {
         Some(hook) => Err(NotCarried(format!("a hook that runs {}", text(&hook["path"])))),
         None => Ok(()),
     }
 }
 
-/// Every variable of the action has its value; where one stands twice, the last counts.
+/// Checks that every variable of the action has its value; of duplicates, the last counts.
 fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     let value_of = |all: &[(&str, &str)], name: &str| {
         all.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     };
     let split = |variable| str::split_once(variable, '=');
-    let of_user: Vec<(&str, &str)> = list(&user["Spec"]["process"]["env"]).iter().map(text).filter_map(split).collect();
+    let of_user: Vec<(&str, &str)> =
+        list(&user["Spec"]["process"]["env"]).iter().map(text).filter_map(split).collect();
     let of_action: Vec<(&str, &str)> = environment(action, own).filter_map(split).collect();
     for (name, _) in &of_action {
         let value = value_of(&of_action, name);
-        // nerdctl overrides it in its own containers too, with the container's hostname.
+        // nerdctl also overrides it in its own containers, with the container's hostname.
         let is_nerdctls = *name == "HOSTNAME" && made_by_nerdctl(action);
         if value_of(&of_user, name) != value && !is_nerdctls {
             return Err(NotCarried(format!("the variable {name}")));
@@ -52,19 +57,24 @@ fn variables(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried
     Ok(())
 }
 
-/// The spec less what is copied by other means or is each container's own. What is left must be equal.
+/// Returns the spec without what is copied by other means or is each container's own. The rest must
+/// be equal.
 fn essence(container: &Value) -> Value {
     let mut spec = container["Spec"].clone();
     let privileged = privileged(&spec);
-    // Environment, arguments, user and folder are joined with the user image's; names, paths and hooks
-    // are each container's own; the others are compared in their own ways.
-    drop_fields(&mut spec, "", &["ociVersion", "hostname", "domainname", "annotations", "hooks", "mounts"]);
+    // Environment, arguments, user and folder are merged with the user image's. Names, paths and
+    // hooks are each container's own. The others are compared separately.
+    drop_fields(
+        &mut spec,
+        "",
+        &["ociVersion", "hostname", "domainname", "annotations", "hooks", "mounts"],
+    );
     drop_fields(&mut spec, "/root", &["path"]);
     drop_fields(&mut spec, "/process", &["args", "env", "cwd"]);
     drop_fields(&mut spec, "/process/user", &["uid", "gid", "additionalGids"]);
     // The mounts' propagation follows from the mounts.
     drop_fields(&mut spec, "/linux", &["cgroupsPath", "namespaces", "rootfsPropagation"]);
-    // nerdctl sets it for every container that has a network of its own.
+    // nerdctl sets it for every container with its own network.
     if spec["linux"]["sysctl"][USUAL_SYSCTL.0] == USUAL_SYSCTL.1 {
         drop_fields(&mut spec, "/linux/sysctl", &[USUAL_SYSCTL.0]);
     }
@@ -82,13 +92,14 @@ fn essence(container: &Value) -> Value {
 
 fn namespaces(container: &Value) -> Value {
     let spaces = list(&container["Spec"]["linux"]["namespaces"]).iter();
-    let mut spaces: Vec<Value> = spaces.map(|space| json!([space["type"], space["path"]])).collect();
+    let mut spaces: Vec<Value> =
+        spaces.map(|space| json!([space["type"], space["path"]])).collect();
     order(&mut spaces);
     spaces.into()
 }
 
-/// The runtime less the choice of the cgroup manager (`systemd_cgroup`, the options' field 9), which is
-/// nerdctl's own and not the action's.
+/// Returns the runtime without the choice of the cgroup manager (`systemd_cgroup`, the options'
+/// field 9), which is nerdctl's own and not the action's.
 fn runtime(container: &Value) -> Value {
     let mut runtime = container["Runtime"].clone();
     if ["SAE=", "SAA="].iter().any(|manager| runtime["Options"]["value"] == **manager) {
@@ -97,22 +108,26 @@ fn runtime(container: &Value) -> Value {
     runtime
 }
 
-/// Every mount that the action was given is there, with all its options; more may come from the user
-/// image. The volumes of our own image are not the action's.
+/// Checks that every mount of the action is there, with all its options; the user image may add
+/// more. The volumes of our own image are not the action's.
 fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     let of_action = list(&action["Spec"]["mounts"]);
     let place = |mount: &Value| cleaned(text(&mount["destination"]));
-    // Some lie in a folder that bears the container's ID.
-    let source = |mount: &Value, of: &Value| cleaned(&text(&mount["source"]).replace(text(&of["ID"]), "ID"));
+    // Some lie in a folder that is named after the container's ID.
+    let source =
+        |mount: &Value, of: &Value| cleaned(&text(&mount["source"]).replace(text(&of["ID"]), "ID"));
     for (index, mount) in of_action.iter().enumerate() {
         let target = place(mount);
         let hidden = of_action[index + 1..].iter().any(|later| place(later) == target);
-        // The name files are bound by whoever makes a container, from a place of its own.
+        // The creator of a container binds the name files, from its own place.
         if NAME_FILES.contains(&target.as_str()) || own.get(&target).is_some() || hidden {
             continue;
         }
         let options = |mount: &Value| -> Vec<String> {
-            let options = list(&mount["options"]).iter().map(text).filter(|option| !WITHOUT_EFFECT.contains(option));
+            let options = list(&mount["options"])
+                .iter()
+                .map(text)
+                .filter(|option| !WITHOUT_EFFECT.contains(option));
             options.map(str::to_owned).collect()
         };
         let of_user = list(&user["Spec"]["mounts"]).iter().rfind(|mount| place(mount) == target);
@@ -120,7 +135,7 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
             let (wanted, given) = (options(mount), options(of_user));
             let has = |option: &str| given.iter().any(|given| given == option);
             let wants = |option: &str| wanted.iter().any(|wanted| wanted == option);
-            // `rbind` says all that `bind` does, and what is not `ro` is `rw`.
+            // `rbind` includes `bind`, and a mount that is not `ro` is `rw`.
             let is_met = |option: &String| match option.as_str() {
                 "bind" => has("bind") || has("rbind"),
                 "rw" => !has("ro") || wants("ro") || wants("rro"),
@@ -129,12 +144,12 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
             let same_source = is_usual(mount) || source(mount, action) == source(of_user, user);
             same_source && wanted.iter().all(is_met) && taken(of_user).is_subset(&taken(mount))
         });
-        // Where a volume lies on /dev, nerdctl leaves what is below it to the volume.
+        // If a volume lies on /dev, nerdctl leaves everything below it to the volume.
         let below_a_volume = is_usual(mount)
             && of_user.is_none()
-            && of_action
-                .iter()
-                .any(|other| !is_usual(other) && Path::new(&target).starts_with(text(&other["destination"])));
+            && of_action.iter().any(|other| {
+                !is_usual(other) && Path::new(&target).starts_with(text(&other["destination"]))
+            });
         if !carried && !below_a_volume {
             return Err(NotCarried(format!("the mount on {target}: {mount}")));
         }
@@ -142,7 +157,7 @@ fn mounts(action: &Value, own: &Value, user: &Value) -> Result<(), NotCarried> {
     Ok(())
 }
 
-/// The rights that a mount's options take from it: of an option and its opposite the later counts.
+/// Returns the rights that a mount's options take; of an option and its opposite, the later counts.
 fn taken(mount: &Value) -> BTreeSet<&'static str> {
     let mut taken = BTreeSet::new();
     for option in list(&mount["options"]).iter().map(text) {
@@ -157,13 +172,13 @@ fn taken(mount: &Value) -> BTreeSet<&'static str> {
     taken
 }
 
-/// nerdctl's own hook: its name and network.
+/// True for nerdctl's own hook: its name and network.
 fn is_nerdctls(hook: &Value) -> bool {
     list(&hook["args"]).iter().any(|word| word == "oci-hook")
         && list(&hook["args"]).iter().any(|word| word == "internal")
 }
 
-/// Equal, where missing, zero and empty are the same.
+/// Compares two values; missing, zero and empty are the same.
 fn same(at: &str, action: &Value, user: &Value) -> Result<(), NotCarried> {
     match (action, user) {
         (Value::Object(one), Value::Object(other)) => {
@@ -197,7 +212,8 @@ fn sort(document: &mut Value, at: &str) {
     }
 }
 
-/// Brings values into one order. They are few, and the standard library's sort takes 8 KB for each type.
+/// Sorts values into one order. They are few, and the standard library's sort takes 8 KB for each
+/// type.
 fn order(list: &mut [Value]) {
     let is_less = |one: &Value, other: &Value| one.to_string().cmp(&other.to_string()).is_lt();
     for end in 1..list.len() {
@@ -214,7 +230,8 @@ mod tests {
     use super::*;
 
     fn agents() -> Value {
-        serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap()
+        serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json"))
+            .unwrap()
     }
 
     #[test]
@@ -251,7 +268,10 @@ mod tests {
             user["Spec"]["mounts"][mount]["options"].as_array_mut().unwrap().push(json!(taken));
             assert!(nothing_was_lost(&agents(), &Value::Null, &user).is_err(), "{taken}");
         }
-        user["Spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/hosttmp");
+        user["Spec"]["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|mount| mount["destination"] != "/hosttmp");
         assert_eq!(
             nothing_was_lost(&agents(), &Value::Null, &user).unwrap_err().0.split(':').next(),
             Some("the mount on /hosttmp")

@@ -1,6 +1,7 @@
-//! nerdctl's command line: one function that runs it, with nothing of the action's environment.
+//! nerdctl's command line: one function runs it, with nothing of the action's environment.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -9,49 +10,55 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Where programs are searched; CaptainOS has nerdctl in /usr/local/bin.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The longest that a question may take; 30 to 45 ms are usual, 10 s when containerd
-/// hangs (observed).
+use super::access::Access;
+
+/// Where to look for programs; CaptainOS has nerdctl in /usr/local/bin.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Limit for a question; 30 to 45 ms are usual, 10 s when containerd hangs (observed).
 const QUESTION_LIMIT: Duration = Duration::from_secs(15);
-/// The longest that a call may take that changes something; what became of it is looked for then.
+/// Limit for a call that changes something; after it, the caller looks at what became of it.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// No garbage collection: a call ends before it would pay, and skipping it saves a tenth of the
+/// time (measured). A call that needs more memory collects all the same (Go's runtime,
+/// "GOMEMLIMIT").
+const NO_GC: [(&str, &str); 2] = [("GOGC", "off"), ("GOMEMLIMIT", "64MiB")];
 
 /// nerdctl in one namespace of containerd. Each call is made once.
 #[derive(Debug, Clone)]
 pub struct Cli {
     program: &'static str,
     namespace: String,
-    config: Option<PathBuf>,
+    access: Access,
 }
 
-/// Why a call gave nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The program could not be run.
     #[error("cannot run nerdctl")]
     Run(#[source] std::io::Error),
-    /// It said no; this is its own word.
+    /// nerdctl refused, in its own words.
     #[error("{message}")]
     Refused {
         /// The last fatal line of its standard error.
         message: String,
     },
-    /// It ended without a word, perhaps killed.
-    #[error("nerdctl {call} ended without a word ({status})")]
+    /// It ended without a message, perhaps killed.
+    #[error("nerdctl {call} exited without a message ({status})")]
     Mute {
         /// The subcommand.
         call: String,
         /// How it ended.
         status: std::process::ExitStatus,
     },
-    /// It printed nothing where it prints an ID.
+    /// It printed nothing instead of an ID.
     #[error("nerdctl {call} printed nothing")]
     Empty {
         /// The subcommand.
         call: String,
     },
-    /// No end in time.
+    /// It did not end in time.
     #[error("nerdctl {call} took more than {seconds} s")]
     Late {
         /// The subcommand.
@@ -59,43 +66,48 @@ pub enum CliError {
         /// The limit.
         seconds: u64,
     },
-    /// It printed something else than JSON.
-    #[error("nerdctl {call} printed no JSON")]
+    /// It printed something other than JSON.
+    #[error("nerdctl {call} did not print JSON")]
     NotJson {
         /// The subcommand.
         call: String,
-        /// Where the JSON is wrong.
+        /// Where the JSON is invalid.
         source: serde_json::Error,
     },
 }
 
 impl Cli {
-    /// The `program`, a path or a name in [`PATH`], in containerd's `namespace`.
+    /// Creates a client for `program`, a path or a name in [`PATH`], in containerd's `namespace`.
     pub fn new(program: &'static str, namespace: &str) -> Self {
-        Self { program, namespace: namespace.to_owned(), config: None }
+        Self { program, namespace: namespace.to_owned(), access: Access::default() }
     }
 
-    /// True if a program of this name is where the host's programs are searched.
+    /// True if a program of this name is in [`PATH`].
     pub fn is_installed(program: &str) -> bool {
         PATH.split(':').any(|folder| Path::new(folder).join(program).exists())
     }
 
-    /// The same, with Docker's configuration in this folder: it has a registry's login. Not for what creates, which
-    /// would store the folder's name.
-    pub fn with_config(&self, folder: &Path) -> Self {
-        Self { config: Some(folder.to_owned()), ..self.clone() }
+    /// Returns the same client, for calls that reach a registry. `config` is a folder with Docker's
+    /// configuration, which holds a login. Not for calls that create: they would store the
+    /// environment.
+    pub fn for_registry(&self, access: &Access, config: Option<&Path>) -> Self {
+        let mut access = access.clone();
+        access
+            .environment
+            .extend(config.map(|folder| ("DOCKER_CONFIG", folder.display().to_string())));
+        Self { access, ..self.clone() }
     }
 
-    /// Asks a subcommand that changes nothing; returns its standard output.
+    /// Runs a subcommand that changes nothing; returns its standard output.
     ///
     /// # Errors
-    /// Every [`CliError`] but [`CliError::NotJson`].
+    /// If the call fails, with any [`CliError`] but [`CliError::NotJson`].
     pub async fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
         self.call(QUESTION_LIMIT, arguments, "").await
     }
 
-    /// Runs a subcommand that changes something; returns its standard output. `input` is what it reads on its standard
-    /// input.
+    /// Runs a subcommand that changes something, with `input` on its standard input; returns its
+    /// standard output.
     ///
     /// # Errors
     /// As [`Cli::ask`].
@@ -111,12 +123,12 @@ impl Cli {
         self.call(Duration::MAX, arguments, "").await.map(drop)
     }
 
-    /// Runs a subcommand that may end this very process and goes on without it: nobody needs to read what it
-    /// says. A program written in Go ends when it writes to a pipe that nobody reads (os/signal, "SIGPIPE"), and a
-    /// removal that ends half-way keeps the container's name.
+    /// Runs a subcommand that may end this very process and then goes on without it: its output
+    /// need not be read. A program written in Go ends when it writes to a pipe that nobody reads
+    /// (os/signal, "SIGPIPE"), and a removal that ends halfway keeps the container's name.
     ///
     /// # Errors
-    /// [`CliError::Run`], [`CliError::Mute`], [`CliError::Late`].
+    /// If the call fails ([`CliError::Run`], [`CliError::Mute`], [`CliError::Late`]).
     pub async fn run_alone(&self, arguments: &[&str]) -> Result<(), CliError> {
         let call = subcommand(arguments);
         let mut command = self.command(arguments);
@@ -127,17 +139,33 @@ impl Cli {
         if status.success() { Ok(()) } else { Err(CliError::Mute { call, status }) }
     }
 
-    /// The program with these arguments. Whatever nerdctl has in its environment is stored in the container's hooks,
-    /// and some of it changes what it does (observed): it gets PATH alone.
+    /// Returns the program with these arguments. Its environment is PATH alone, because nerdctl
+    /// stores it in the hooks of a container that it creates, and some variables change what it
+    /// does (observed). Other calls have [`NO_GC`] too.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program);
         command.env_clear().env("PATH", PATH);
-        command.envs(self.config.iter().map(|folder| ("DOCKER_CONFIG", folder)));
-        command.args(["--namespace", &self.namespace]).args(arguments);
+        if !arguments.first().is_some_and(|call| ["create", "run"].contains(call)) {
+            command.envs(NO_GC);
+        }
+        command.envs(self.access.environment.iter().map(|(name, value)| (name, value)));
+        command.args(["--namespace", &self.namespace]);
+        command.args(
+            self.access
+                .hosts
+                .iter()
+                .flat_map(|folder| [OsStr::new("--hosts-dir"), folder.as_os_str()]),
+        );
+        command.args(arguments);
         command
     }
 
-    async fn call(&self, limit: Duration, arguments: &[&str], input: &str) -> Result<String, CliError> {
+    async fn call(
+        &self,
+        limit: Duration,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<String, CliError> {
         let call = subcommand(arguments);
         let mut command = self.command(arguments);
         command.kill_on_drop(true);
@@ -150,7 +178,7 @@ impl Cli {
             let stdin = child.stdin.take();
             let write = async move {
                 if let Some(mut stdin) = stdin {
-                    // If nerdctl reads no more, its own words say why.
+                    // If nerdctl stops reading, its own words say why.
                     let _ = stdin.write_all(input.as_bytes()).await;
                 }
             };
@@ -159,7 +187,7 @@ impl Cli {
         };
         let output = timeout(limit, run).await.map_err(|_| late)?.map_err(CliError::Run)?;
         let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(call, success = output.status.success(), milliseconds, "asked nerdctl");
+        log::debug!(call = call.as_str(), success = output.status.success(), milliseconds; "asked nerdctl");
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -171,10 +199,10 @@ impl Cli {
         })
     }
 
-    /// Asks a subcommand that prints JSON: an array, or a document a line. Only objects count.
+    /// Runs a subcommand that prints JSON: an array, or one document per line. Only objects count.
     ///
     /// # Errors
-    /// Every [`CliError`].
+    /// If the call fails, or prints no JSON.
     pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
         let text = self.ask(arguments).await?;
         let call = subcommand(arguments);
@@ -182,22 +210,27 @@ impl Cli {
     }
 }
 
-/// The objects in what nerdctl printed. Pure.
+/// Returns the objects in what nerdctl printed. Pure.
 fn documents(text: &str) -> serde_json::Result<Vec<Value>> {
-    let found: serde_json::Result<Vec<Value>> = serde_json::Deserializer::from_str(text).into_iter().collect();
-    let flat = found?.into_iter().flat_map(|value| if let Value::Array(all) = value { all } else { vec![value] });
+    let found: serde_json::Result<Vec<Value>> =
+        serde_json::Deserializer::from_str(text).into_iter().collect();
+    let flat = found?
+        .into_iter()
+        .flat_map(|value| if let Value::Array(all) = value { all } else { vec![value] });
     Ok(flat.filter(Value::is_object).collect())
 }
 
-/// What nerdctl says last at level fatal, unquoted; else its last line (logrus' text form). Pure.
+/// Returns nerdctl's last message at level fatal, unquoted; else its last line (logrus' text form).
+/// Pure.
 fn fatal(stderr: &str) -> String {
-    let line = stderr.lines().rfind(|line| line.contains("level=fatal")).or_else(|| stderr.lines().last());
+    let line =
+        stderr.lines().rfind(|line| line.contains("level=fatal")).or_else(|| stderr.lines().last());
     let line = line.unwrap_or_default();
     let Some((_, message)) = line.split_once("msg=") else { return line.trim().to_owned() };
     if !message.starts_with('"') {
         return message.trim().to_owned();
     }
-    // logrus quotes as Go does; if that is not JSON the line is shown as it is.
+    // logrus quotes as Go does; if that is not JSON, the line is shown as it is.
     serde_json::Deserializer::from_str(message)
         .into_iter::<String>()
         .next()
@@ -205,7 +238,7 @@ fn fatal(stderr: &str) -> String {
         .unwrap_or_else(|| message.to_owned())
 }
 
-/// The subcommand, as errors and the debug log show it.
+/// Returns the subcommand, as errors and the debug log show it.
 fn subcommand(arguments: &[&str]) -> String {
     arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ")
 }

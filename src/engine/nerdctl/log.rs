@@ -12,38 +12,39 @@ use super::cli::Cli;
 use super::refusal::of_question;
 use crate::engine::{Answer, Output};
 
-/// How much of a log is read at most at once, in bytes; of a longer one the end.
+/// How many bytes of a log to read at once; of a longer log, the end.
 const MOST: u64 = 256 * 1024;
-/// Between two looks at a log, at first: a waiter is armed some 0.1 s after its start.
+/// Time between two looks at a log, at first: a waiter is armed some 0.1 s after its start.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How many looks that holds for.
+/// How many looks use that time.
 const FIRST_LOOKS: u32 = 400;
-/// From then on.
+/// Time between two looks from then on.
 const LATER_EVERY: Duration = Duration::from_millis(500);
-/// Between two questions to nerdctl, each of which costs a process.
+/// Time between two calls of nerdctl, each of which costs a process.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
-/// The log of a container that has nerdctl's default log driver, json-file: a document a line.
+/// The log of a container with nerdctl's default log driver, json-file: one document per line.
 pub struct LogFile {
     path: PathBuf,
     read: u64,
 }
 
 impl LogFile {
-    /// The log at this path, from its start.
+    /// Creates a reader of the log at this path, from its start.
     pub fn new(path: PathBuf) -> Self {
         Self { path, read: 0 }
     }
 
-    /// What was logged since the last time.
+    /// Returns what was logged since the last call.
     fn more(&mut self) -> Vec<u8> {
         read_lines(&self.path, &mut self.read).map(|text| decode(&text)).unwrap_or_default()
     }
 
-    /// True while nerdctl's logger may still write: it locks a file beside the log for as long as it lives (nerdctl
-    /// 2.2.1, pkg/logging; its own `logs --follow` waits for the same).
+    /// True while nerdctl's logger may still write: it locks a file beside the log for as long as
+    /// it lives (nerdctl 2.2.1, pkg/logging; its own `logs --follow` waits for the same).
     fn is_open(&self) -> bool {
-        File::open(self.path.with_file_name("logger-lock")).is_ok_and(|lock| lock.try_lock_shared().is_err())
+        File::open(self.path.with_file_name("logger-lock"))
+            .is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 }
 
@@ -67,7 +68,8 @@ impl Output for LogFile {
     }
 }
 
-/// The complete lines of a file from `from` on, at most the last [`MOST`] bytes; `from` moves behind them.
+/// Reads the complete lines of a file from `from` on, at most the last [`MOST`] bytes; moves `from`
+/// behind them.
 fn read_lines(path: &Path, from: &mut u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -81,10 +83,13 @@ fn read_lines(path: &Path, from: &mut u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Both streams in their order. A line that is cut is left out. Pure.
+/// Returns both streams in order; leaves out truncated lines. Pure.
 fn decode(text: &str) -> Vec<u8> {
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter_map(|line| line["log"].as_str().map(str::to_owned)).collect::<String>().into_bytes()
+    lines
+        .filter_map(|line| line["log"].as_str().map(str::to_owned))
+        .collect::<String>()
+        .into_bytes()
 }
 
 /// The output of a container with any log driver that nerdctl can read.
@@ -95,7 +100,7 @@ pub struct LogCommand {
 }
 
 impl LogCommand {
-    /// What this container says.
+    /// Creates a reader of this container's output.
     pub fn new(cli: Cli, container: &str) -> Self {
         Self { cli, container: container.to_owned(), asked: false }
     }
@@ -107,8 +112,9 @@ impl Output for LogCommand {
             if std::mem::replace(&mut self.asked, true) {
                 sleep(ASK_EVERY).await;
             }
-            // The last lines again and again: whoever listens waits for one of them.
-            let said = self.cli.ask(&["logs", "--tail=20", &self.container]).await.map_err(of_question)?;
+            // Returns the last lines again and again: the caller waits for one of them.
+            let said =
+                self.cli.ask(&["logs", "--tail=20", &self.container]).await.map_err(of_question)?;
             Ok(Some(said.into_bytes()))
         })
     }

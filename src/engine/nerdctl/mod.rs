@@ -1,14 +1,17 @@
 //! containerd through nerdctl: the seam's primitives as calls of nerdctl.
 //!
-//! With NERDCTL_HOST, the default, we run in the host's namespaces from the start, so the action needs
-//! no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, on the volumes that
-//! docs/quick-start.md lists.
+//! With NERDCTL_HOST, the default, we run in the host's namespaces from the start, so the action
+//! needs no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, with the
+//! volumes that docs/quick-start.md lists.
 
+mod access;
 pub mod check;
 mod cli;
 pub mod flags;
 mod log;
+mod network;
 mod own;
+mod prepare;
 mod process;
 pub mod refusal;
 pub mod seen;
@@ -20,91 +23,78 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::access::Access;
 use self::cli::{Cli, CliError};
 use self::flags::Creation;
 use self::log::{LogCommand, LogFile};
-use self::own::{VOLUMES, own_program};
+use self::own::own_program;
+use self::prepare::Call;
 use self::process::Process;
 use self::refusal::{of_change, of_question};
-use self::waiter_call::WaiterParts;
-use super::json::differences;
+use super::platform::Platform;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output, Prepared, Pulling, Refusal,
-    Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output,
+    Prepared, Pulling, Refusal, Removal, Request, Seen, Which,
 };
-use crate::error::{Context, Failure};
+use crate::error::Failure;
 use crate::login::{self, Config, Login};
 use crate::machine::namespaces;
-use crate::names::{JOURNAL_FILE, LABEL_ACTION, LABEL_HANDOFF, Role, WORD};
+use crate::names::{JOURNAL_FILE, LABEL_ACTION, LABEL_HANDOFF, WORD};
 use crate::reference::Reference;
 use crate::retry::Retry;
-use crate::ticket::{EngineTicket, Ticket};
+use crate::settings::Settings;
 
-/// How long containerd may take to see that a process has ended.
+/// How long containerd may take to notice that a process has ended.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks whether it has.
+/// Time between two looks at whether it has.
 const PAUSE: Duration = Duration::from_millis(100);
 
 const CHECK: &str = "check containerd and nerdctl of the OSIE: one of them is down or unhealthy";
 
-/// Where nerdctl keeps what it knows of containers, unless one of them names another place: for containerd at its usual
-/// address (nerdctl, `clientutil.DataStore`).
+/// Where nerdctl keeps its data about containers, unless a container names another place; for
+/// containerd at its usual address (nerdctl, `clientutil.DataStore`).
 const CONTAINERS: &str = "/var/lib/nerdctl/1935db59/containers";
 
-/// nerdctl, reached.
+/// A nerdctl that was reached.
 pub struct Nerdctl {
     cli: Cli,
+    access: Access,
     in_host: bool,
     namespace: String,
-    /// Where it has a folder for each container of the namespace; learned from the first container that says so.
+    /// Where nerdctl has a folder for each container of the namespace, learned from the first
+    /// container that says so.
     folders: OnceCell<PathBuf>,
 }
 
-/// A call of nerdctl that creates a container.
-#[derive(Debug, Clone)]
-pub struct Call {
-    creation: Creation,
-    /// The documents of the action and of its image, against which the new container is held.
-    held_against: Option<(Value, Value)>,
-}
-
-/// The machine as this process sees it, which is as nerdctl sees it.
-struct Host;
-
-impl flags::Host for Host {
-    fn block_device(&self, major: u64, minor: u64) -> Option<String> {
-        namespaces::block_device(major, minor)
-    }
-    fn propagates(&self, path: &str) -> bool {
-        namespaces::propagates(path)
-    }
-}
-
 impl Nerdctl {
-    /// nerdctl, in the host's namespaces (`in_host`) or in our own, if it is there.
+    /// Reaches nerdctl, in the host's namespaces or in our own, as the settings say. `line` is the
+    /// kernel's command line.
     ///
     /// # Errors
-    /// Why nerdctl cannot be used, with what mends it.
-    pub async fn reach(in_host: bool, namespace: &str) -> Result<Self, Failure> {
-        let nerdctl = Self::open(in_host, namespace)?;
+    /// If nerdctl cannot be used; the failure says what fixes it.
+    pub fn reach(settings: &Settings, line: &str) -> Result<Self, Failure> {
+        let in_host = settings.nerdctl_host;
+        let mut nerdctl = Self::open(in_host, &settings.nerdctl_namespace)?;
+        nerdctl.access = Access::new(&settings.proxies, line, in_host);
         if in_host && !Cli::is_installed("nerdctl") {
-            return Err(Failure::new("the host has no nerdctl in /usr/local/bin or another usual place")
-                .field("environment.CONTAINER_RUNTIME")
-                .fix("use an OSIE with nerdctl, such as CaptainOS"));
+            return Err(Failure::new(
+                "the host has no nerdctl in /usr/local/bin or another usual place",
+            )
+            .field("environment.CONTAINER_RUNTIME")
+            .fix("use an OSIE with nerdctl, such as CaptainOS"));
         }
         login::clear_leftovers();
         Ok(nerdctl)
     }
 
-    /// As [`Nerdctl::reach`], for a waiter, whose handoff did that.
+    /// Opens nerdctl for a waiter, whose handoff called [`Nerdctl::reach`].
     ///
     /// # Errors
     /// If the host cannot be entered, or what nerdctl needs in our own namespaces is missing.
@@ -116,7 +106,13 @@ impl Nerdctl {
             own_program()?
         };
         let cli = Cli::new(program, namespace);
-        Ok(Self { cli, in_host, namespace: namespace.to_owned(), folders: OnceCell::new() })
+        Ok(Self {
+            cli,
+            access: Access::default(),
+            in_host,
+            namespace: namespace.to_owned(),
+            folders: OnceCell::new(),
+        })
     }
 
     /// Shows one container.
@@ -131,9 +127,10 @@ impl Nerdctl {
         }
     }
 
-    /// Shows these containers, of which all must be there.
+    /// Shows these containers, all of which must exist.
     async fn show_all(&self, containers: &[&str], detail: Detail) -> Result<Vec<Seen>, Refusal> {
-        let format: &[&str] = if detail == Detail::Life { &["--format", seen::LITTLE] } else { &[] };
+        let format: &[&str] =
+            if detail == Detail::Life { &["--format", seen::LITTLE] } else { &[] };
         let call = [&["container", "inspect", "--mode=native"], format, containers].concat();
         let documents = self.cli.documents(&call).await.map_err(of_question)?;
         if documents.len() != containers.len() {
@@ -144,8 +141,10 @@ impl Nerdctl {
             if let Some(parent) = seen.folder.as_deref().and_then(Path::parent) {
                 let _ = self.folders.set(parent.to_owned());
             }
-            // Not the folder: nerdctl makes it anew when it inspects (2.2.1).
-            let log = seen.folder.as_ref().map(|folder| folder.join(format!("{}-json.log", seen.id)));
+            // Look for the log, not the folder: nerdctl creates the folder anew when it inspects
+            // (2.2.1).
+            let log =
+                seen.folder.as_ref().map(|folder| folder.join(format!("{}-json.log", seen.id)));
             let log_removed = log.is_some_and(|log| !log.exists());
             Ok(Seen { log_removed, ..seen })
         };
@@ -156,10 +155,12 @@ impl Nerdctl {
         self.folders.get().cloned().unwrap_or_else(|| Path::new(CONTAINERS).join(&self.namespace))
     }
 
-    /// Frees a name of ours that a nerdctl kept which was killed half-way, with the action that it worked for: no
-    /// container has it, and no process that runs is about it. True if it is free now.
+    /// Frees a name of ours that was kept by a nerdctl killed halfway, together with its action: no
+    /// container has the name, and no running process works on it. Returns true if the name is now
+    /// free.
     async fn free_name(&self, name: &str, holder: &str) -> bool {
-        // Another run of this action, at this very moment, has the name before it has the container.
+        // Another run of this action may, at this very moment, have the name and not yet the
+        // container.
         let all_are_seen = self.in_host || namespaces::pids_are_the_hosts();
         if !all_are_seen || namespaces::is_an_argument(name) {
             return false;
@@ -167,14 +168,15 @@ impl Nerdctl {
         if !matches!(self.show(holder, Detail::Life).await, Ok(None)) {
             return false;
         }
-        // nerdctl's store of names has a file for each, which holds the container's ID (pkg/namestore).
+        // nerdctl's store of names has one file per name, which holds the container's ID
+        // (pkg/namestore).
         let folders = self.folders();
         let Some(store) = folders.ancestors().nth(2) else { return false };
         let file = store.join("names").join(&self.namespace).join(name);
         let kept = std::fs::read_to_string(&file).is_ok_and(|id| id == holder);
         let freed = kept && std::fs::remove_file(&file).is_ok();
         if freed {
-            tracing::warn!(container = holder, "freed the name {name}, which a nerdctl that was killed had kept");
+            ::log::warn!(container = holder; "freed the name {name}, left behind by a killed nerdctl");
         }
         freed
     }
@@ -189,32 +191,40 @@ impl Nerdctl {
         Ok(Created { id: id.trim().to_owned(), started: call.first() == Some(&"run") })
     }
 
-    /// Ends a process that somebody created and did not live to start: its container can be started anew then.
+    /// Ends a process that was created but not started, because its creator died. The container can
+    /// then be started anew.
     async fn end_half_started(&self, container: &Seen) -> Result<(), Refusal> {
         let Some(pid) = container.life.pid() else { return Ok(()) };
-        tracing::warn!(container = container.id, "its start was interrupted half-way; starting it anew");
+        ::log::warn!(container = container.id.as_str(); "the container's start was interrupted; starting it again");
         let passing = |said: String| Refusal::new(Kind::MayPass(Retry::UntilDeadline), said);
         let process = match Process::open(pid, &container.id) {
             Ok(process) => process,
             Err(_) => return Ok(()),
         };
-        process
-            .signal(Signal::KILL)
-            .map_err(|error| passing(format!("cannot end process {pid}, which waits to be started: {error}")))?;
+        process.signal(Signal::KILL).map_err(|error| {
+            passing(format!("cannot end process {pid}, which waits to be started: {error}"))
+        })?;
         let end = Instant::now() + END_LIMIT;
         let _ = timeout(END_LIMIT, process.ended()).await;
         loop {
             match self.show(&container.id, Detail::Life).await? {
-                Some(seen) if matches!(seen.life, Life::Starting { .. }) && Instant::now() < end => sleep(PAUSE).await,
+                Some(seen)
+                    if matches!(seen.life, Life::Starting { .. }) && Instant::now() < end =>
+                {
+                    sleep(PAUSE).await
+                }
                 Some(seen) if matches!(seen.life, Life::Starting { .. }) => {
-                    return Err(passing("containerd does not see that a process has ended".into()));
+                    return Err(passing(
+                        "containerd has not noticed that the process ended".into(),
+                    ));
                 }
                 _ => return Ok(()),
             }
         }
     }
 
-    /// Opens the wait for a process by a pidfd. If the kernel does not say how it ended, containerd is to be asked.
+    /// Opens the wait for a process through a pidfd. If the kernel does not say how it ended, the
+    /// caller must ask containerd.
     async fn open_wait(&self, container: &str, pid: Option<u32>) -> Result<End, Refusal> {
         let gone = || Refusal::new(Kind::Gone, "its process has ended");
         let life = match pid {
@@ -234,97 +244,38 @@ impl Nerdctl {
         }
     }
 
-    /// nerdctl with the login, and the configuration in which that is, as long as it is needed.
-    fn logged_in(&self, image: &Reference, login: Option<&Login>) -> Result<(Cli, Option<Config>), Refusal> {
-        let Some(login) = login else { return Ok((self.cli.clone(), None)) };
-        let failed = |error| Refusal::new(Kind::Final, format!("cannot keep the registry's login in /run: {error}"));
-        let config = login.docker_config(image).map_err(failed)?;
-        Ok((self.cli.with_config(config.folder()), Some(config)))
-    }
-
-    /// Asks for the action's published ports if its document does not show them: nerdctl sees them only if it sees the
-    /// action's process. They cannot be published again.
-    async fn hidden_ports(&self, action: &Value) -> Result<(), Failure> {
-        if !spec::made_by_nerdctl(action) || !action["Process"]["NetNS"].is_null() {
-            return Ok(());
-        }
-        let id = action["ID"].as_str().unwrap_or_default();
-        let ports = self.cli.ask(&["port", id]).await.context("cannot ask for the action's published ports")?;
-        if ports.trim().is_empty() {
-            return Ok(());
-        }
-        Err(Failure::new(format!("cannot publish the action's ports again: {}", ports.trim().replace('\n', ", ")))
-            .fix("leave them out of the action: two containers cannot have the same port"))
-    }
-
-    /// Builds both calls.
-    async fn build(&self, order: &Order<'_>) -> Prepared {
-        let mut prepared = Prepared::default();
-        let (action, own) = (&order.action.whole.document, &order.own_image.document);
-        let request = |role: Role, creation, held_against| Request {
-            role,
-            name: role.container_name(&order.action.name),
-            handoff: order.duty.handoff.clone(),
-            body: Rc::new(Call { creation, held_against }),
+    /// Returns nerdctl for a registry, and the configuration with the login. Keep the configuration
+    /// as long as the login is needed.
+    fn for_registry(
+        &self,
+        image: &Reference,
+        login: Option<&Login>,
+    ) -> Result<(Cli, Option<Config>), Refusal> {
+        let failed = |error| {
+            Refusal::new(Kind::Final, format!("cannot keep the registry's login in /run: {error}"))
         };
-        match self.user(order) {
-            Ok(mut creation) => {
-                prepared.words = creation.words().iter().map(|word| word.as_str().into()).collect();
-                // Held against the call that would make the action itself.
-                let name = order.action.name.as_str();
-                let same = flags::user_container(action, &Value::Null, &order.action.whole.image, name, &[], &Host);
-                let same = same.map(|creation| Value::from(creation.arguments)).unwrap_or_default();
-                let user = Value::from(creation.arguments.clone());
-                differences("nerdctl create", &same, &user, &mut prepared.differences);
-                creation.arguments.insert(0, "create".into());
-                prepared.user = Some(request(Role::User, creation, Some((action.clone(), own.clone()))));
-            }
-            Err(not_carried) => prepared.refusals.push(not_carried.into()),
-        }
-        let restart = &action["Labels"]["containerd.io/restart.policy"];
-        differences("--restart", restart, &Value::Null, &mut prepared.differences);
-        prepared.problems.extend(self.hidden_ports(action).await.err());
-        let ticket = Ticket {
-            engine: EngineTicket::Nerdctl { host: self.in_host, namespace: self.namespace.clone() },
-            duty: order.duty.clone(),
-        };
-        match ticket.to_argument().context("cannot write the waiter's ticket") {
-            Ok(argument) => {
-                let volumes = if self.in_host { Vec::new() } else { waiter_call::volumes_on(action, &VOLUMES) };
-                let parts = WaiterParts {
-                    name: &Role::Waiter.container_name(&order.action.name),
-                    image: &order.action.whole.image,
-                    argument: &argument,
-                    labels: &Role::Waiter.labels(&order.action.name, &order.duty.handoff, &order.action.id),
-                    volumes,
-                    in_host: self.in_host,
-                    needs_network: order.duty.needs_network(),
-                };
-                prepared.waiter = Some(request(Role::Waiter, waiter_call::waiter(&parts), None));
-            }
-            Err(failure) => prepared.problems.push(failure),
-        }
-        prepared
-    }
-
-    /// The call that makes the user container.
-    fn user(&self, order: &Order<'_>) -> Result<Creation, flags::NotCarried> {
-        let name = Role::User.container_name(&order.action.name);
-        let labels = Role::User.labels(&order.action.name, &order.duty.handoff, &order.action.id);
-        let (action, own) = (&order.action.whole.document, &order.own_image.document);
-        flags::user_container(action, own, order.image.as_written(), &name, &labels, &Host)
+        let config = login.map(|login| login.docker_config(image)).transpose().map_err(failed)?;
+        Ok((self.cli.for_registry(&self.access, config.as_ref().map(Config::folder)), config))
     }
 }
 
 impl Engine for Nerdctl {
     fn about(&self) -> About {
-        let whose = if self.in_host { "the host's nerdctl" } else { "nerdctl in the action's namespaces" };
+        let whose =
+            if self.in_host { "the host's nerdctl" } else { "nerdctl in the action's namespaces" };
         About {
             described: format!("containerd by {whose}, namespace {}", self.namespace),
             check: CHECK,
             keeps_logs: true,
             names_cgroups: true,
             starts_waiter_early: true,
+            trust: if self.in_host {
+                "let the OSIE trust the registry: on CaptainOS by insecure_registries= on the kernel's command line, or by a \
+                 hosts.toml in /etc/containerd/certs.d"
+            } else {
+                "with NERDCTL_HOST false add pid: host, so that the host's certificates and hosts.toml are seen; or add to the \
+                 action's volumes: /etc/ssl/certs:/etc/ssl/certs:ro, /etc/containerd/certs.d:/etc/containerd/certs.d:ro"
+            },
             place: (
                 "environment.NERDCTL_NAMESPACE",
                 "name the namespace in which this action runs (the agent's is tinkerbell)",
@@ -337,7 +288,8 @@ impl Engine for Nerdctl {
             if let [one] = containers {
                 return Ok(self.show(one, detail).await?.into_iter().collect());
             }
-            // A call costs a process: one for all, and one for each only if one of them is missing.
+            // A call costs a process: one call for all, and one for each only if one of them is
+            // missing.
             match self.show_all(containers, detail).await {
                 Err(refusal) if refusal.is_gone() => {}
                 answer => return answer,
@@ -368,25 +320,46 @@ impl Engine for Nerdctl {
 
     fn image<'a>(&'a self, image: &'a str) -> Answer<'a, Option<Image>> {
         Box::pin(async move {
-            // A missing image is an empty answer with rc 0 (nerdctl 2.2.1).
-            let found = self.cli.documents(&["image", "inspect", "--mode=native", image]).await;
-            Ok(found.map_err(of_question)?.into_iter().next().map(seen::image))
+            let asked = Reference::parse(image)
+                .map_err(|why| Refusal::new(Kind::NotAnImageName, why.to_string()))?;
+            // For a missing image the answer is empty, with rc 0 (nerdctl 2.2.1).
+            let found = self
+                .cli
+                .documents(&["image", "inspect", "--mode=native", &asked.normalized()])
+                .await;
+            Ok(seen::image(&asked, found.map_err(of_question)?))
         })
     }
 
-    fn pull<'a>(&'a self, image: &'a Reference, login: Option<&'a Login>, how: Pulling<'a>) -> Answer<'a, ()> {
+    fn pull<'a>(
+        &'a self,
+        image: &'a Reference,
+        login: Option<&'a Login>,
+        how: Pulling<'a>,
+    ) -> Answer<'a, Vec<Platform>> {
         Box::pin(async move {
-            let (cli, _config) = self.logged_in(image, login)?;
-            let name = image.as_written();
+            let (cli, _config) = self.for_registry(image, login)?;
+            let name = image.normalized();
             match how {
-                Pulling::Find => cli.ask(&["manifest", "inspect", name]).await.map(drop).map_err(of_registry),
-                Pulling::Whole(_) => cli.run_without_limit(&["pull", "--quiet", name]).await.map_err(of_registry),
+                Pulling::Find => {
+                    let found = cli
+                        .documents(&["manifest", "inspect", &name])
+                        .await
+                        .map_err(of_registry)?;
+                    Ok(seen::platforms(&found))
+                }
+                Pulling::Whole(_) => {
+                    cli.run_without_limit(&["pull", "--quiet", &name])
+                        .await
+                        .map_err(of_registry)?;
+                    Ok(Vec::new())
+                }
             }
         })
     }
 
     fn prepare<'a>(&'a self, order: &'a Order<'a>) -> Pin<Box<dyn Future<Output = Prepared> + 'a>> {
-        Box::pin(self.build(order))
+        Box::pin(prepare::both(&self.cli, self.in_host, &self.namespace, order))
     }
 
     fn create<'a>(&'a self, request: &'a Request) -> Answer<'a, Created> {
@@ -407,7 +380,7 @@ impl Engine for Nerdctl {
             let Some((action, own)) = &request.body::<Call>()?.held_against else { return Ok(()) };
             let gone = || Refusal::new(Kind::Gone, "it was removed by somebody");
             let user = self.show(id, Detail::Whole).await?.ok_or_else(gone)?;
-            // nerdctl would say so at start only (observed).
+            // nerdctl would say so only at start (observed).
             if user.whole.command.is_empty() {
                 return Err(Refusal::new(Kind::NoCommand, "the container has nothing to run"));
             }
@@ -420,7 +393,7 @@ impl Engine for Nerdctl {
             if matches!(container.life, Life::Starting { .. }) {
                 self.end_half_started(container).await?;
             }
-            // It prints what it has started.
+            // nerdctl prints what it has started.
             let said = self.cli.run(&["start", &container.id], "").await.map_err(of_change)?;
             if said.trim().is_empty() {
                 return Err(of_change(CliError::Empty { call: "start".into() }));
@@ -434,12 +407,14 @@ impl Engine for Nerdctl {
     }
 
     fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()> {
-        // nerdctl's own way, `kill`, ends what starts the waiter again (2.2.1: it counts as stopped by hand).
+        // nerdctl's own way, `kill`, stops the waiter from being started again (2.2.1: it counts as
+        // stopped by hand).
         let journal = self.folders().join(waiter).join(JOURNAL_FILE);
         let written = OpenOptions::new().append(true).create(true).open(&journal);
         let written = written.and_then(|mut file| file.write_all(format!("{WORD}\n").as_bytes()));
         let failed = |error| format!("cannot write {}: {error}", journal.display());
-        let given = written.map_err(|error| Refusal::new(Kind::MayPass(Retry::UntilDeadline), failed(error)));
+        let given = written
+            .map_err(|error| Refusal::new(Kind::MayPass(Retry::UntilDeadline), failed(error)));
         Box::pin(async move { given })
     }
 
@@ -458,13 +433,15 @@ impl Engine for Nerdctl {
             let force: &[&str] = if how == Removal::Idle { &[] } else { &["--force"] };
             let call = [&["rm"], force, &["--volumes", container]].concat();
             if how == Removal::Own {
-                // Ending our container ends all that is in its cgroup: nerdctl must not be.
-                let failed = |error| Refusal::new(Kind::Final, format!("cannot leave the container's cgroup: {error}"));
-                namespaces::leave_cgroup().map_err(failed)?;
-                if self.cli.run_alone(&call).await.is_ok() {
+                // Ending our container ends everything in its cgroup, so nerdctl must not be in it.
+                // A process that cannot leave does not see the host's PID 1, and may still remove
+                // another container.
+                if let Err(error) = namespaces::leave_cgroup() {
+                    ::log::debug!(error = error.to_string().as_str(); "cannot leave the container's cgroup");
+                } else if self.cli.run_alone(&call).await.is_ok() {
                     return Ok(());
                 }
-                // We are still here to read why.
+                // We are still running, so we can read why it failed.
             }
             match self.cli.run(&call, "").await.map_err(of_change) {
                 Err(refusal) if !refusal.is_gone() => Err(refusal),
@@ -475,12 +452,16 @@ impl Engine for Nerdctl {
 
     fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            self.cli.run(&["update", "--restart=no", container], "").await.map(drop).map_err(of_question)
+            self.cli
+                .run(&["update", "--restart=no", container], "")
+                .await
+                .map(drop)
+                .map_err(of_question)
         })
     }
 }
 
-/// A registry's words, as nerdctl passes them on.
+/// Interprets a registry's words, as nerdctl passes them on.
 fn of_registry(error: CliError) -> Refusal {
     match error {
         CliError::Refused { message } => refusal_of_pull(message),

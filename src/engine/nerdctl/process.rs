@@ -10,17 +10,16 @@ use tokio::time::{Instant, sleep};
 
 use crate::machine::{pidfd, readable};
 
-/// How long its shim may take to reap a process that has ended.
+/// How long the shim may take to reap a process that has ended.
 const REAP_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks whether it has.
+/// Time between two looks at whether it has.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A process of a container.
 pub struct Process(AsyncFd<OwnedFd>);
 
 impl Process {
-    /// Opens a process that is in the cgroup of this container; the check guards against a PID that has been given to
-    /// another process.
+    /// Opens a process in the cgroup of this container; the check guards against a reused PID.
     ///
     /// # Errors
     /// If there is no such process.
@@ -30,16 +29,18 @@ impl Process {
         let process = pidfd_open(raw, PidfdFlags::NONBLOCK)?;
         let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         if !cgroup.contains(container) {
-            return Err(io::Error::other(format!("process {pid} is not in the container's cgroup")));
+            return Err(io::Error::other(format!(
+                "process {pid} is not in the container's cgroup"
+            )));
         }
         // A pidfd becomes readable when its process ends (pidfd_open(2)).
         Ok(Self(readable::watch(process)?))
     }
 
-    /// Waits for its end; returns the exit code if the kernel tells it.
+    /// Waits for the process to end; returns the exit code if the kernel tells it.
     ///
     /// # Errors
-    /// What epoll(7) reports.
+    /// If epoll(7) fails.
     pub async fn ended(&self) -> io::Result<Option<i64>> {
         drop(self.0.readable().await?);
         let end = Instant::now() + REAP_LIMIT;
@@ -51,10 +52,10 @@ impl Process {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     ///
     /// # Errors
-    /// What pidfd_send_signal(2) reports.
+    /// If pidfd_send_signal(2) fails.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(pidfd_send_signal(self.0.get_ref(), signal)?)
     }

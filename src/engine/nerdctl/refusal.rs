@@ -8,9 +8,9 @@ use crate::engine::{Kind, Refusal};
 use crate::error::chain;
 use crate::retry::Retry;
 
-/// What passes: containerd is away, or something that a container needs is not free yet.
+/// Failures that pass: containerd is away, or something that a container needs is not free yet.
 const PASSING: [&str; 6] = [
-    // A static address is free when the action's container is removed (CNI's host-local).
+    // A static address is free once the action's container is removed (CNI's host-local).
     "is not available in range set",
     "connection refused",
     "cannot access containerd socket",
@@ -19,14 +19,16 @@ const PASSING: [&str; 6] = [
     "deadline exceeded",
 ];
 
-/// Why a call that changes something failed.
+/// Interprets the failure of a call that changes something.
 pub fn of_change(error: CliError) -> Refusal {
     let said = chain(&error);
     let kind = match &error {
         CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Unrecognized),
         CliError::Late { .. } => Kind::MayPass(Retry::UntilDeadline),
-        CliError::Mute { .. } | CliError::NotJson { .. } | CliError::Empty { .. } => Kind::MayPass(Retry::AFewTimes),
-        // No memory or no process for it, which may pass; or no such program.
+        CliError::Mute { .. } | CliError::NotJson { .. } | CliError::Empty { .. } => {
+            Kind::MayPass(Retry::AFewTimes)
+        }
+        // There is no memory or process for it, which may pass; or there is no such program.
         CliError::Run(error) => match error.kind() {
             ErrorKind::NotFound | ErrorKind::PermissionDenied => Kind::Final,
             _ => Kind::MayPass(Retry::UntilDeadline),
@@ -35,24 +37,31 @@ pub fn of_change(error: CliError) -> Refusal {
     Refusal { kind, said }
 }
 
-/// Why a question was not answered: it can be asked again if nobody can tell what the words mean.
+/// Interprets the failure of a question, which can be asked again if its words are unknown.
 pub fn of_question(error: CliError) -> Refusal {
     let refusal = of_change(error);
     if refusal.kind == Kind::Unrecognized {
-        // A list fails if any container is deleted while it is made (nerdctl 2.2.1: "... not found").
-        let retry = if refusal.said.contains("not found") { Retry::UntilDeadline } else { Retry::AFewTimes };
+        // A list fails if any container is deleted while the list is made (nerdctl 2.2.1: "... not
+        // found").
+        let retry = if refusal.said.contains("not found") {
+            Retry::UntilDeadline
+        } else {
+            Retry::AFewTimes
+        };
         return Refusal { kind: Kind::MayPass(retry), ..refusal };
     }
     refusal
 }
 
-/// Reads nerdctl's words (2.2.1); `None` if they are not known.
+/// Interprets nerdctl's words (2.2.1); returns `None` if they are unknown.
 fn kind_of(message: &str) -> Option<Kind> {
     let says = |words: &str| message.contains(words);
     Some(if is_missing(message) {
         Kind::Gone
     } else if says("is already used by ID") {
-        Kind::NameTaken { by: message.split_once("is already used by ID \"").and_then(|(_, rest)| quoted(rest)) }
+        Kind::NameTaken {
+            by: message.split_once("is already used by ID \"").and_then(|(_, rest)| quoted(rest)),
+        }
     } else if says("exec: \"") {
         Kind::NotExecutable
     } else if says("image not available") {
@@ -60,7 +69,7 @@ fn kind_of(message: &str) -> Option<Kind> {
     } else if says("invalid reference format") || says("could not parse reference") {
         Kind::NotAnImageName
     } else if says("is in running status") {
-        // It is not removed while it runs.
+        // A running container is not removed.
         Kind::Final
     } else if PASSING.iter().any(|words| says(words)) {
         Kind::MayPass(Retry::UntilDeadline)
@@ -73,8 +82,8 @@ fn quoted(rest: &str) -> Option<String> {
     rest.split_once('"').map(|(text, _)| text.to_owned())
 }
 
-/// True if what was asked about does not exist (nerdctl 2.2.1: `no such container`; containerd, if it is deleted at
-/// that moment: `container "ID" in namespace "NAME": not found`).
+/// True if the object in question does not exist (nerdctl 2.2.1: `no such container`; containerd,
+/// if it is deleted at that moment: `container "ID" in namespace "NAME": not found`).
 fn is_missing(message: &str) -> bool {
     let gone = |line: &str| line.starts_with("container \"") && line.ends_with(": not found");
     message.contains("no such container") || message.lines().any(gone)
@@ -94,17 +103,20 @@ mod tests {
         CliError::Refused { message: message.into() }
     }
 
-    /// What real engines said; `make recordings` records it.
+    /// Refusals of real engines; `make recordings` records them.
     #[test]
     fn recorded_refusals_are_understood() {
         let recorded = include_str!("../../../tests/fixtures/nerdctl-refusals.tsv");
-        let rows: Vec<Vec<&str>> = recorded.lines().skip(1).map(|line| line.split('\t').collect()).collect();
+        let rows: Vec<Vec<&str>> =
+            recorded.lines().skip(1).map(|line| line.split('\t').collect()).collect();
         assert!(rows.len() >= 7, "{rows:?}");
         for row in rows {
             let [engine, what, message] = row[..] else { panic!("{row:?}") };
             let kind = of_change(refused(message)).kind;
             let expected = match what {
-                "inspect a container that is not there" | "start a container that is not there" => Kind::Gone,
+                "inspect a container that is not there" | "start a container that is not there" => {
+                    Kind::Gone
+                }
                 "create with a name that is taken" => match kind {
                     Kind::NameTaken { by: Some(id) } if id.len() == 64 => continue,
                     other => panic!("{engine}, {what}: {other:?}"),
@@ -122,10 +134,19 @@ mod tests {
 
     #[test]
     fn only_a_missing_container_is_gone() {
-        assert_eq!(kind_of("1 errors:\ncontainer \"ab\" in namespace \"tinkerbell\": not found"), Some(Kind::Gone));
+        assert_eq!(
+            kind_of("1 errors:\ncontainer \"ab\" in namespace \"tinkerbell\": not found"),
+            Some(Kind::Gone)
+        );
         assert_eq!(kind_of("1 errors:\nimage \"ab\": not found"), None);
-        assert_eq!(of_question(refused("image \"ab\": not found")).kind, Kind::MayPass(Retry::UntilDeadline));
-        assert_eq!(of_question(refused("words that nobody knows")).kind, Kind::MayPass(Retry::AFewTimes));
+        assert_eq!(
+            of_question(refused("image \"ab\": not found")).kind,
+            Kind::MayPass(Retry::UntilDeadline)
+        );
+        assert_eq!(
+            of_question(refused("words that nobody knows")).kind,
+            Kind::MayPass(Retry::AFewTimes)
+        );
         assert_eq!(of_change(refused("words that nobody knows")).kind, Kind::Unrecognized);
     }
 }

@@ -1,4 +1,4 @@
-//! What nerdctl's native documents show, read into the seam's types. Pure.
+//! Reads nerdctl's native documents into the seam's types. Pure.
 
 use std::path::PathBuf;
 
@@ -6,24 +6,34 @@ use serde_json::Value;
 
 use super::spec::made_by_nerdctl;
 use crate::engine::json::{list, text};
+use crate::engine::platform::Platform;
 use crate::engine::{Detail, Image, Kind, Life, Refusal, Seen, Whole};
-use crate::names::{LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_ROLE, Role};
+use crate::names::{
+    LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_REQUEST, LABEL_ROLE, RequestMark, Role,
+};
+use crate::reference::Reference;
 use crate::retry::Retry;
 
-/// The template that prints what [`Detail::Life`] needs, which is little of a native document.
-pub const LITTLE: &str = r#"{"ID":{{json .ID}},"Labels":{{json .Labels}},"Process":{{json .Process}}}"#;
+/// The template that prints what [`Detail::Life`] needs, a small part of a native document.
+pub const LITTLE: &str =
+    r#"{"ID":{{json .ID}},"Labels":{{json .Labels}},"Process":{{json .Process}}}"#;
 
-/// Reads a native document, or what [`LITTLE`] left of it.
+/// Reads a native document, or the part of it that [`LITTLE`] prints.
 ///
 /// # Errors
-/// If it is not about a container: that is no answer.
+/// If it is not about a container; that counts as no answer.
 pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
     let Some(id) = document["ID"].as_str().filter(|id| !id.is_empty()) else {
-        return Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), "the answer is not about a container"));
+        return Err(Refusal::new(
+            Kind::MayPass(Retry::UntilDeadline),
+            "the answer is not about a container",
+        ));
     };
     let labels = &document["Labels"];
     let name = labels["nerdctl/name"].as_str().unwrap_or(id.get(..12).unwrap_or(id));
     let process = &document["Spec"]["process"];
+    let has_own_pids =
+        list(&document["Spec"]["linux"]["namespaces"]).iter().any(|space| space["type"] == "pid");
     Ok(Seen {
         id: id.to_owned(),
         name: name.to_owned(),
@@ -31,6 +41,7 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
         made_by: text(&labels[LABEL_MADE_BY]).to_owned(),
+        request: RequestMark(text(&labels[LABEL_REQUEST]).to_owned()),
         life: life(&document["Process"]),
         folder: labels["nerdctl/state-dir"].as_str().map(PathBuf::from),
         log_removed: false,
@@ -40,6 +51,7 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
                 image: text(&document["Image"]).to_owned(),
                 command: list(&process["args"]).iter().map(|word| text(word).to_owned()).collect(),
                 tty: process["terminal"] == true,
+                has_host_pids: !has_own_pids,
                 deleted_on_success: !made_by_nerdctl(&document),
                 document,
             },
@@ -47,9 +59,10 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
     })
 }
 
-/// Reads `Process` (containerd's `ProcessStatus`). The only place where its words are read.
+/// Interprets `Process` (containerd's `ProcessStatus`). Only this function reads its words.
 fn life(process: &Value) -> Life {
-    let pid = || process["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    let pid =
+        || process["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     match text(&process["Status"]["Status"]) {
         _ if process.is_null() => Life::Created,
         "created" => Life::Starting { pid: pid() },
@@ -62,13 +75,32 @@ fn life(process: &Value) -> Life {
     }
 }
 
-/// Reads a native image document.
-pub fn image(document: Value) -> Image {
-    Image {
+/// Chooses the native document of the image that was asked for. nerdctl shows all images of the
+/// same content and, for an unknown name, those whose digest begins with it (2.2.1,
+/// `inspectIdentifier`). With a digest, only the content counts, under whatever name it is here.
+pub fn image(asked: &Reference, documents: Vec<Value>) -> Option<Image> {
+    let is_named = |document: &Value| asked.is_named(text(&document["Image"]["Name"]));
+    let has_digest = |document: &Value| {
+        asked.digest().is_some_and(|digest| document["Image"]["Target"]["digest"] == digest)
+    };
+    let mut documents: Vec<Value> =
+        documents.into_iter().filter(|one| is_named(one) || has_digest(one)).collect();
+    let index = documents.iter().position(is_named).unwrap_or(0);
+    let document = (index < documents.len()).then(|| documents.swap_remove(index))?;
+    Some(Image {
         id: text(&document["Image"]["Target"]["digest"]).to_owned(),
+        name: text(&document["Image"]["Name"]).to_owned(),
+        platform: Platform::read(&document["ImageConfig"], "os", "architecture"),
         config: document["ImageConfig"]["config"].clone(),
         document,
-    }
+    })
+}
+
+/// Returns the platforms for which a registry has an image, from its manifests: an index lists
+/// them, a single manifest does not.
+pub fn platforms(manifests: &[Value]) -> Vec<Platform> {
+    let of_index = manifests.iter().flat_map(|manifest| list(&manifest["manifests"]));
+    of_index.filter_map(|entry| Platform::read(&entry["platform"], "os", "architecture")).collect()
 }
 
 #[cfg(test)]
@@ -82,7 +114,10 @@ mod tests {
         for (process, expected) in [
             (Value::Null, Life::Created),
             (json!({"Pid": 7, "Status": {"Status": "created"}}), Life::Starting { pid: Some(7) }),
-            (json!({"Pid": 7, "Status": {"Status": "running", "ExitStatus": 0}}), Life::Running { pid: Some(7) }),
+            (
+                json!({"Pid": 7, "Status": {"Status": "running", "ExitStatus": 0}}),
+                Life::Running { pid: Some(7) },
+            ),
             (json!({"Pid": 7, "Status": {"Status": "paused"}}), Life::Running { pid: Some(7) }),
             (
                 json!({"Pid": 7, "Status": {"Status": "stopped", "ExitStatus": 3}}),
@@ -91,7 +126,11 @@ mod tests {
         ] {
             assert_eq!(life(&process), expected, "{process}");
         }
-        for process in [json!({}), json!({"Status": {"Status": "unknown"}}), json!({"Status": {"Status": "stopped"}})] {
+        for process in [
+            json!({}),
+            json!({"Status": {"Status": "unknown"}}),
+            json!({"Status": {"Status": "stopped"}}),
+        ] {
             assert!(matches!(life(&process), Life::Unknown(_)), "{process}");
         }
     }
@@ -99,12 +138,41 @@ mod tests {
     #[test]
     fn recorded_containers_are_read() {
         let agents: Value =
-            serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json")).unwrap();
+            serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native-agent.json"))
+                .unwrap();
         assert!(container(agents, Detail::Whole).unwrap().whole.deleted_on_success);
-        let by_hand: Value = serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native.json")).unwrap();
+        let by_hand: Value =
+            serde_json::from_str(include_str!("../../../tests/fixtures/nerdctl-native.json"))
+                .unwrap();
         let seen = container(by_hand["container"].clone(), Detail::Whole).unwrap();
-        assert_eq!((seen.name.as_str(), seen.life, seen.whole.deleted_on_success), ("action", Life::Created, false));
-        assert_eq!(image(by_hand["image"].clone()).config["Entrypoint"], json!(["/waitdaemon"]));
+        assert_eq!(
+            (seen.name.as_str(), seen.life, seen.whole.deleted_on_success),
+            ("action", Life::Created, false)
+        );
+        let name = by_hand["container"]["Image"].as_str().unwrap();
+        let own = image(&Reference::parse(name).unwrap(), vec![by_hand["image"].clone()]).unwrap();
+        assert_eq!((own.name.as_str(), &own.config["Entrypoint"]), (name, &json!(["/waitdaemon"])));
+        assert!(own.platform.is_some());
+    }
+
+    #[test]
+    fn an_image_is_the_one_that_was_asked_for() {
+        let digest = format!("sha256:{}", "cafe".repeat(16));
+        let named = |name: &str| json!({"Image": {"Name": name, "Target": {"digest": digest}}});
+        let all =
+            || vec![named("docker.io/library/copy:1"), named("docker.io/library/alpine:latest")];
+        let chosen =
+            |asked: &str| image(&Reference::parse(asked).unwrap(), all()).map(|image| image.name);
+        for (asked, name) in [
+            ("alpine".to_owned(), Some("docker.io/library/alpine:latest")),
+            (format!("alpine:latest@{digest}"), Some("docker.io/library/copy:1")),
+            (format!("mirror.example.org/x@{digest}"), Some("docker.io/library/copy:1")),
+            (format!("alpine@sha256:{}", "0a".repeat(32)), None),
+            ("cafe".to_owned(), None),
+            ("alpine:3".to_owned(), None),
+        ] {
+            assert_eq!(chosen(&asked).as_deref(), name, "{asked}");
+        }
     }
 
     #[test]
@@ -115,11 +183,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_index_tells_its_platforms() {
+        let entry =
+            |architecture: &str| json!({"platform": {"os": "linux", "architecture": architecture}});
+        let index = json!({"manifests": [entry("arm64"), entry("unknown"), {}, 1]});
+        assert_eq!(platforms(&[index]).len(), 1);
+        assert!(platforms(&[json!({"layers": []})]).is_empty());
+    }
+
     proptest::proptest! {
         #[test]
         fn any_json_is_read(value in crate::engine::json::any()) {
             let _ = container(value.clone(), Detail::Whole);
-            let _ = (life(&value), image(value));
+            let _ = (life(&value), image(&Reference::parse("alpine").unwrap(), vec![value]));
         }
     }
 }

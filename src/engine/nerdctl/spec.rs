@@ -1,26 +1,35 @@
-//! Reading a native document: its labels and its OCI specification. Pure.
+//! Reads a native document: its labels and its OCI specification. Pure.
 
 use serde_json::Value;
 
 use crate::engine::json::{cleaned, list, text};
+use crate::login;
 
-/// Mounts that every container has, by nerdctl or containerd.
-const USUAL_MOUNTS: [&str; 7] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
-/// True for a container that nerdctl made; the agent's have only some of its labels.
+/// Mounts that nerdctl or containerd gives to every container.
+const USUAL_MOUNTS: [&str; 7] =
+    ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+/// PATH as containerd sets it if neither image nor action does (`oci.WithDefaultPathEnv`).
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// True for a container that nerdctl made; the agent's containers have only some of its labels.
 pub fn made_by_nerdctl(action: &Value) -> bool {
     action["Labels"].get("nerdctl/networks").is_some()
 }
 
-/// Really privileged: nothing of /proc is hidden and /sys can be written, not merely all capabilities.
+/// True if really privileged, not merely with all capabilities: nothing of /proc is hidden and /sys
+/// is writable.
 pub fn privileged(spec: &Value) -> bool {
     let linux = &spec["linux"];
     let sys = list(&spec["mounts"]).iter().find(|mount| mount["destination"] == "/sys");
-    // Where a volume lies on /sys, all devices tell as well.
+    // If a volume lies on /sys, access to all devices tells as well.
     let writable = match sys.filter(|sys| is_usual(sys)) {
         Some(sys) => list(&sys["options"]).iter().any(|option| option == "rw"),
         None => all_devices(spec),
     };
-    writable && linux["seccomp"].is_null() && nothing(&linux["maskedPaths"]) && nothing(&linux["readonlyPaths"])
+    writable
+        && linux["seccomp"].is_null()
+        && nothing(&linux["maskedPaths"])
+        && nothing(&linux["readonlyPaths"])
 }
 
 /// True if every device is allowed.
@@ -33,14 +42,14 @@ pub fn all_devices(spec: &Value) -> bool {
     })
 }
 
-/// True for a mount that every container has: not where a volume lies on its place.
+/// True for a mount that every container has; false if a volume lies in its place.
 pub fn is_usual(mount: &Value) -> bool {
     USUAL_MOUNTS.contains(&cleaned(text(&mount["destination"])).as_str())
         && mount["type"] != "bind"
         && mount["type"] != "none"
 }
 
-/// Missing, zero or empty: what a spec writes for "not set".
+/// True if missing, zero or empty, which is how a spec writes "not set".
 pub fn nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -52,19 +61,62 @@ pub fn nothing(value: &Value) -> bool {
     }
 }
 
-/// A label that holds JSON; null where it is missing.
+/// Returns a label that holds JSON; null if it is missing.
 pub fn label_json(action: &Value, key: &str) -> Value {
-    action["Labels"][key].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    action["Labels"][key]
+        .as_str()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
-/// The variable HOSTNAME of an action that nerdctl did not make: its last value.
+/// Returns the volumes and tmpfs that nerdctl was asked for: from one label with them all, or since
+/// 2.3.2 from one numbered label for each.
+pub fn mounts_asked_for(action: &Value) -> Vec<Value> {
+    let all = label_json(action, "nerdctl/mounts");
+    if !list(&all).is_empty() {
+        return list(&all).to_vec();
+    }
+    (0..)
+        .map(|number| label_json(action, &format!("nerdctl/mounts.{number}")))
+        .take_while(|mount| !mount.is_null())
+        .collect()
+}
+
+/// Returns the action's variables, without our own image's and those that engines add.
+pub fn environment<'a>(action: &'a Value, own: &'a Value) -> impl Iterator<Item = &'a str> {
+    let hostname = format!("HOSTNAME={}", text(&action["Labels"]["nerdctl/hostname"]));
+    let by_nerdctl = made_by_nerdctl(action);
+    let terminal = action["Spec"]["process"]["terminal"] == true;
+    let all = list(&action["Spec"]["process"]["env"]);
+    let last = all.len().saturating_sub(1);
+    all.iter().map(text).enumerate().filter_map(move |(index, variable)| {
+        let added = variable == DEFAULT_PATH
+            || (by_nerdctl && index == last && variable == hostname)
+            || (terminal && variable == "TERM=xterm");
+        (!added
+            && !login::is_of_login(variable)
+            && !list(&own["Env"]).iter().any(|entry| entry == variable))
+        .then_some(variable)
+    })
+}
+
+/// Quotes a flag's value that nerdctl reads as a line of CSV (pflag `StringSlice`).
+pub fn quoted(value: &str) -> String {
+    if value.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", value.replace('"', "\"\""))
+    } else {
+        value.to_owned()
+    }
+}
+
+/// Returns the last value of the variable HOSTNAME of an action that nerdctl did not make.
 pub fn hostname_variable(action: &Value) -> Option<&str> {
     let all = list(&action["Spec"]["process"]["env"]).iter().rev().map(text);
     all.filter(|_| !made_by_nerdctl(action)).find_map(|variable| variable.strip_prefix("HOSTNAME="))
 }
 
-/// What the kernel takes as a hostname and resolvers as a name (hostname(7)).
+/// True if the kernel takes this hostname (sethostname(2)) and it fits in a line of /etc/hosts,
+/// whether or not a resolver takes it as a name: Docker asks no more of the variable.
 pub fn is_hostname(text: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (1..=64).contains(&text.len()) && text.chars().all(known) && !text.starts_with(['-', '.'])
+    (1..=64).contains(&text.len()) && !text.contains(char::is_control)
 }

@@ -4,22 +4,26 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::machine::{Engine, Machine, Variant};
+use lab::machine::{Machine, Variant};
+use lab::system::System;
 use lab::until::until;
 use serde_json::Value;
 
 use super::docker::Proxy;
 use super::steps::{STEPS, Step};
-use crate::world::{ACTION, Action, LIMIT, USER, WAITER, count, is_meant, machine, machine_variant, nothing_left};
+use crate::world::{
+    ACTION, Action, LIMIT, RUN, USER, WAITER, count, is_meant, machine_variant, nothing_left,
+};
 
-/// What is left of an action that was killed here.
+/// What is left of an action that was killed at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// Nothing: there was nothing yet, or the waiter has cleared it away.
+    /// Nothing: nothing existed yet, or the waiter has cleared it away.
     Nothing,
-    /// Containers that were created and that nothing will start. The same action again removes them.
+    /// Containers that were created and that nothing will start. Serving the same action again
+    /// removes them.
     Created,
-    /// Nothing, or such containers: another call was under way.
+    /// Nothing, or such containers: another call was running at the same time.
     Perhaps,
 }
 
@@ -33,7 +37,7 @@ impl Left {
     }
 }
 
-/// What must be left where the action is killed while the engine has just done this step's request.
+/// What must be left if the action is killed when the engine has just done this step's request.
 pub fn left(step: &Step) -> Left {
     let made = [
         "create the user container",
@@ -49,11 +53,11 @@ pub fn steps() -> impl Iterator<Item = &'static Step> {
     STEPS.iter().filter(|step| step.name.starts_with("handoff"))
 }
 
-/// Kills the action at each step; the user container never runs. Then the same action is served again.
-pub fn action_is_killed(engine: Engine) -> Result<()> {
-    let machine = machine(engine)?;
-    for step in steps().filter(|step| !step.newer_only || engine == Engine::Moby) {
-        at_step(&machine, step).with_context(|| format!("killed at: {}", step.name))?;
+/// Kills the action at each step; the user container never runs. Then the same action is served
+/// again.
+pub fn action_is_killed(machine: &Machine) -> Result<()> {
+    for step in steps().filter(|step| step.is_on(machine.system())) {
+        at_step(machine, step).with_context(|| format!("killed at: {}", step.name))?;
     }
     Ok(())
 }
@@ -61,43 +65,49 @@ pub fn action_is_killed(engine: Engine) -> Result<()> {
 fn at_step(machine: &Machine, step: &Step) -> Result<()> {
     let proxy = Proxy::start(machine, step.request, "hold-after")?;
     let (started, died) = (count(machine, "start", USER)?, count(machine, "die", ACTION)?);
-    proxy.action(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.action(machine).wait("0").command(&["true"]).start()?;
     proxy.held()?;
     let pid = machine.inspect(ACTION)?["State"]["Pid"].as_i64().unwrap_or_default();
     ensure!(pid > 1, "the action has ended");
     machine.signal(pid, "KILL")?;
     until("the action's end", LIMIT, || Ok((count(machine, "die", ACTION)? > died).then_some(())))?;
-    machine.docker(&["rm", "-f", ACTION])?;
+    machine.engine(&["rm", "-f", ACTION])?;
     proxy.go()?;
     match left(step) {
         Left::Nothing => nothing_left(machine)?,
         Left::Created => {
             let containers = machine.containers()?;
             ensure!(!containers.is_empty(), "nothing is left, so the documentation is wrong");
-            ensure!(containers.iter().all(|one| one["State"]["Status"] == "created"), "one runs: {containers:?}");
+            ensure!(
+                containers.iter().all(|one| one["State"]["Status"] == "created"),
+                "one runs: {containers:?}"
+            );
         }
         Left::Perhaps => bail!("on Docker nothing is left to chance"),
     }
-    ensure!(count(machine, "start", USER)? == started, "the user container ran although the action was killed");
-    let again = Action::new(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]);
+    ensure!(
+        count(machine, "start", USER)? == started,
+        "the user container ran although the action was killed"
+    );
+    let again = Action::alpine(machine).wait("0").command(&["true"]);
     again.run_well()?;
     nothing_left(machine)?;
     ensure!(count(machine, "start", USER)? == started + 1, "served again it must run exactly once");
     Ok(())
 }
 
-/// Kills the waiter at each of its steps: the engine starts it again, and the user container runs once.
-pub fn waiter_is_killed(engine: Engine) -> Result<()> {
-    let machine = machine(engine)?;
+/// Kills the waiter at each of its steps: the engine restarts it, and the user container runs once.
+pub fn waiter_is_killed(machine: &Machine) -> Result<()> {
     let mut wrong = Vec::new();
     for step in STEPS.iter().filter(|step| step.name.starts_with("waiter")) {
-        // Of its own removal it never gets an answer.
-        let whens: &[&str] = if step.name.ends_with("remove itself") { &["hold"] } else { &["hold", "hold-after"] };
+        // The waiter never gets an answer to its own removal.
+        let whens: &[&str] =
+            if step.name.ends_with("remove itself") { &["hold"] } else { &["hold", "hold-after"] };
         for when in whens {
-            if let Err(error) = waiter_at_step(&machine, step, when) {
+            if let Err(error) = waiter_at_step(machine, step, when) {
                 wrong.push(format!("{} ({when}): {error:#}", step.name));
                 for name in [WAITER, ACTION, USER] {
-                    machine.docker(&["rm", "-f", name])?;
+                    machine.engine(&["rm", "-f", name])?;
                 }
             }
         }
@@ -106,29 +116,33 @@ pub fn waiter_is_killed(engine: Engine) -> Result<()> {
     Ok(())
 }
 
-/// Kills it once, while it watches: nothing is started again.
-pub fn waiter_is_killed_while_it_watches(engine: Engine) -> Result<()> {
+/// Kills the waiter once, while it watches: nothing is started again.
+pub fn waiter_is_killed_while_it_watches(machine: &Machine) -> Result<()> {
     let step = STEPS.iter().find(|step| step.name == "waiter: wait for the user container's end");
-    waiter_at_step(&machine(engine)?, step.context("no such step")?, "hold-after")
+    waiter_at_step(machine, step.context("no such step")?, "hold-after")
 }
 
 fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
     let proxy = Proxy::start(machine, step.request, when)?;
     let (started, died) = (count(machine, "start", USER)?, count(machine, "die", WAITER)?);
-    proxy.action(machine).env("IMAGE", "alpine").env("WAIT_SECONDS", "0").command(&["true"]).start()?;
+    proxy.action(machine).wait("0").command(&["true"]).start()?;
     proxy.held()?;
-    // What was done last may be its own removal.
-    if let Some(pid) =
-        machine.inspect(WAITER).ok().and_then(|waiter| waiter["State"]["Pid"].as_i64()).filter(|pid| *pid > 1)
+    // The last step may have been the waiter's own removal.
+    if let Some(pid) = machine
+        .inspect(WAITER)
+        .ok()
+        .and_then(|waiter| waiter["State"]["Pid"].as_i64())
+        .filter(|pid| *pid > 1)
     {
         let _ = machine.signal(pid, "KILL");
     }
     until("the waiter's end", LIMIT, || Ok((count(machine, "die", WAITER)? > died).then_some(())))?;
     proxy.go()?;
     let end = until("the action's end", LIMIT, || {
-        Ok(Some(machine.inspect(ACTION)?["State"].clone()).filter(|state| state["Status"] == "exited"))
+        Ok(Some(machine.inspect(ACTION)?["State"].clone())
+            .filter(|state| state["Status"] == "exited"))
     })?;
-    machine.docker(&["rm", "-f", ACTION])?;
+    machine.engine(&["rm", "-f", ACTION])?;
     nothing_left(machine)?;
     let runs = count(machine, "start", USER)? - started;
     ensure!(
@@ -139,39 +153,28 @@ fn waiter_at_step(machine: &Machine, step: &Step, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// How the engine goes and what becomes of its containers, with how long it stays away at each step, and at those where
-/// most can go wrong.
-const ENGINE_GOES: [(&str, bool, &str); 4] = [
-    ("faults::engine_is_killed", true, "KILL"),
-    ("faults::engine_is_stopped", true, "TERM"),
-    ("faults::engine_is_killed_with_its_containers", false, "KILL"),
-    ("faults::engine_is_stopped_with_its_containers", false, "TERM"),
-];
-/// Seconds.
+/// How long the engine stays away, in seconds: at each step, and at the steps with the highest
+/// risk.
 const AWAY: u64 = 2;
 const AWAY_LONGER: [u64; 2] = [10, 30];
-const TELLING: [&str; 2] = ["waiter: wait for the action's end", "waiter: start the user container"];
+const TELLING: [&str; 2] =
+    ["waiter: wait for the action's end", "waiter: start the user container"];
 
-/// A case for each.
-pub fn engine_cases() -> Vec<crate::Case> {
-    let case = |(name, live, signal): (&str, bool, &'static str)| -> crate::Case {
-        (name.to_owned(), Box::new(move |engine: Engine| engine_goes(engine, live, signal)))
-    };
-    ENGINE_GOES.into_iter().map(case).collect()
-}
-
-/// Ends the engine at each step and starts it again.
-fn engine_goes(engine: Engine, live: bool, signal: &str) -> Result<()> {
-    let machine = machine_variant(engine, if live { Variant::LiveRestore } else { Variant::Usual })?;
+/// Ends the engine at each step and starts it again; its containers survive or end with it.
+pub fn engine_goes(system: System, live: bool, signal: &str) -> Result<()> {
+    let machine =
+        machine_variant(system, if live { Variant::LiveRestore } else { Variant::Usual })?;
     let mut wrong = Vec::new();
-    for step in STEPS.iter().filter(|step| (!step.newer_only || engine == Engine::Moby) && is_meant(step.name)) {
+    for step in STEPS.iter().filter(|step| step.is_on(system) && is_meant(step.name)) {
         let longer = if TELLING.contains(&step.name) { &AWAY_LONGER[..] } else { &[] };
         for away in longer.iter().chain([&AWAY]) {
-            if let Err(error) = engine_at_step(&machine, step, live, signal, Duration::from_secs(*away)) {
+            if let Err(error) =
+                engine_at_step(&machine, step, live, signal, Duration::from_secs(*away))
+            {
                 wrong.push(format!("{} (away for {away} s): {error:#}", step.name));
-                // Where the engine does not come up again, the first failure tells why.
+                // If the engine does not come up again, the first failure says why.
                 for name in [WAITER, ACTION, USER] {
-                    let _ = machine.docker(&["rm", "-f", name]);
+                    let _ = machine.engine(&["rm", "-f", name]);
                 }
             }
         }
@@ -180,37 +183,50 @@ fn engine_goes(engine: Engine, live: bool, signal: &str) -> Result<()> {
     Ok(())
 }
 
-fn engine_at_step(machine: &Machine, step: &Step, live: bool, signal: &str, away: Duration) -> Result<()> {
+fn engine_at_step(
+    machine: &Machine,
+    step: &Step,
+    live: bool,
+    signal: &str,
+    away: Duration,
+) -> Result<()> {
     let runs = machine.out().join("runs");
     let _ = fs::remove_file(&runs);
     let proxy = Proxy::start(machine, step.request, "hold")?;
-    let out = format!("{}:/out", machine.out().display());
-    let action = proxy.action(machine).flags(&["-v", &out]).env("IMAGE", "alpine").env("WAIT_SECONDS", "0");
-    action.command(&["sh", "-c", "echo run >> /out/runs"]).start()?;
+    proxy.action(machine).wait("0").script(RUN).start()?;
     proxy.held()?;
     machine.kill_engine(signal)?;
-    // What is tried is an absence of this length.
+    // The test is about an absence of this length.
     std::thread::sleep(away);
     machine.start_engine()?;
     proxy.go()?;
     let end = until("the action's end", LIMIT, || {
-        Ok(Some(machine.inspect(ACTION)?["State"].clone()).filter(|state| state["Status"] == "exited"))
+        Ok(Some(machine.inspect(ACTION)?["State"].clone())
+            .filter(|state| state["Status"] == "exited"))
     })?;
-    machine.docker(&["rm", "-f", ACTION])?;
-    let code = |name: &str| machine.inspect(name).ok().map(|found| found["State"]["ExitCode"].clone());
-    // Ended with its engine, or while none was there to see how: 255 to some engines. The waiter says so.
-    let said = |ran: &str| ran == "run\n" && code(WAITER) == Some(2.into()) && code(USER).is_some_and(|code| code != 0);
-    // A handoff that ended with its engine leaves what nobody started.
-    let created =
-        |all: &[Value]| !live && end["ExitCode"] != 0 && all.iter().all(|one| one["State"]["Status"] == "created");
+    machine.engine(&["rm", "-f", ACTION])?;
+    let code =
+        |name: &str| machine.inspect(name).ok().map(|found| found["State"]["ExitCode"].clone());
+    // The user container ended with its engine, or while no engine was there to see how: to some
+    // engines, with 255. The waiter says so.
+    let said = |ran: &str| {
+        ran == "run\n" && code(WAITER) == Some(2.into()) && code(USER).is_some_and(|code| code != 0)
+    };
+    // A handoff that ended with its engine leaves containers that nothing started.
+    let created = |all: &[Value]| {
+        !live && end["ExitCode"] != 0 && all.iter().all(|one| one["State"]["Status"] == "created")
+    };
     until("the end of it all", LIMIT, || {
         let ran = fs::read_to_string(&runs).unwrap_or_default();
         let all = machine.containers()?;
         Ok((all.is_empty() || created(&all) || said(&ran)).then_some(()))
     })
-    .with_context(|| format!("{:?}", machine.docker(&["ps", "-a"])))?;
-    machine.docker(&["rm", "-f", WAITER, USER])?;
+    .with_context(|| format!("{:?}", machine.engine(&["ps", "-a"])))?;
+    machine.engine(&["rm", "-f", WAITER, USER])?;
     let ran = fs::read_to_string(&runs).unwrap_or_default();
-    ensure!(end["ExitCode"] == 0 && ran == "run\n" || end["ExitCode"] != 0 && ran.is_empty(), "{end}: ran {ran:?}");
+    ensure!(
+        end["ExitCode"] == 0 && ran == "run\n" || end["ExitCode"] != 0 && ran.is_empty(),
+        "{end}: ran {ran:?}"
+    );
     Ok(())
 }

@@ -3,23 +3,28 @@
 use std::fmt::Write;
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use lab::paths;
 
-use super::captain;
+use super::calls;
 use super::kills;
+use crate::case;
+
 use super::steps::{CALL_FAULTS, CALLS, CLEAN_UP, Expect, FAULTS, Fault, STEPS};
 
-/// Fails where docs/reliability.md is not what the cases say; with `WRITE_DOCS` set, writes it.
-pub fn page_is_the_cases() -> Result<()> {
+// Fails if docs/reliability.md does not match the cases; with `WRITE_DOCS` set, writes it.
+case!(page_is_the_cases, || {
     let path = paths::root().join("docs/reliability.md");
     let page = page();
     if std::env::var_os("WRITE_DOCS").is_some() {
         return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
     }
-    ensure!(fs::read_to_string(&path).unwrap_or_default() == page, "docs/reliability.md is stale; run `make docs`");
+    ensure!(
+        fs::read_to_string(&path).unwrap_or_default() == page,
+        "docs/reliability.md is stale; run `make docs`"
+    );
     Ok(())
-}
+});
 
 const INTRODUCTION: &str = "# What happens when something fails
 
@@ -51,7 +56,7 @@ On Docker before and after the engine did each of the waiter's steps, and as soo
 
 ## What the agent reports
 
-On containerd the agent shows it: it deletes the container of an action that it reported as SUCCESS, or at least that container's log, and keeps any other (v0.24 and later). So an action whose agent died or lost containerd is no success, whatever its exit code. On Docker, and with the agent of v0.23, the exit code decides: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same.
+On containerd the agent shows it: it deletes the container of an action that it reported as SUCCESS, or at least that container's log, and keeps any other (v0.24 and later). So an action whose agent died or lost containerd is no success, whatever its exit code. On Docker the exit code decides: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same. The agent of v0.23 on containerd deletes the container of an action that failed, too, so there the exit code counts as well; and it leaves no other sign of success: if it cannot delete the container of an action that succeeded, the user container never runs, and the waiter says so at WARN.
 
 ## What can still make SUCCESS false
 
@@ -72,18 +77,24 @@ fn page() -> String {
     table(
         &mut text,
         &FAULTS,
-        STEPS.iter().map(|step| (step.name, FAULTS.iter().map(|fault| word(step.expect(fault))).collect())),
+        STEPS
+            .iter()
+            .map(|step| (step.name, FAULTS.iter().map(|fault| word(step.expect(fault))).collect())),
     );
     text += "\nWhere a handoff fails for another reason, it removes what it made; one request of that goes wrong:\n\n";
     let failed = |step: &super::steps::Step| (step.name, vec![word(Expect::Failed); FAULTS.len()]);
     table(&mut text, &FAULTS, CLEAN_UP.iter().map(failed));
     text += "\n## containerd: one call of nerdctl goes wrong\n\n";
     legend(&mut text, &CALL_FAULTS);
-    let cell = |call: &super::steps::Call, fault: &Fault| if call.has(fault) { word(call.expect(fault)) } else { "-" };
+    let cell = |call: &super::steps::Call, fault: &Fault| {
+        if call.has(fault) { word(call.expect(fault)) } else { "-" }
+    };
     table(
         &mut text,
         &CALL_FAULTS,
-        CALLS.iter().map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
+        CALLS
+            .iter()
+            .map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
     );
     text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request, or nerdctl the call. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
     for step in kills::steps() {
@@ -91,7 +102,7 @@ fn page() -> String {
     }
     text += "\nOn containerd:\n\n| call | left |\n| --- | --- |\n";
     for call in CALLS.iter().filter(|call| call.name.starts_with("handoff")) {
-        let _ = writeln!(text, "| {} | {} |", call.name, captain::left(call).in_words());
+        let _ = writeln!(text, "| {} | {} |", call.name, calls::left(call).in_words());
     }
     text += ENGINES_AND_WAITERS;
     text
@@ -104,9 +115,14 @@ fn legend(text: &mut String, faults: &[Fault]) {
     text.push('\n');
 }
 
-fn table<'a>(text: &mut String, faults: &[Fault], rows: impl Iterator<Item = (&'a str, Vec<&'a str>)>) {
+fn table<'a>(
+    text: &mut String,
+    faults: &[Fault],
+    rows: impl Iterator<Item = (&'a str, Vec<&'a str>)>,
+) {
     let names: Vec<&str> = faults.iter().map(|fault| fault.name).collect();
-    let _ = writeln!(text, "| step | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
+    let _ =
+        writeln!(text, "| step | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(names.len()));
     for (step, cells) in rows {
         let _ = writeln!(text, "| {step} | {} |", cells.join(" | "));
     }

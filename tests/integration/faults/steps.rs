@@ -1,13 +1,16 @@
-//! The steps of a run on Docker, the faults that happen there, and what must come of each.
+//! The steps of a run on Docker, the faults that happen there, and the required outcome of each.
+
+use lab::system::System;
 
 /// A request of the handoff or of the waiter.
 #[derive(Debug)]
 pub struct Step {
-    /// What it is for.
+    /// The purpose of the request.
     pub name: &'static str,
-    /// By which it is known: method, a part of the path, and which of those that fit.
+    /// What identifies the request: method, a part of the path, and which of the matching requests.
     pub request: (&'static str, &'static str, usize),
-    /// The API versions that have it: only an engine newer than 1.51 is asked in an older version.
+    /// True if only an engine that supports API versions newer than 1.51 gets this request, in an
+    /// older version.
     pub newer_only: bool,
 }
 
@@ -15,8 +18,8 @@ const fn step(name: &'static str, method: &'static str, path: &'static str, nth:
     Step { name, request: (method, path, nth), newer_only: false }
 }
 
-/// In the order in which they are made; some run side by side. A container's ID reads as fault-proxy shows it: `{1}` is
-/// the action's, `{2}` the waiter's, `{3}` the user container's.
+/// The steps in the order in which they are made; some run side by side. A container's ID reads as
+/// fault-proxy shows it: `{1}` is the action's, `{2}` the waiter's, `{3}` the user container's.
 pub const STEPS: [Step; 24] = [
     step("handoff: is the engine there", "GET", "/_ping", 1),
     step("handoff: list containers of ours", "GET", "waitdaemon.action", 1),
@@ -44,7 +47,8 @@ pub const STEPS: [Step; 24] = [
     step("waiter: remove itself", "DELETE", "{2}", 1),
 ];
 
-/// The requests by which a handoff that failed removes what it made. The waiter is the second container that it names.
+/// The requests with which a failed handoff removes what it made. The waiter is the second
+/// container that it names.
 pub const CLEAN_UP: [Step; 4] = [
     step("clean-up: list what this handoff made", "GET", "waitdaemon.handoff", 1),
     step("clean-up: look at the waiter", "GET", "{2}/json", 1),
@@ -52,33 +56,27 @@ pub const CLEAN_UP: [Step; 4] = [
     step("clean-up: see that the waiter is gone", "GET", "{2}/json", 2),
 ];
 
-/// Something that goes wrong once.
+/// A fault that happens once.
 #[derive(Debug)]
 pub struct Fault {
-    /// The fault proxy's word for it.
+    /// The fault proxy's name for the fault.
     pub name: &'static str,
-    /// What it is.
+    /// What happens.
     pub what: &'static str,
-    /// It is tried by `make test` too, not by `make soak` alone.
-    pub quick: bool,
 }
 
 const fn fault(name: &'static str, what: &'static str) -> Fault {
-    Fault { name, what, quick: false }
+    Fault { name, what }
 }
 
-const fn quick(name: &'static str, what: &'static str) -> Fault {
-    Fault { name, what, quick: true }
-}
-
-/// All of them.
+/// All faults of the fault proxy.
 pub const FAULTS: [Fault; 13] = [
     fault("refuse", "the connection is closed before the engine has the request"),
-    quick("lost", "the engine does it, its answer is lost"),
+    fault("lost", "the engine does it, its answer is lost"),
     fault("half", "half of the answer arrives"),
     fault("half-closed", "the answer's head arrives, then the stream ends"),
     fault("500", "HTTP status 500"),
-    quick("503", "HTTP status 503"),
+    fault("503", "HTTP status 503"),
     fault("garbage", "an answer that is no HTTP"),
     fault("not-json", "an answer that is no JSON"),
     fault("empty", "status 200 and nothing"),
@@ -88,7 +86,7 @@ pub const FAULTS: [Fault; 13] = [
     fault("stall-after", "the engine does it, no answer, for ever"),
 ];
 
-/// What must come of a fault at a step.
+/// The required outcome of a fault at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// The action succeeds, the user container runs exactly once, nothing is left.
@@ -98,26 +96,32 @@ pub enum Expect {
 }
 
 impl Step {
-    /// What must come of this fault here.
+    /// True if the step is made on this system.
+    pub fn is_on(&self, system: System) -> bool {
+        !self.newer_only || system.api() > 51
+    }
+
+    /// The required outcome of this fault at this step.
     pub fn expect(&self, fault: &Fault) -> Expect {
-        // The handoff waits 30 s for the waiter, no longer: a start that stalls is given up.
+        // The handoff waits 30 s for the waiter and no longer, so it gives up on a start that
+        // stalls.
         let gives_up = self.name == "handoff: start the waiter" && fault.name.starts_with("stall");
         if gives_up { Expect::Failed } else { Expect::Ran }
     }
 }
 
-/// A call of nerdctl, by the handoff or the waiter.
+/// A call of nerdctl by the handoff or the waiter.
 #[derive(Debug)]
 pub struct Call {
-    /// What it is for.
+    /// The purpose of the call.
     pub name: &'static str,
-    /// A part of its arguments, and which of those that fit.
+    /// A part of the arguments.
     pub pattern: &'static str,
-    /// Counted from 1.
+    /// Which of the matching calls, counted from 1.
     pub nth: usize,
-    /// Only those that come after a call with these words; may be empty.
+    /// Counts only calls after a call with these words; may be empty.
     pub after: &'static str,
-    /// It changes nothing and can be made twice.
+    /// True if the call changes nothing and can be repeated.
     pub question: bool,
 }
 
@@ -129,22 +133,40 @@ const fn change(name: &'static str, pattern: &'static str, nth: usize) -> Call {
     Call { name, pattern, nth, after: "", question: false }
 }
 
-/// In the order in which they are made; some run side by side. A container's ID reads as fault-nerdctl shows it: `{1}` is
-/// the action's, `{2}` the user container's, `{3}` the waiter's.
+/// The calls in the order in which they are made; some run side by side. A container's ID reads as
+/// fault-nerdctl shows it: `{1}` is the action's, `{2}` the user container's, `{3}` the waiter's.
 pub const CALLS: [Call; 16] = [
     question("handoff: list containers of ours", "--filter label=waitdaemon.action", 1),
     question("handoff: inspect the candidate", "--mode=native {1}", 1),
-    question("handoff: inspect IMAGE", "image inspect --mode=native alpine", 1),
+    question(
+        "handoff: inspect IMAGE",
+        "image inspect --mode=native docker.io/library/alpine:latest",
+        1,
+    ),
     question("handoff: inspect our own image", "--mode=native docker.io/library/waitdaemon:dev", 1),
     change("handoff: create the user container", "create --name=", 1),
     question("handoff: inspect the user container", "container inspect --mode=native {", 2),
-    change("handoff: create and start the waiter", "run --detach --name tinkerbell_last_a0-waiter", 1),
-    question("waiter: inspect itself and the user container", "tinkerbell_last_a0-waiter tinkerbell_last_a0-user", 1),
+    change(
+        "handoff: create and start the waiter",
+        "run --detach --name tinkerbell_last_a0-waiter",
+        1,
+    ),
+    question(
+        "waiter: inspect itself and the user container",
+        "tinkerbell_last_a0-waiter tinkerbell_last_a0-user",
+        1,
+    ),
     question("waiter: ask how the action ended", HOW_THE_ACTION_ENDED, 1),
     question("waiter: look at the user container before its start", ".Process}}} {2}", 1),
     change("waiter: start the user container", " start {2}", 1),
-    Call { after: " start {2}", ..question("waiter: find the user container's process", ".Process}}} {2}", 1) },
-    Call { after: " start {2}", ..question("waiter: ask how the user container ended", ".Process}}} {2}", 2) },
+    Call {
+        after: " start {2}",
+        ..question("waiter: find the user container's process", ".Process}}} {2}", 1)
+    },
+    Call {
+        after: " start {2}",
+        ..question("waiter: ask how the user container ended", ".Process}}} {2}", 2)
+    },
     change("waiter: remove the user container", " rm --volumes {2}", 1),
     Call {
         after: " rm --volumes {2}",
@@ -153,14 +175,14 @@ pub const CALLS: [Call; 16] = [
     change("waiter: remove itself", " rm --force --volumes {3}", 1),
 ];
 
-/// By which the waiter asks about the action's container.
+/// The call with which the waiter asks about the action's container.
 pub const HOW_THE_ACTION_ENDED: &str = ".Process}}} {1}";
 
-/// What goes wrong once with nerdctl.
+/// The faults of nerdctl, each of which happens once.
 pub const CALL_FAULTS: [Fault; 10] = [
     fault("refuse", "containerd is away"),
-    quick("lost", "nerdctl does it and then says that containerd is away"),
-    quick("unknown", "an error that nobody knows"),
+    fault("lost", "nerdctl does it and then says that containerd is away"),
+    fault("unknown", "an error that nobody knows"),
     fault("mute", "nerdctl is killed before it does it"),
     fault("mute-after", "nerdctl is killed after it has done it"),
     fault("empty", "a question is answered with nothing"),
@@ -171,18 +193,20 @@ pub const CALL_FAULTS: [Fault; 10] = [
 ];
 
 impl Call {
-    /// False where the fault cannot happen.
+    /// False if the fault cannot happen at this call.
     pub fn has(&self, fault: &Fault) -> bool {
         self.question || !["empty", "not-json"].contains(&fault.name)
     }
 
-    /// What must come of this fault here.
+    /// The required outcome of this fault at this call.
     pub fn expect(&self, fault: &Fault) -> Expect {
         match (fault.name, self.name) {
-            // Before SUCCESS, whatever changes something and is refused with words that say no more is final.
+            // Before SUCCESS, a change that is refused with words that say no more is refused for
+            // good.
             ("unknown", _) if self.name.starts_with("waiter") => Expect::Ran,
             ("unknown", _) if !self.question => Expect::Failed,
-            // It is how nerdctl says that there is no such image, and here is no registry to pull it from.
+            // This is how nerdctl says that there is no such image, and there is no registry here
+            // to pull it from.
             ("empty", "handoff: inspect IMAGE") => Expect::Failed,
             _ => Expect::Ran,
         }

@@ -1,8 +1,8 @@
-//! Two documents of an engine, and where they differ. Pure.
+//! Finds where two documents of an engine differ; pure.
 
 use serde_json::Value;
 
-/// One place in which two documents differ: its JSON pointer and what each has there.
+/// One place where two documents differ: its JSON pointer and what each has there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     pub at: String,
@@ -27,7 +27,8 @@ pub fn differences(user: &Value, expected: &Value) -> Vec<Difference> {
 fn walk(at: String, user: &Value, expected: &Value, found: &mut Vec<Difference>) {
     match (user, expected) {
         (Value::Object(one), Value::Object(other)) => {
-            let keys: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            let keys: std::collections::BTreeSet<&String> =
+                one.keys().chain(other.keys()).collect();
             for key in keys {
                 let escaped = key.replace('~', "~0").replace('/', "~1");
                 walk(format!("{at}/{escaped}"), &user[key], &expected[key], found);
@@ -43,7 +44,7 @@ fn walk(at: String, user: &Value, expected: &Value, found: &mut Vec<Difference>)
     }
 }
 
-/// The document with a container's own ID, long and short, replaced by a word.
+/// The document, with the container's own ID, long and short, replaced by a word.
 pub fn without_id(document: &Value, id: &str) -> Value {
     let text = document.to_string().replace(id, "ID").replace(&id[..12], "ID12");
     serde_json::from_str(&text).unwrap_or_default()

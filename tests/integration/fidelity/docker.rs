@@ -1,22 +1,23 @@
-//! Runs the rows on a real Docker Engine. The measure is the engine itself: the user container must be
-//! what it makes of the action's own create request when that names IMAGE, as inspected and as the OCI
-//! runtime gets it.
+//! Runs the rows on a real Docker Engine. The engine itself is the measure: the user container must
+//! be what the engine makes of the action's own create request when that names IMAGE, as inspected
+//! and as the OCI runtime gets it.
 
 use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::machine::{Engine, Machine};
+use lab::machine::{Machine, Variant};
+use lab::system::System;
 use lab::until::until;
 use serde_json::{Value, json};
 
 use super::bench::{IMAGES, filled, prepare, run_all, take_our_labels};
 use super::compare::{differences, merge, without_id};
 use super::rows::{Became, Row, Set};
-use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine, own_program};
+use crate::world::{ACTION, LIMIT, USER, WAITER, images, machine_variant, own_program};
 
-/// What the engine says of a container that differs from one to the next without anybody's wish.
+/// Fields that differ between containers without anybody's choice.
 const INCIDENTAL: [&str; 10] = [
     "/Spec/root/path",
     "/Spec/hooks",
@@ -30,21 +31,13 @@ const INCIDENTAL: [&str; 10] = [
     "/SandboxID",
 ];
 
-/// Runs all rows of a group that this engine knows.
-pub fn run(engine: Engine, rows: &[Row]) -> Result<()> {
-    let bench = Bench::new(engine)?;
+/// Runs all rows of a group that this engine supports.
+pub fn run(system: System, group: &str, rows: &[Row]) -> Result<()> {
+    let bench = Bench::new(system, group)?;
     run_all(rows.iter().filter(|row| row.is_in(bench.api)), |row| bench.row(row), || bench.clear())
 }
 
-/// The minor version of the API that an engine speaks: what decides which rows it has.
-pub fn api_of(engine: Engine) -> u32 {
-    match engine {
-        Engine::Debian => 41,
-        Engine::Moby => 54,
-    }
-}
-
-/// A machine with all that rows refer to.
+/// A machine with everything that rows refer to.
 struct Bench {
     machine: Machine,
     api: u32,
@@ -56,13 +49,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(engine: Engine) -> Result<Self> {
-        let machine = machine(engine)?;
+    fn new(system: System, group: &str) -> Result<Self> {
+        // The resources are those of cgroup v1.
+        let host_cgroups = system == System::HookOS && group == "resources";
+        let machine = machine_variant(
+            system,
+            if host_cgroups { Variant::HostCgroups } else { Variant::Usual },
+        )?;
         for image in IMAGES {
             crate::world::load(&machine, image)?;
         }
         prepare(&machine, "chmod 666 /run/docker.sock")?;
-        machine.docker(&[
+        machine.engine(&[
             "network",
             "create",
             "--subnet",
@@ -72,23 +70,11 @@ impl Bench {
             "fd00:9::/64",
             "front",
         ])?;
-        machine.docker(&["network", "create", "--subnet", "10.8.0.0/24", "back"])?;
-        machine.docker(&["run", "--rm", "-v", "named:/v", "probe:1", "mkdir", "/v/sub"])?;
-        let other = machine.docker(&[
-            "run",
-            "-d",
-            "--name",
-            "other",
-            "--ipc",
-            "shareable",
-            "-v",
-            "named:/n",
-            "-v",
-            "/anonymous",
-            "probe:1",
-        ])?;
-        machine.docker(&["run", "-d", "--name", "fronted", "--network", "front", "probe:1"])?;
-        let front = machine.docker(&["network", "inspect", "-f", "{{.Id}}", "front"])?;
+        machine.engine(&["network", "create", "--subnet", "10.8.0.0/24", "back"])?;
+        machine.engine(&["run", "--rm", "-v", "named:/v", "probe:1", "mkdir", "/v/sub"])?;
+        let other = with_volumes(&machine, "other", &["--ipc", "shareable"])?;
+        machine.engine(&["run", "-d", "--name", "fronted", "--network", "front", "probe:1"])?;
+        let front = machine.engine(&["network", "inspect", "-f", "{{.Id}}", "front"])?;
         let words = vec![
             ("@OUT", machine.out().display().to_string()),
             ("@CGROUP", machine.cgroup().to_owned()),
@@ -98,7 +84,14 @@ impl Bench {
         ];
         let fixtures = machine.ids()?;
         let known = anonymous(&machine.inspect("other")?);
-        Ok(Self { machine, api: api_of(engine), words, fixtures, known, baselines: HashMap::new().into() })
+        Ok(Self {
+            machine,
+            api: system.api(),
+            words,
+            fixtures,
+            known,
+            baselines: HashMap::new().into(),
+        })
     }
 
     fn row(&self, row: &Row) -> Result<Became> {
@@ -115,17 +108,17 @@ impl Bench {
             anonymous(&document).into_iter().filter(|name| !self.known.contains(name)).collect();
         let (_, end) = self.ask("POST", &format!("/containers/{action}/wait"), None)?;
         if end["StatusCode"] != 0 {
-            let (_, log) = self.ask("GET", &format!("/containers/{action}/logs?stdout=1&stderr=1"), None)?;
-            let left = self.machine.docker(&["ps", "-a", "--format", "{{.Names}}"])?;
+            let log = self.machine.log_of(&action)?;
+            let left = self.machine.engine(&["ps", "-a", "--format", "{{.Names}}"])?;
             ensure!(!left.contains(USER) && !left.contains(WAITER), "a failed handoff left {left}");
-            return Ok(Became::Refused(format!("{end} {log}")));
+            return Ok(Became::Refused(format!("{end} {log:?}")));
         }
         self.ask("DELETE", &format!("/containers/{action}?force=1&v=1"), None)?;
         let user = until("the user container's start", LIMIT, || {
             let (_, user) = self.ask("GET", &format!("/containers/{USER}/json"), None)?;
             Ok((user["State"]["Status"] == "running").then_some(user))
         });
-        let user = user.with_context(|| self.machine.docker(&["logs", WAITER]).unwrap_or_default())?;
+        let user = user.with_context(|| format!("{:?}", self.machine.log_of(WAITER)))?;
         let mut user = self.all_of(&user, &anonymous)?;
         self.ask("DELETE", &format!("/containers/{WAITER}?force=1"), None)?;
         self.ask("DELETE", &format!("/containers/{USER}?force=1"), None)?;
@@ -140,11 +133,12 @@ impl Bench {
         let expected = self.made(&body)?;
         take_our_labels(&mut user["Config"]["Labels"], &expected["Config"]["Labels"])?;
         let shows = expected != self.baseline(row)?;
-        ensure!(shows != row.without_effect, "the setting {} effect", if shows { "has an" } else { "has no" });
+        let silent = row.without_effect.contains(&self.machine.system());
+        ensure!(shows != silent, "the setting {} effect", if shows { "has an" } else { "has no" });
         Ok(Became::Copied(differences(&user, &expected)))
     }
 
-    /// What the engine makes of a create request, with the user container's name.
+    /// What the engine makes of a create request, under the user container's name.
     fn made(&self, body: &Value) -> Result<Value> {
         let id = match self.start(USER, body)? {
             Ok(id) => id,
@@ -156,7 +150,8 @@ impl Bench {
         Ok(all)
     }
 
-    /// What it makes of one that sets nothing; null where the image alone says nothing to run.
+    /// What the engine makes of a request that sets nothing; null if the image alone has nothing to
+    /// run.
     fn baseline(&self, row: &Row) -> Result<Value> {
         let key = (row.image, row.networked);
         if let Some(known) = self.baselines.borrow().get(&key) {
@@ -167,15 +162,16 @@ impl Bench {
         Ok(made)
     }
 
-    /// All that matters of a running container: its document and its OCI spec. An anonymous volume is
-    /// called the action's or a new one.
+    /// Everything that matters about a running container: its document and its OCI spec. The name
+    /// of an anonymous volume is replaced by a word: the action's or a new one.
     fn all_of(&self, document: &Value, of_action: &[String]) -> Result<Value> {
         let id = document["Id"].as_str().context("no ID")?;
-        let bundle = format!("run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{id}/config.json");
-        let spec = fs::read_to_string(format!("/proc/{}/root/{bundle}", self.machine.init()))
+        let bundle =
+            format!("docker/containerd/daemon/io.containerd.runtime.v2.task/moby/{id}/config.json");
+        let spec = fs::read_to_string(self.machine.run_path_of_host(&bundle))
             .with_context(|| format!("no OCI spec of {id}: {}", document["State"]))?;
         let mut spec = serde_json::from_str::<Value>(&spec)?;
-        // The engine keeps them in no order.
+        // The engine returns them in no fixed order.
         let sort = |mounts: &mut Value, key: &str| {
             if let Some(mounts) = mounts.as_array_mut() {
                 mounts.sort_by_key(|mount| mount[key].to_string());
@@ -188,7 +184,7 @@ impl Bench {
             groups.sort_by_key(Value::as_u64);
         }
         if let Some(variables) = spec["process"]["env"].as_array_mut() {
-            // Those of links come in any order; Config has the order of all others.
+            // The variables of links come in any order; Config has the order of all others.
             variables.sort_by_key(Value::to_string);
         }
         let new: Vec<String> = anonymous(document)
@@ -202,9 +198,11 @@ impl Bench {
         let mut networks = document["NetworkSettings"]["Networks"].clone();
         for (_, endpoint) in networks.as_object_mut().into_iter().flatten() {
             let set = !endpoint["IPAMConfig"].is_null();
-            let mac = endpoint["MacAddress"].as_str().is_some_and(|mac| mac.starts_with("02:42:00:00:00"));
+            let mac = endpoint["MacAddress"]
+                .as_str()
+                .is_some_and(|mac| mac.starts_with("02:42:00:00:00"));
             let Some(fields) = endpoint.as_object_mut() else { continue };
-            // An address that nobody asked for is the next free one.
+            // An address that was not requested is the next free one.
             fields.retain(|field, _| match field.as_str() {
                 "IPAddress" | "GlobalIPv6Address" => set,
                 "MacAddress" => mac,
@@ -215,26 +213,31 @@ impl Bench {
             "Config": document["Config"], "HostConfig": host, "Path": document["Path"], "Args": document["Args"],
             "Mounts": mounts, "Networks": networks, "Spec": spec,
         });
-        let named =
-            |names: &[String], word: &str, text: String| names.iter().fold(text, |text, name| text.replace(name, word));
-        let text = named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
+        let named = |names: &[String], word: &str, text: String| {
+            names.iter().fold(text, |text, name| text.replace(name, word))
+        };
+        let text =
+            named(of_action, "THE-ACTIONS-VOLUME", named(&new, "A-NEW-VOLUME", all.to_string()));
         let all = serde_json::from_str(&numbered(&text))?;
         Ok(without(without_id(&all, id), &INCIDENTAL))
     }
 
-    /// Creates and starts a container; its ID, or why the engine does not.
+    /// Creates and starts a container; returns its ID, or why the engine refuses.
     fn start(&self, name: &str, body: &Value) -> Result<Result<String, String>> {
-        let (status, answer) = self.ask("POST", &format!("/containers/create?name={name}"), Some(body))?;
+        let (status, answer) =
+            self.ask("POST", &format!("/containers/create?name={name}"), Some(body))?;
         if status != 201 {
             return Ok(Err(answer.to_string()));
         }
         let id = answer["Id"].as_str().context("no ID")?.to_owned();
-        // Before API 1.44 create takes one network; the docker command connects the others as we do.
+        // Before API 1.44, create accepts one network; the docker command connects the others as we
+        // do.
         let (status, answer) = self.ask("POST", &format!("/containers/{id}/start"), None)?;
         Ok(if status == 204 { Ok(id) } else { Err(answer.to_string()) })
     }
 
-    /// Removes all but the fixtures; what waitdaemon should have removed itself is an error.
+    /// Removes everything except the fixtures; what waitdaemon should have removed itself is an
+    /// error.
     fn clear(&self) -> Result<()> {
         for id in self.machine.ids()?.iter().filter(|id| !self.fixtures.contains(id)) {
             self.ask("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;
@@ -247,7 +250,8 @@ impl Bench {
     }
 }
 
-/// A create request that sets nothing but what waitdaemon needs, and no network unless the row is about one.
+/// A create request that sets only what waitdaemon needs, and no network unless the row is about
+/// one.
 fn plain(image: &str, user_image: &str, networked: bool) -> Value {
     json!({
         "Image": image,
@@ -255,26 +259,32 @@ fn plain(image: &str, user_image: &str, networked: bool) -> Value {
         "NetworkDisabled": !networked,
         "HostConfig": {
             "Binds": ["/run/docker.sock:/var/run/docker.sock"],
-            // What the docker command always says; left out, API 1.41 shows "" for it.
+            // The docker command always sets this; if it is left out, API 1.41 shows "" for it.
             "RestartPolicy": {"Name": "no"},
         },
     })
 }
 
-/// The volumes of a container whose names the engine made up.
+/// The volumes of a container that were named by the engine.
 fn anonymous(document: &Value) -> Vec<String> {
-    // By the path: moby does not always show the name.
-    let sources = document["Mounts"].as_array().into_iter().flatten().filter_map(|mount| mount["Source"].as_str());
+    // The path is used because moby does not always show the name.
+    let sources = document["Mounts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|mount| mount["Source"].as_str());
     let names = sources.filter_map(|path| path.strip_suffix("/_data")?.rsplit('/').next());
     names.filter(|name| name.len() == 64).map(str::to_owned).collect()
 }
 
-/// Without the numbers of the engine's temporary folders and layers.
+/// Removes the numbers of the engine's temporary folders and layers.
 fn numbered(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
-    while let Some(at) =
-        ["/safe-mount", "/overlay2/"].iter().filter_map(|word| Some(rest.find(word)? + word.len())).min()
+    while let Some(at) = ["/safe-mount", "/overlay2/", "/rootfs/overlayfs/"]
+        .iter()
+        .filter_map(|word| Some(rest.find(word)? + word.len()))
+        .min()
     {
         kept.push_str(&rest[..at]);
         rest = rest[at..].trim_start_matches(|c: char| c.is_ascii_hexdigit());
@@ -282,7 +292,7 @@ fn numbered(text: &str) -> String {
     kept + rest
 }
 
-/// Without the fields whose pointer ends in one of these.
+/// Removes the fields whose pointer ends in one of these.
 fn without(mut document: Value, ends: &[&str]) -> Value {
     fn prune(at: &str, value: &mut Value, ends: &[&str]) {
         if let Value::Object(fields) = value {
@@ -296,7 +306,13 @@ fn without(mut document: Value, ends: &[&str]) -> Value {
     document
 }
 
-/// The first disk of this machine, for limits of block devices.
+/// Starts a container whose volumes others may take over; returns its ID.
+pub fn with_volumes(machine: &Machine, name: &str, more: &[&str]) -> Result<String> {
+    let volumes = ["-v", "named:/n", "-v", "/anonymous", "probe:1"];
+    machine.engine(&[&["run", "-d", "--name", name], more, &volumes].concat())
+}
+
+/// The first disk of this machine, for limits on block devices.
 pub fn disk() -> Result<String> {
     let listed = lab::nest::output(Command::new("lsblk").args(["-dnpo", "NAME,TYPE"]))?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -304,10 +320,15 @@ pub fn disk() -> Result<String> {
     Ok(disk.trim().to_owned())
 }
 
-/// The images that rows name.
+/// Makes the images that rows name.
 pub fn make_images() -> Result<()> {
     let probe = |name: &str, config: Value| {
-        lab::image::busybox(&images().join(format!("{name}.tar")), &format!("{name}:1"), &config, &[])
+        lab::image::busybox(
+            &images().join(format!("{name}.tar")),
+            &format!("{name}:1"),
+            &config,
+            &[],
+        )
     };
     probe("probe", json!({"Cmd": ["/bin/sleep", "1000"]}))?;
     probe("entrypoint", json!({"Entrypoint": ["/bin/sh", "-c", "exec sleep 1000", "name"]}))?;
@@ -315,5 +336,11 @@ pub fn make_images() -> Result<()> {
     probe("neither", json!({}))?;
     probe("full", super::docker_rows::full_image())?;
     let config = super::docker_rows::own_full_image();
-    lab::image::waitdaemon_with(&images().join("own-full.tar"), "own-full:1", &own_program(), None, &config)
+    lab::image::waitdaemon_with(
+        &images().join("own-full.tar"),
+        "own-full:1",
+        &own_program(),
+        None,
+        &config,
+    )
 }

@@ -1,10 +1,12 @@
-//! The fidelity table for Docker: every setting of `POST /containers/create`, API 1.41 to 1.54.
+//! The fidelity table for Docker: every setting of `POST /containers/create`, API 1.41 to 1.56.
 //!
-//! In the values `@OUT` is a folder of the machine, `@CGROUP` the machine's cgroup, `@OTHER` the ID of
-//! another container that runs.
+//! In the values, `@OUT` is a folder of the machine, `@CGROUP` the machine's cgroup, `@OTHER` the
+//! ID of another running container.
 
+use lab::system::System;
 use serde_json::{Value, json};
 
+use super::docker_networks::networks;
 use super::rows::{Row, Rows};
 
 /// The groups of rows; each group is one case, on one machine.
@@ -17,7 +19,8 @@ pub const GROUPS: [(&str, Rows); 6] = [
     ("rights", rights),
 ];
 
-fn host(field: &str, value: Value) -> Value {
+/// A request with one field of HostConfig.
+pub fn host(field: &str, value: Value) -> Value {
     json!({"HostConfig": {field: value}})
 }
 
@@ -84,7 +87,7 @@ fn config() -> Vec<Row> {
     ]
 }
 
-/// Everything that an image can say.
+/// Everything that an image can set.
 pub fn full_image() -> Value {
     json!({
         "Env": ["PATH=/image/bin:/bin", "A=image", "B=image"], "Labels": {"from": "image", "other": "image"},
@@ -94,7 +97,7 @@ pub fn full_image() -> Value {
     })
 }
 
-/// Everything that an image can say, by our own repackaged image.
+/// Everything that an image can set, in our own repackaged image.
 pub fn own_full_image() -> Value {
     json!({
         "Env": ["PATH=/own/bin", "A=own", "OWN=own"], "Labels": {"from": "own", "own": "own"},
@@ -114,27 +117,41 @@ fn images() -> Vec<Row> {
     let nothing = || json!({"Labels": {"row": "1"}});
     vec![
         Row::body("user image with ENTRYPOINT only", nothing()).image("entrypoint:1"),
-        Row::body("user image with ENTRYPOINT only, arguments", json!({"Cmd": ["1006"]})).image("entrypoint:1"),
+        Row::body("user image with ENTRYPOINT only, arguments", json!({"Cmd": ["1006"]}))
+            .image("entrypoint:1"),
         Row::body("user image with ENTRYPOINT and CMD", nothing()).image("both:1"),
-        Row::body("user image with ENTRYPOINT and CMD, arguments", json!({"Cmd": ["1007"]})).image("both:1"),
-        Row::body("user image with neither, arguments", json!({"Cmd": ["/bin/sleep", "1008"]})).image("neither:1"),
+        Row::body("user image with ENTRYPOINT and CMD, arguments", json!({"Cmd": ["1007"]}))
+            .image("both:1"),
+        Row::body("user image with neither, arguments", json!({"Cmd": ["/bin/sleep", "1008"]}))
+            .image("neither:1"),
         Row::body("user image with neither, no arguments", nothing()).image("neither:1").refused(
             "neither the action nor IMAGE says what to run",
             "nothing says what to run; the engine says so at create",
         ),
         Row::body("user image that sets everything stands", nothing()).image("full:1"),
         Row::body("the action's values win over the user image's", set_all()).image("full:1"),
-        Row::body("Env, a name alone removes the user image's variable", json!({"Env": ["A"]})).image("full:1"),
-        Row::body("WorkingDir /, over the user image's", json!({"WorkingDir": "/"})).image("full:1"),
-        Row::body("StopSignal SIGTERM, over the user image's", json!({"StopSignal": "SIGTERM"})).image("full:1"),
-        Row::body("Env, a value that a repackaged waitdaemon image has too", json!({"Env": ["OWN=own"]}))
-            .own("own-full:1")
-            .changed(&["/Config/Env", "/Spec/process/env"], "it cannot be told from the image's"),
+        Row::body("Env, a name alone removes the user image's variable", json!({"Env": ["A"]}))
+            .image("full:1"),
+        Row::body("WorkingDir /, over the user image's", json!({"WorkingDir": "/"}))
+            .image("full:1"),
+        Row::body("StopSignal SIGTERM, over the user image's", json!({"StopSignal": "SIGTERM"}))
+            .image("full:1"),
+        Row::body(
+            "Env, a value that a repackaged waitdaemon image has too",
+            json!({"Env": ["OWN=own"]}),
+        )
+        .own("own-full:1")
+        .changed(&["/Config/Env", "/Spec/process/env"], "it cannot be told from the image's"),
         Row::body("our own image's values never show", nothing()).own("own-full:1"),
-        Row::body("our own image's values never show in a user image that sets everything", nothing())
+        Row::body(
+            "our own image's values never show in a user image that sets everything",
+            nothing(),
+        )
+        .own("own-full:1")
+        .image("full:1"),
+        Row::body("the action's values win over both images'", set_all())
             .own("own-full:1")
             .image("full:1"),
-        Row::body("the action's values win over both images'", set_all()).own("own-full:1").image("full:1"),
     ]
 }
 
@@ -143,7 +160,10 @@ fn resources() -> Vec<Row> {
     vec![
         Row::body("CpuShares", host("CpuShares", json!(512))),
         Row::body("NanoCpus", host("NanoCpus", json!(500_000_000))),
-        Row::body("CpuPeriod, CpuQuota", json!({"HostConfig": {"CpuPeriod": 50_000, "CpuQuota": 25_000}})),
+        Row::body(
+            "CpuPeriod, CpuQuota",
+            json!({"HostConfig": {"CpuPeriod": 50_000, "CpuQuota": 25_000}}),
+        ),
         Row::body(
             "CpuRealtimePeriod, CpuRealtimeRuntime",
             json!({"HostConfig": {"CpuRealtimePeriod": 1_000_000, "CpuRealtimeRuntime": 1000}}),
@@ -153,12 +173,21 @@ fn resources() -> Vec<Row> {
         Row::body("CpusetMems", host("CpusetMems", json!("0"))),
         Row::body("Memory", host("Memory", json!(64 * MIB))),
         Row::body("MemoryReservation", host("MemoryReservation", json!(32 * MIB))),
-        Row::body("MemorySwap", json!({"HostConfig": {"Memory": 64 * MIB, "MemorySwap": 128 * MIB}})),
-        Row::body("MemorySwap, unlimited", json!({"HostConfig": {"Memory": 64 * MIB, "MemorySwap": -1}})),
+        Row::body(
+            "MemorySwap",
+            json!({"HostConfig": {"Memory": 64 * MIB, "MemorySwap": 128 * MIB}}),
+        ),
+        Row::body(
+            "MemorySwap, unlimited",
+            json!({"HostConfig": {"Memory": 64 * MIB, "MemorySwap": -1}}),
+        ),
         Row::body("MemorySwappiness", host("MemorySwappiness", json!(30))),
         Row::body("KernelMemory", host("KernelMemory", json!(64 * MIB))).until(41),
         Row::body("KernelMemoryTCP", host("KernelMemoryTCP", json!(64 * MIB))).until(41),
-        Row::body("OomKillDisable", json!({"HostConfig": {"OomKillDisable": true, "Memory": 64 * MIB}})),
+        Row::body(
+            "OomKillDisable",
+            json!({"HostConfig": {"OomKillDisable": true, "Memory": 64 * MIB}}),
+        ),
         Row::body("OomScoreAdj", host("OomScoreAdj", json!(100))),
         Row::body("PidsLimit", host("PidsLimit", json!(50))),
         Row::body(
@@ -169,11 +198,26 @@ fn resources() -> Vec<Row> {
             ),
         ),
         Row::body("BlkioWeight", host("BlkioWeight", json!(300))).without_effect(),
-        Row::body("BlkioWeightDevice", host("BlkioWeightDevice", json!([{"Path": "@DISK", "Weight": 300}]))),
-        Row::body("BlkioDeviceReadBps", host("BlkioDeviceReadBps", json!([{"Path": "@DISK", "Rate": MIB}]))),
-        Row::body("BlkioDeviceWriteBps", host("BlkioDeviceWriteBps", json!([{"Path": "@DISK", "Rate": MIB}]))),
-        Row::body("BlkioDeviceReadIOps", host("BlkioDeviceReadIOps", json!([{"Path": "@DISK", "Rate": 1000}]))),
-        Row::body("BlkioDeviceWriteIOps", host("BlkioDeviceWriteIOps", json!([{"Path": "@DISK", "Rate": 1000}]))),
+        Row::body(
+            "BlkioWeightDevice",
+            host("BlkioWeightDevice", json!([{"Path": "@DISK", "Weight": 300}])),
+        ),
+        Row::body(
+            "BlkioDeviceReadBps",
+            host("BlkioDeviceReadBps", json!([{"Path": "@DISK", "Rate": MIB}])),
+        ),
+        Row::body(
+            "BlkioDeviceWriteBps",
+            host("BlkioDeviceWriteBps", json!([{"Path": "@DISK", "Rate": MIB}])),
+        ),
+        Row::body(
+            "BlkioDeviceReadIOps",
+            host("BlkioDeviceReadIOps", json!([{"Path": "@DISK", "Rate": 1000}])),
+        ),
+        Row::body(
+            "BlkioDeviceWriteIOps",
+            host("BlkioDeviceWriteIOps", json!([{"Path": "@DISK", "Rate": 1000}])),
+        ),
         Row::body("CgroupParent", host("CgroupParent", json!("/@CGROUP/parent"))),
         Row::body(
             "Devices",
@@ -192,13 +236,19 @@ fn resources() -> Vec<Row> {
         ),
         Row::body(
             "DeviceRequests, CDI",
-            host("DeviceRequests", json!([{"Driver": "cdi", "DeviceIDs": ["example.org/lab=one"]}])),
+            host(
+                "DeviceRequests",
+                json!([{"Driver": "cdi", "DeviceIDs": ["example.org/lab=one"]}]),
+            ),
         )
         .since(44),
         Row::body("ShmSize", host("ShmSize", json!(MIB))),
         Row::body(
             "Sysctls",
-            host("Sysctls", json!({"net.ipv4.ip_unprivileged_port_start": "1", "kernel.shmmax": "1048576"})),
+            host(
+                "Sysctls",
+                json!({"net.ipv4.ip_unprivileged_port_start": "1", "kernel.shmmax": "1048576"}),
+            ),
         ),
         Row::body("CpuCount", host("CpuCount", json!(2))),
         Row::body("CpuPercent", host("CpuPercent", json!(50))).without_effect(),
@@ -206,10 +256,17 @@ fn resources() -> Vec<Row> {
             .engine_refuses("imum ", "a setting of Windows containers"),
         Row::body("IOMaximumBandwidth", host("IOMaximumBandwidth", json!(100)))
             .engine_refuses("imum ", "a setting of Windows containers"),
-        Row::body("StorageOpt", host("StorageOpt", json!({"size": "1G"}))).engine_refuses(
-            "storage-opt is supported only for",
-            "the engine takes it on some storage only, such as XFS with project quotas",
-        ),
+        Row::body("StorageOpt", host("StorageOpt", json!({"size": "1G"})))
+            .until(50)
+            .engine_refuses(
+                "storage-opt is supported only for",
+                "the engine takes it on some storage only, such as XFS with project quotas",
+            ),
+        Row::body(
+            "StorageOpt, with the containerd image store",
+            host("StorageOpt", json!({"size": "1G"})),
+        )
+        .since(51),
     ]
 }
 
@@ -335,56 +392,29 @@ fn mounts() -> Vec<Row> {
     ]
 }
 
-fn networks() -> Vec<Row> {
-    let on = |mode: &str, endpoints: Value| json!({"HostConfig": {"NetworkMode": mode}, "NetworkingConfig": {"EndpointsConfig": endpoints}});
-    let two = |one: Value, other: Value| on("front", json!({"front": one, "back": other}));
-    vec![
-        Row::body("NetworkMode, none", host("NetworkMode", json!("none"))),
-        Row::body("NetworkMode, host", host("NetworkMode", json!("host"))),
-        Row::body("NetworkMode, host, with a hostname", json!({"Hostname": "web", "HostConfig": {"NetworkMode": "host"}})),
-        Row::body("NetworkMode, bridge", host("NetworkMode", json!("bridge"))).until(43),
-        Row::body("NetworkMode, bridge, which is the default", host("NetworkMode", json!("bridge"))).since(44).without_effect(),
-        Row::body("NetworkMode, default", host("NetworkMode", json!("default"))).without_effect(),
-        Row::body("NetworkMode, a network by name", host("NetworkMode", json!("front"))),
-        Row::body("NetworkMode, a network by ID", host("NetworkMode", json!("@FRONT"))),
-        Row::body("NetworkMode, container:name", host("NetworkMode", json!("container:other"))),
-        Row::body("NetworkMode, container:ID", host("NetworkMode", json!("container:@OTHER"))),
-        Row::body("EndpointsConfig, static IPv4 address", on("front", json!({"front": {"IPAMConfig": {"IPv4Address": "10.9.0.77"}}}))),
-        Row::body("EndpointsConfig, static IPv6 address", on("front", json!({"front": {"IPAMConfig": {"IPv6Address": "fd00:9::77"}}}))),
-        Row::body("EndpointsConfig, LinkLocalIPs", on("front", json!({"front": {"IPAMConfig": {"LinkLocalIPs": ["169.254.34.68"]}}}))),
-        Row::body("EndpointsConfig, Aliases", on("front", json!({"front": {"Aliases": ["web", "www"]}}))),
-        Row::body("EndpointsConfig, Links", on("front", json!({"front": {"Links": ["fronted:db"]}}))),
-        Row::body("EndpointsConfig, DriverOpts", on("front", json!({"front": {"DriverOpts": {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1"}}}))).since(46),
-        Row::body("EndpointsConfig, DriverOpts, before 1.46", on("front", json!({"front": {"DriverOpts": {"a.b": "c"}}}))).until(45),
-        Row::body("EndpointsConfig, MacAddress", on("front", json!({"front": {"MacAddress": "02:42:00:00:00:08"}}))).since(44),
-        Row::body("EndpointsConfig, several networks", two(json!({"Aliases": ["one"]}), json!({"IPAMConfig": {"IPv4Address": "10.8.0.88"}, "Aliases": ["two"]}))).since(44),
-        Row::body("EndpointsConfig, MacAddress on a second network", two(json!({}), json!({"MacAddress": "02:42:00:00:00:07"}))).since(44).changed(&["/Networks/back/MacAddress"], "the engine does not show whether an address was set there or made"),
-        Row::body("EndpointsConfig, GwPriority", two(json!({"GwPriority": 1}), json!({"GwPriority": 5}))).since(48),
-        Row::body("Links", host("Links", json!(["other:db", "other"]))),
-        Row::body("Dns", host("Dns", json!(["10.1.1.1", "10.1.1.2"]))),
-        Row::body("DnsOptions", host("DnsOptions", json!(["ndots:3"]))),
-        Row::body("DnsSearch", host("DnsSearch", json!(["example.org"]))),
-        Row::body("ExtraHosts", host("ExtraHosts", json!(["db:10.1.1.3", "me:host-gateway", "six:::1"]))),
-        Row::body("PortBindings", json!({"ExposedPorts": {"80/tcp": {}}, "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}}})),
-        Row::body("PublishAllPorts", json!({"ExposedPorts": {"80/tcp": {}}, "HostConfig": {"PublishAllPorts": true}})),
-    ]
-    .into_iter()
-    .map(Row::networked)
-    .collect()
-}
-
 fn rights() -> Vec<Row> {
-    let seccomp =
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
+    let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
     vec![
         Row::body("Privileged", host("Privileged", json!(true))),
-        Row::body("Privileged, as the agent runs it", json!({"HostConfig": {"Privileged": true, "PidMode": "host"}})),
+        Row::body(
+            "Privileged, as the agent runs it",
+            json!({"HostConfig": {"Privileged": true, "PidMode": "host"}}),
+        ),
         Row::body("CapAdd", host("CapAdd", json!(["NET_ADMIN", "CAP_SYS_TIME"]))),
         Row::body("CapDrop", host("CapDrop", json!(["CHOWN", "NET_RAW"]))),
-        Row::body("CapDrop, all", json!({"HostConfig": {"CapDrop": ["ALL"], "CapAdd": ["NET_BIND_SERVICE"]}})),
-        Row::body("SecurityOpt, no-new-privileges", host("SecurityOpt", json!(["no-new-privileges"]))),
+        Row::body(
+            "CapDrop, all",
+            json!({"HostConfig": {"CapDrop": ["ALL"], "CapAdd": ["NET_BIND_SERVICE"]}}),
+        ),
+        Row::body(
+            "SecurityOpt, no-new-privileges",
+            host("SecurityOpt", json!(["no-new-privileges"])),
+        ),
         Row::body("SecurityOpt, seccomp off", host("SecurityOpt", json!(["seccomp=unconfined"]))),
-        Row::body("SecurityOpt, a seccomp profile", host("SecurityOpt", json!([format!("seccomp={seccomp}")]))),
+        Row::body(
+            "SecurityOpt, a seccomp profile",
+            host("SecurityOpt", json!([format!("seccomp={seccomp}")])),
+        ),
         Row::body("SecurityOpt, AppArmor", host("SecurityOpt", json!(["apparmor=unconfined"]))),
         Row::body("SecurityOpt, SELinux labels", host("SecurityOpt", json!(["label=disable"]))),
         Row::body("MaskedPaths", host("MaskedPaths", json!(["/proc/kcore", "/proc/keys"]))),
@@ -393,8 +423,11 @@ fn rights() -> Vec<Row> {
             "MaskedPaths and ReadonlyPaths, none",
             json!({"HostConfig": {"MaskedPaths": [], "ReadonlyPaths": []}}),
         ),
-        Row::body("CgroupnsMode, host", host("CgroupnsMode", json!("host"))).without_effect(),
-        Row::body("CgroupnsMode, private", host("CgroupnsMode", json!("private"))),
+        // HookOS has cgroup v2, where a private cgroup namespace is the default.
+        Row::body("CgroupnsMode, host", host("CgroupnsMode", json!("host")))
+            .without_effect_on(&[System::DockerOld, System::DockerNew]),
+        Row::body("CgroupnsMode, private", host("CgroupnsMode", json!("private")))
+            .without_effect_on(&[System::HookOS]),
         Row::body("IpcMode, host", host("IpcMode", json!("host"))),
         Row::body("IpcMode, private", host("IpcMode", json!("private"))).without_effect(),
         Row::body("IpcMode, shareable", host("IpcMode", json!("shareable"))),
@@ -409,7 +442,8 @@ fn rights() -> Vec<Row> {
         Row::body("Init", host("Init", json!(true))),
         Row::body("Runtime", host("Runtime", json!("other"))),
         Row::body("Isolation", host("Isolation", json!("default"))),
-        Row::body("Annotations", host("Annotations", json!({"a": "b", "org.example/c": "d"}))).since(43),
+        Row::body("Annotations", host("Annotations", json!({"a": "b", "org.example/c": "d"})))
+            .since(43),
         Row::body("ConsoleSize", json!({"Tty": true, "HostConfig": {"ConsoleSize": [40, 120]}})),
         Row::body(
             "LogConfig, json-file with options",
@@ -418,7 +452,10 @@ fn rights() -> Vec<Row> {
                 json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2", "tag": "t", "labels": "a"}}),
             ),
         ),
-        Row::body("LogConfig, local", host("LogConfig", json!({"Type": "local", "Config": {"max-size": "1m"}}))),
+        Row::body(
+            "LogConfig, local",
+            host("LogConfig", json!({"Type": "local", "Config": {"max-size": "1m"}})),
+        ),
         Row::body("LogConfig, none", host("LogConfig", json!({"Type": "none"}))),
         Row::body(
             "LogConfig, syslog",

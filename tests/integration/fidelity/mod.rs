@@ -1,45 +1,48 @@
-//! Lossless: every setting that an action can have, and what becomes of it. The rows are the data of
+//! Lossless: every setting that an action can have, and its outcome. The rows are the data of
 //! docs/fidelity.md.
 
 mod bench;
 mod compare;
 mod docker;
+mod docker_networks;
 mod docker_rows;
+mod later;
 mod nerdctl;
 mod nerdctl_rows;
 mod page;
 mod rows;
 
-use lab::captain::Init;
-use lab::machine::Engine;
+use lab::system::System;
+
+use crate::case;
+use crate::cases::{ON_CAPTAIN_V1, ON_DOCKER, ON_MAIN, Systems};
 
 pub use docker::make_images;
 pub use nerdctl_rows::INSIDE;
-pub use page::page_is_the_rows;
 
-/// One case for each group of rows, on each Docker Engine.
-pub fn cases() -> Vec<crate::Case> {
-    docker_rows::GROUPS
-        .into_iter()
-        .map(|(name, rows)| {
-            let case = move |engine: Engine| docker::run(engine, &rows());
-            (format!("fidelity::{name}"), Box::new(case) as _)
-        })
-        .collect()
+const OTHER_VERSIONS: Systems = Systems::on(&[System::DockerOld, System::CaptainNext]).soak();
+
+fn run(system: System, group: &str) -> anyhow::Result<()> {
+    if system.is_docker() {
+        docker::run(system, group, &rows::of_group(&docker_rows::GROUPS, group)?)
+    } else {
+        nerdctl::run(system, &rows::of_group(&nerdctl_rows::GROUPS, group)?)
+    }
 }
 
-/// A case that chooses its machine itself.
-pub type PlainCase = (String, Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>);
-
-/// One case for each group of rows on containerd. The resources are those of cgroup v1: this lab's cgroup v2 has
-/// no controllers.
-pub fn nerdctl_cases() -> Vec<PlainCase> {
-    nerdctl_rows::GROUPS
-        .into_iter()
-        .map(|(name, rows)| {
-            let init = if name == "resources" { Init::BusyBox } else { Init::Systemd };
-            let case = move || nerdctl::run(init, &rows());
-            (format!("{}::fidelity::{name}", init.name()), Box::new(case) as _)
-        })
-        .collect()
-}
+// One case for each group of rows. Rows that do not depend on cgroups need none of their
+// controllers, which cgroup v2 lacks here.
+case!(config, ON_MAIN, |system: System| run(system, "config"));
+case!(images, ON_MAIN, |system: System| run(system, "images"));
+case!(mounts, ON_MAIN, |system: System| run(system, "mounts"));
+case!(networks, ON_MAIN, |system: System| run(system, "networks"));
+case!(rights, ON_MAIN, |system: System| run(system, "rights"));
+// The other versions differ in few rows and would take as long again.
+case!(config_of_other_versions, OTHER_VERSIONS, |system: System| run(system, "config"));
+case!(images_of_other_versions, OTHER_VERSIONS, |system: System| run(system, "images"));
+case!(mounts_of_other_versions, OTHER_VERSIONS, |system: System| run(system, "mounts"));
+case!(networks_of_other_versions, OTHER_VERSIONS, |system: System| run(system, "networks"));
+case!(rights_of_other_versions, OTHER_VERSIONS, |system: System| run(system, "rights"));
+// With the controllers of cgroup v1.
+case!(resources, ON_DOCKER, |system: System| run(system, "resources"));
+case!(resources_of_nerdctl, ON_CAPTAIN_V1, |system: System| run(system, "resources"));

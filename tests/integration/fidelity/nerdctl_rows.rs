@@ -1,7 +1,7 @@
-//! The fidelity table for containerd: every flag of `nerdctl create` 2.2.1 that leaves something in a
-//! container, which is every field of the OCI spec that a container of nerdctl can have.
+//! The fidelity table for containerd: every flag of `nerdctl create` 2.2.1 that leaves something in
+//! a container. That is every field of the OCI spec that a container of nerdctl can have.
 //!
-//! In the values `@OUT` is a folder of the machine, `@OTHER` the ID of another container that runs,
+//! In the values, `@OUT` is a folder of the machine, `@OTHER` the ID of another running container,
 //! `@DISK` a block device.
 
 use super::rows::{Row, Rows};
@@ -17,7 +17,8 @@ pub const GROUPS: [(&str, Rows); 6] = [
 ];
 
 /// What an action needs to reach the host's nerdctl without being privileged.
-const REACHES_HOST: [&str; 3] = ["--pid=host", "--cap-add=ALL", "--security-opt=apparmor=unconfined"];
+const REACHES_HOST: [&str; 3] =
+    ["--pid=host", "--cap-add=ALL", "--security-opt=apparmor=unconfined"];
 
 /// What an action needs to run a nerdctl of its own.
 pub const INSIDE: [&str; 7] = [
@@ -30,12 +31,12 @@ pub const INSIDE: [&str; 7] = [
     "--volume=/etc/cni/net.d:/etc/cni/net.d",
 ];
 
-/// A row of an action that has the host's PIDs and all capabilities.
+/// A row for an action with the host's PIDs and all capabilities.
 fn row(setting: &'static str, flags: &[&str]) -> Row {
     Row::flags(setting, &[&REACHES_HOST[..], flags].concat())
 }
 
-/// A row of an action that has nerdctl and what it needs inside.
+/// A row for an action with its own nerdctl and what that needs inside.
 fn own(setting: &'static str, flags: &[&str]) -> Row {
     Row::flags(setting, &[&INSIDE[..], flags].concat()).own("waitdaemon:dev-nerdctl").changed(
         &["/Runtime/Options", "/Spec/hooks", "/Spec/linux/cgroupsPath", "/Spec/linux/devices"],
@@ -43,9 +44,16 @@ fn own(setting: &'static str, flags: &[&str]) -> Row {
     )
 }
 
-/// As [`own`], and refused before SUCCESS.
-fn own_refused(setting: &'static str, flags: &[&str], words: &'static str, why: &'static str) -> Row {
-    Row::flags(setting, &[&INSIDE[..], flags].concat()).own("waitdaemon:dev-nerdctl").refused(words, why)
+/// As [`own`], for a setting that is refused before SUCCESS.
+fn own_refused(
+    setting: &'static str,
+    flags: &[&str],
+    words: &'static str,
+    why: &'static str,
+) -> Row {
+    Row::flags(setting, &[&INSIDE[..], flags].concat())
+        .own("waitdaemon:dev-nerdctl")
+        .refused(words, why)
 }
 
 fn config() -> Vec<Row> {
@@ -116,7 +124,7 @@ fn config() -> Vec<Row> {
             ],
         ),
         row("--no-healthcheck", &["--no-healthcheck"]),
-        // Not `always`: containerd's restart monitor would start the action again at any moment.
+        // Not `always`: containerd's restart monitor would restart the action at any moment.
         row("--restart", &["--restart=on-failure:5"])
             .changed(&["/Labels/containerd.io~1restart"], "the user container runs exactly once"),
         row("--rm", &["--rm"]).engine_refuses(
@@ -140,8 +148,12 @@ fn images() -> Vec<Row> {
     vec![
         row("user image with ENTRYPOINT only", &["--label=row=1"]).image("entrypoint:1"),
         row("user image with ENTRYPOINT and CMD", &["--label=row=1"]).image("both:1"),
-        row("user image with ENTRYPOINT and CMD, arguments", &[]).image("both:1").arguments(&["1002"]),
-        row("user image with neither, arguments", &[]).image("neither:1").arguments(&["/bin/sleep", "1003"]),
+        row("user image with ENTRYPOINT and CMD, arguments", &[])
+            .image("both:1")
+            .arguments(&["1002"]),
+        row("user image with neither, arguments", &[])
+            .image("neither:1")
+            .arguments(&["/bin/sleep", "1003"]),
         row("user image with neither, no arguments", &[]).image("neither:1").refused(
             "neither the action nor IMAGE says what to run",
             "nothing says what to run; nerdctl would say so at start only",
@@ -165,10 +177,14 @@ fn images() -> Vec<Row> {
             &["--env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         )
         .image("full:1")
-        .changed(&["/Spec/process/env"], "it cannot be told from one that was not set: the user image's stands"),
-        row("--workdir /, over the user image's", &["--workdir=/"])
-            .image("full:1")
-            .changed(&["/Spec/process/cwd"], "it cannot be told from one that was not set: the user image's stands"),
+        .changed(
+            &["/Spec/process/env"],
+            "it cannot be told from one that was not set: the user image's stands",
+        ),
+        row("--workdir /, over the user image's", &["--workdir=/"]).image("full:1").changed(
+            &["/Spec/process/cwd"],
+            "it cannot be told from one that was not set: the user image's stands",
+        ),
         row("our own image's values never show", &["--label=row=1"]).own("own-full:1"),
         row(
             "the action's values win over both images'",
@@ -186,8 +202,11 @@ fn resources() -> Vec<Row> {
         row("--cpu-shares", &["--cpu-shares=512"]),
         row("--cpuset-cpus", &["--cpuset-cpus=0"]),
         row("--cpuset-mems", &["--cpuset-mems=0"]),
-        row("--cpu-rt-period, --cpu-rt-runtime", &["--cpu-rt-period=1000000", "--cpu-rt-runtime=1000"])
-            .engine_refuses("rt_runtime", "only where the parent cgroup has real-time"),
+        row(
+            "--cpu-rt-period, --cpu-rt-runtime",
+            &["--cpu-rt-period=1000000", "--cpu-rt-runtime=1000"],
+        )
+        .engine_refuses("rt_runtime", "only where the parent cgroup has real-time"),
         row("--memory", &["--memory=64m"]),
         row("--memory-reservation", &["--memory-reservation=32m"]),
         row("--memory-swap", &["--memory=64m", "--memory-swap=96m"]),
@@ -205,19 +224,24 @@ fn resources() -> Vec<Row> {
         row("--device-read-iops", &["--device-read-iops=@DISK:1000"]),
         row("--device-write-iops", &["--device-write-iops=@DISK:1000"]),
         row("--cgroup-parent", &["--cgroup-parent=/parent"]),
-        row("--cgroup-conf", &["--cgroup-conf=memory.high=64M"]).engine_refuses("cgroup v2", "only on cgroup v2"),
+        row("--cgroup-conf", &["--cgroup-conf=memory.high=64M"])
+            .engine_refuses("cgroup v2", "only on cgroup v2"),
         row("--rdt-class", &["--rdt-class=x"]),
         row("--shm-size", &["--shm-size=1m"]),
         row("--ulimit", &["--ulimit=nofile=100:200", "--ulimit=core=0", "--ulimit=stack=-1"]),
         row("--sysctl", &["--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.shmmax=1048576"]),
-        row("--gpus", &["--gpus=all"]).engine_refuses("nvidia-container-cli", "only with NVIDIA's own program"),
+        row("--gpus", &["--gpus=all"])
+            .engine_refuses("nvidia-container-cli", "only with NVIDIA's own program"),
     ]
 }
 
 fn mounts() -> Vec<Row> {
     vec![
         row("--volume", &["--volume=@OUT/a:/t", "--volume=@OUT/b:/u:ro", "--volume=@OUT/a:/v:rw"]),
-        row("--volume, options", &["--volume=@OUT/a:/t:rbind,ro", "--volume=@OUT/a:/u:bind", "--volume=@OUT/a:/v:rro"]),
+        row(
+            "--volume, options",
+            &["--volume=@OUT/a:/t:rbind,ro", "--volume=@OUT/a:/u:bind", "--volume=@OUT/a:/v:rro"],
+        ),
         row(
             "--volume, propagation",
             &[
@@ -234,8 +258,14 @@ fn mounts() -> Vec<Row> {
             "the user container has the action's volume, bound by name, not a new one",
         ),
         row("--volume, over the engine's own files", &["--volume=@OUT/file:/etc/hosts:ro"]),
-        row("--mount type=bind", &["--mount=type=bind,src=@OUT/a,dst=/t,readonly,bind-propagation=rslave"]),
-        row("--mount type=bind, not recursive", &["--mount=type=bind,src=@OUT/a,dst=/t,bind-nonrecursive"]),
+        row(
+            "--mount type=bind",
+            &["--mount=type=bind,src=@OUT/a,dst=/t,readonly,bind-propagation=rslave"],
+        ),
+        row(
+            "--mount type=bind, not recursive",
+            &["--mount=type=bind,src=@OUT/a,dst=/t,bind-nonrecursive"],
+        ),
         row("--mount type=volume", &["--mount=type=volume,src=named,dst=/t,ro"]),
         row("--mount type=tmpfs", &["--mount=type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700"]),
         row("--tmpfs", &["--tmpfs=/t:size=1m,mode=700,exec", "--tmpfs=/u"]),
@@ -314,7 +344,7 @@ fn rights() -> Vec<Row> {
             "--publish, with a private PID namespace",
             &["--publish=127.0.0.1:8081:80"],
             "cannot publish the action's ports again",
-            "two containers cannot have the same port",
+            "two containers cannot publish the same port",
         ),
     ]
 }

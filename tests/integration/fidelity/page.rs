@@ -1,43 +1,55 @@
-//! docs/fidelity.md, made from the rows: what it says is what the cases have seen.
+//! docs/fidelity.md, made from the rows: it says what the cases have seen.
 
 use std::fmt::Write;
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
-use lab::machine::Engine;
+use anyhow::{Context, ensure};
 use lab::paths;
+use lab::system::System;
 
-use super::docker::api_of;
+use crate::case;
+
 use super::rows::{Expect, Row};
 use super::{docker_rows, nerdctl_rows};
 
-/// Fails where docs/fidelity.md is not what the rows say; with `WRITE_DOCS` set, writes it.
-pub fn page_is_the_rows() -> Result<()> {
+// Fails if docs/fidelity.md does not match the rows; with `WRITE_DOCS` set, writes it.
+case!(page_is_the_rows, || {
     let path = paths::root().join("docs/fidelity.md");
     let page = page();
     if std::env::var_os("WRITE_DOCS").is_some() {
         return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
     }
     let there = fs::read_to_string(&path).unwrap_or_default();
-    let line = there.lines().zip(page.lines()).position(|(one, other)| one != other).map_or(0, |line| line + 1);
-    ensure!(there == page, "docs/fidelity.md is not what the rows say (line {line}); run `make docs`");
+    let line = there
+        .lines()
+        .zip(page.lines())
+        .position(|(one, other)| one != other)
+        .map_or(0, |line| line + 1);
+    ensure!(
+        there == page,
+        "docs/fidelity.md is not what the rows say (line {line}); run `make docs`"
+    );
     Ok(())
-}
+});
 
-/// An engine's column: its heading and the rows that it has.
-type Column = (&'static str, Box<dyn Fn(&Row) -> bool>);
+/// An engine's column: its heading and the rows that it covers.
+type Column = (String, Box<dyn Fn(&Row) -> bool>);
 
 fn page() -> String {
-    let knows = |engine: Engine| {
-        let api = api_of(engine);
+    let knows = |system: System| {
+        let api = system.api();
         Box::new(move |row: &Row| row.is_in(api)) as Box<dyn Fn(&Row) -> bool>
     };
-    let docker: [Column; 2] =
-        [("Docker 20.10, API 1.41", knows(Engine::Debian)), ("moby 2.0 beta, API 1.54", knows(Engine::Moby))];
-    let nerdctl: [Column; 1] = [("nerdctl 2.2.1", Box::new(|_| true))];
+    let docker = System::DOCKER.map(|system| -> Column {
+        (format!("{}, API 1.{}", system.engine(), system.api()), knows(system))
+    });
+    let nerdctl = [System::CaptainOS, System::CaptainNext]
+        .map(|system| -> Column { (system.engine().into(), knows(system)) });
     let mut text = String::from(INTRODUCTION);
-    let of_docker: Vec<_> = docker_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
-    let of_nerdctl: Vec<_> = nerdctl_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
+    let of_docker: Vec<_> =
+        docker_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
+    let of_nerdctl: Vec<_> =
+        nerdctl_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
     text += "| | carried | otherwise, on purpose | refused before SUCCESS | refused by the engine for the action itself | lost |\n";
     text += "| --- | --- | --- | --- | --- | --- |\n";
     count(&mut text, &docker, &of_docker);
@@ -46,18 +58,29 @@ fn page() -> String {
     tables(&mut text, &docker, &of_docker);
     text += "\n## containerd: the flags of `nerdctl create`\n\nThe agent's own containers have a part of them only.\n";
     tables(&mut text, &nerdctl, &of_nerdctl);
+    text += LATER;
     text
 }
 
+const LATER: &str = "
+## What comes during the wait
+
+`fidelity::later::a_device_of_a_privileged_action` runs this.
+
+| | Docker | containerd |
+| --- | --- | --- |
+| a device node that is made after the handoff, for a privileged action | there: the engine lists devices when it starts a container | not there, for nerdctl lists them when it creates one; there with the volume `/dev:/dev` |
+";
+
 const INTRODUCTION: &str = "# What the user container gets
 
-Made by `make docs` from the rows in tests/integration/fidelity; `make test` runs each row on the real engines and fails where this page is not what they say.
+Made by `make docs` from the rows in tests/integration/fidelity; `make test` runs each row on HookOS, the newest Docker Engine and CaptainOS, `make soak` on the other versions, and fails if this page is not what they say.
 
 How a row is proved: an action with the setting is handed over; then the engine itself is given the action's own request with IMAGE in place of waitdaemon's image. The user container must be the same as that one: what `inspect` shows, and the OCI specification that the runtime gets. A row that sets nothing fails.
 
 ";
 
-/// One line of counts for each column.
+/// Adds one line of counts for each column.
 fn count(text: &mut String, columns: &[Column], groups: &[(&str, Vec<Row>)]) {
     for (name, has) in columns {
         let mut counts = [0; 4];

@@ -1,0 +1,5 @@
+//! What ships: waitdaemon's images, as archives that are the same wherever they are built.
+
+pub mod archive;
+pub mod image;
+pub mod release;

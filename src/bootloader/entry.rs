@@ -1,0 +1,16 @@
+//! A boot loader entry. Pure.
+
+/// What to boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The kernel's path.
+    pub kernel: String,
+    /// The paths of its initrds, in order.
+    pub initrds: Vec<String>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Where the entry was found, in words for people.
+    pub source: String,
+    /// A variable used in the entry that should have a value but has none.
+    pub unset: Option<String>,
+}

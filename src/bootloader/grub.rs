@@ -1,0 +1,420 @@
+//! GRUB's configuration: which entry is the default, and what it boots. Pure.
+//!
+//! grub.cfg is a script. It is parsed and run as far as it decides the default: variables, `if`,
+//! `[`, menus. Commands that only draw or load modules count as done (GRUB manual 2.06, "Writing
+//! full configuration files directly").
+
+use super::bls;
+use super::entry::Entry;
+use super::script::{self, Part, Statement, Word};
+
+/// Why a configuration leads to no kernel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoEntry {
+    /// It has no menu entry.
+    #[error("it has no menu entry")]
+    Empty,
+    /// The default entry boots something else.
+    #[error("its default entry {0:?} boots no Linux kernel")]
+    NoLinux(String),
+}
+
+/// Returns the default entry of a configuration, given GRUB's environment block and the sorted
+/// entries that `blscfg` would add.
+///
+/// # Errors
+/// If the configuration leads to no kernel.
+pub fn default_entry(
+    config: &str,
+    environment: &str,
+    entries: &[bls::Item],
+) -> Result<Entry, NoEntry> {
+    let statements = script::parse(config);
+    let mut run = Run { variables: Vec::new(), environment, entries, boots: Entry::default() };
+    // Variables that GRUB itself sets and that configurations test.
+    run.set(["prefix=/boot/grub", "grub_platform=efi", "feature_menuentry_id=y"]);
+    let mut menu = Vec::new();
+    run.all(&statements, &mut menu);
+    let wanted = run.variable("default");
+    run.boot(&menu, &wanted)
+}
+
+/// A line of the menu.
+enum Line<'a> {
+    Menu { title: String, id: String, is_sub: bool, body: &'a [Statement] },
+    Bls(&'a bls::Item),
+}
+
+impl Line<'_> {
+    fn is_called(&self, name: &str) -> bool {
+        match self {
+            Self::Menu { title, id, .. } => title == name || id == name,
+            Self::Bls(item) => item.title == name || item.id == name.trim_end_matches(".conf"),
+        }
+    }
+}
+
+struct Run<'a> {
+    /// Names and values; the last value of a name counts.
+    variables: Vec<(String, String)>,
+    environment: &'a str,
+    entries: &'a [bls::Item],
+    /// What the commands run so far have loaded.
+    boots: Entry,
+}
+
+impl<'a> Run<'a> {
+    fn variable(&self, name: &str) -> String {
+        let found = self.variables.iter().rev().find(|(set, _)| set == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// Runs statements; returns whether the last one succeeded.
+    fn all(&mut self, statements: &'a [Statement], menu: &mut Vec<Line<'a>>) -> bool {
+        let mut succeeded = true;
+        for statement in statements {
+            succeeded = match statement {
+                Statement::Command(words) => {
+                    let words = self.expand(words);
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    self.command(&words, menu)
+                }
+                Statement::If(branches) => {
+                    let mut branches = branches.iter();
+                    match branches.find(|(condition, _)| self.all(condition, menu)) {
+                        Some((_, body)) => self.all(body, menu),
+                        None => true,
+                    }
+                }
+                Statement::Menu { words, is_sub, body } => {
+                    let words = self.expand(words);
+                    let (title, id) = named(&words);
+                    menu.push(Line::Menu { title, id, is_sub: *is_sub, body });
+                    true
+                }
+            };
+        }
+        succeeded
+    }
+
+    /// Expands words into what the command receives.
+    fn expand(&self, words: &[Word]) -> Vec<String> {
+        let mut expanded = Vec::new();
+        for word in words {
+            // Quoted text counts as a word even if it is empty.
+            let mut text = word.quoted.then(String::new);
+            for part in &word.parts {
+                match part {
+                    Part::Text(part) => text.get_or_insert_default().push_str(part),
+                    Part::Variable { name, quoted: true } => {
+                        text.get_or_insert_default().push_str(&self.variable(name))
+                    }
+                    Part::Variable { name, quoted: false } => {
+                        let value = self.variable(name);
+                        let mut pieces = value.split_ascii_whitespace();
+                        if let Some(first) = pieces.next() {
+                            text.get_or_insert_default().push_str(first);
+                        }
+                        for piece in pieces {
+                            expanded.extend(text.take());
+                            text = Some(piece.to_owned());
+                        }
+                    }
+                }
+            }
+            expanded.extend(text);
+        }
+        expanded
+    }
+
+    /// Runs a command; returns whether it succeeded.
+    fn command(&mut self, words: &[&str], menu: &mut Vec<Line<'a>>) -> bool {
+        let Some((name, arguments)) = words.split_first() else { return true };
+        match *name {
+            "[" => return self.test(arguments.strip_suffix(&["]"]).unwrap_or(arguments)),
+            "test" => return self.test(arguments),
+            "false" => return false,
+            "set" => self.set(arguments.iter().copied()),
+            "unset" => self.variables.retain(|(name, _)| !arguments.contains(&name.as_str())),
+            "load_env" => self.set(self.environment.lines().filter(|line| !line.starts_with('#'))),
+            "blscfg" => menu.extend(self.entries.iter().map(Line::Bls)),
+            "linux" | "linux16" | "linuxefi" => {
+                let Some((kernel, line)) = arguments.split_first() else { return false };
+                self.boots.kernel = without_device(kernel);
+                self.boots.command_line =
+                    line.iter().map(|word| as_argument(word)).collect::<Vec<_>>().join(" ");
+            }
+            "initrd" | "initrd16" | "initrdefi" => {
+                let files = arguments.iter().filter(|word| !word.starts_with("--"));
+                self.boots.initrds = files.map(|file| without_device(file)).collect();
+            }
+            assignment => self.set([assignment]),
+        }
+        true
+    }
+
+    /// Sets variables from `name=value` pairs.
+    fn set<'b>(&mut self, pairs: impl IntoIterator<Item = &'b str>) {
+        let pairs = pairs.into_iter().filter_map(|pair| pair.split_once('='));
+        self.variables.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    /// Evaluates GRUB's `test`.
+    fn test(&self, words: &[&str]) -> bool {
+        if let Some(at) = words.iter().position(|word| *word == "-o") {
+            return self.test(&words[..at]) || self.test(&words[at + 1..]);
+        }
+        if let Some(at) = words.iter().position(|word| *word == "-a") {
+            return self.test(&words[..at]) && self.test(&words[at + 1..]);
+        }
+        let number = |word: &str| word.parse::<i64>().unwrap_or(0);
+        match words {
+            ["!", others @ ..] => !self.test(others),
+            [text] => !text.is_empty(),
+            ["-n", text] => !text.is_empty(),
+            ["-z", text] => text.is_empty(),
+            // Of all files, only the environment block decides anything.
+            ["-f" | "-e" | "-s", path] => {
+                path.ends_with("/grubenv") && !self.environment.is_empty()
+            }
+            [one, "=" | "==", other] => one == other,
+            [one, "!=", other] => one != other,
+            [one, "-eq", other] => number(one) == number(other),
+            [one, "-ne", other] => number(one) != number(other),
+            [one, "-lt", other] => number(one) < number(other),
+            [one, "-gt", other] => number(one) > number(other),
+            _ => false,
+        }
+    }
+
+    /// Runs the wanted line of a menu; if none is wanted, or it does not exist, the first.
+    fn boot(&mut self, menu: &[Line<'a>], wanted: &str) -> Result<Entry, NoEntry> {
+        match choose(menu, wanted) {
+            None => Err(NoEntry::Empty),
+            Some(Line::Bls(item)) => {
+                let source = if item.title.is_empty() { &item.id } else { &item.title };
+                Ok(Entry { source: source.clone(), ..item.boots(&|name| self.variable(name)) })
+            }
+            Some(Line::Menu { title, is_sub, body, .. }) => {
+                let mut submenu = Vec::new();
+                self.all(body, &mut submenu);
+                if *is_sub {
+                    return self
+                        .boot(&submenu, wanted.split_once('>').map_or("", |(_, rest)| rest));
+                }
+                let mut boots = std::mem::take(&mut self.boots);
+                if boots.initrds.is_empty() {
+                    // Ubuntu first tries without its initrd, and GRUB remembers that it may have
+                    // failed; a kexec has one try.
+                    self.set(["initrdfail=1"]);
+                    self.all(body, &mut submenu);
+                    let with = std::mem::take(&mut self.boots);
+                    boots = if with.initrds.is_empty() { boots } else { with };
+                }
+                let found = Entry { source: title.clone(), ..boots };
+                if found.kernel.is_empty() {
+                    Err(NoEntry::NoLinux(title.clone()))
+                } else {
+                    Ok(found)
+                }
+            }
+        }
+    }
+}
+
+/// Returns the line that `default` names: by number, title or ID, and after `>` one of its submenu.
+fn choose<'b, 'a>(menu: &'b [Line<'a>], wanted: &str) -> Option<&'b Line<'a>> {
+    let find = |name: &str| {
+        if name.is_empty() {
+            return None;
+        }
+        let by_number = name.parse::<usize>().ok().and_then(|number| menu.get(number));
+        by_number.or_else(|| menu.iter().find(|line| line.is_called(name)))
+    };
+    let head = wanted.split_once('>').map(|(head, _)| head);
+    find(wanted).or_else(|| head.and_then(find)).or_else(|| menu.first())
+}
+
+/// Returns title and ID of a menu entry, from the words of its command.
+fn named(words: &[String]) -> (String, String) {
+    let (mut title, mut id) = (None, String::new());
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--id" => id = words.next().cloned().unwrap_or_default(),
+            "--class" | "--users" | "--hotkey" | "--source" => drop(words.next()),
+            word if word.starts_with("--") => {}
+            word if title.is_none() => title = Some(word.to_owned()),
+            _ => {}
+        }
+    }
+    let title = title.unwrap_or_default();
+    // GRUB's own default for the ID.
+    let id = if id.is_empty() { title.clone() } else { id };
+    (title, id)
+}
+
+/// Returns a path without GRUB's device name before it.
+fn without_device(path: &str) -> String {
+    let path =
+        path.strip_prefix('(').and_then(|path| path.split_once(')')).map_or(path, |(_, path)| path);
+    path.to_owned()
+}
+
+/// Returns a word as it appears on the kernel's command line: GRUB quotes a word with blanks.
+fn as_argument(word: &str) -> String {
+    if word.contains(' ') { format!("\"{word}\"") } else { word.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = include_str!("../../tests/fixtures/grub/debian.cfg");
+    const UBUNTU: &str = include_str!("../../tests/fixtures/grub/ubuntu.cfg");
+    const ROCKY: &str = include_str!("../../tests/fixtures/grub/rocky.cfg");
+
+    fn boots(config: &str, environment: &str) -> Entry {
+        default_entry(config, environment, &[]).unwrap()
+    }
+
+    #[test]
+    fn the_default_of_debian() {
+        let entry = boots(DEBIAN, "");
+        assert_eq!(entry.kernel, "/boot/vmlinuz-6.1.0-18-amd64");
+        assert_eq!(entry.initrds, ["/boot/initrd.img-6.1.0-18-amd64"]);
+        assert_eq!(
+            entry.command_line,
+            "root=UUID=9f6d1d2c-0000-4000-8000-000000000001 ro console=ttyS0,115200n8"
+        );
+        assert_eq!(entry.source, "Debian GNU/Linux");
+        // Chosen for one boot, by the number in a submenu, by IDs, by a title.
+        for next in [
+            "1>2",
+            "gnulinux-advanced-9f6d1d2c-0000-4000-8000-000000000001>gnulinux-6.1.0-17-amd64-advanced-9f6d1d2c-0000-4000-8000-000000000001",
+            "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-17-amd64",
+        ] {
+            let entry =
+                boots(DEBIAN, &format!("# GRUB Environment Block\nnext_entry={next}\n####"));
+            assert_eq!(entry.kernel, "/boot/vmlinuz-6.1.0-17-amd64", "{next}");
+        }
+        assert_eq!(boots(DEBIAN, "next_entry=gone\n").kernel, "/boot/vmlinuz-6.1.0-18-amd64");
+        assert_eq!(
+            default_entry(DEBIAN, "next_entry=2\n", &[]),
+            Err(NoEntry::NoLinux("UEFI Firmware Settings".into()))
+        );
+    }
+
+    #[test]
+    fn the_default_of_ubuntu() {
+        let entry = boots(UBUNTU, "saved_entry=0\n");
+        assert_eq!(entry.kernel, "/vmlinuz-5.15.0-94-generic");
+        assert_eq!(entry.initrds, ["/microcode.cpio", "/initrd.img-5.15.0-94-generic"]);
+        assert_eq!(
+            entry.command_line,
+            "root=UUID=2 ro quiet splash \"dyndbg=file x.c +p\" $literal"
+        );
+        let saved = boots(UBUNTU, "saved_entry=Ubuntu, with the old kernel\n");
+        assert_eq!(saved.kernel, "/vmlinuz-5.15.0-91-generic");
+    }
+
+    #[test]
+    fn the_default_of_rocky_is_an_entry_of_the_specification() {
+        let item = |version: &str| {
+            let text = format!(
+                "title Rocky Linux ({version})\nlinux /vmlinuz-{version}\ninitrd /initramfs-{version}.img\noptions root=UUID=3 ro $kernelopts\n"
+            );
+            bls::Item::read(&format!("m-{version}"), &text).unwrap()
+        };
+        let items = [item("5.14.0-362"), item("5.14.0-70"), item("0-rescue")];
+        let environment = "saved_entry=m-5.14.0-70\nkernelopts=crashkernel=1G\n";
+        let entry = default_entry(ROCKY, environment, &items).unwrap();
+        assert_eq!(
+            (entry.kernel.as_str(), entry.source.as_str()),
+            ("/vmlinuz-5.14.0-70", "Rocky Linux (5.14.0-70)")
+        );
+        assert_eq!(entry.command_line, "root=UUID=3 ro crashkernel=1G");
+        assert_eq!(default_entry(ROCKY, "", &items).unwrap().kernel, "/vmlinuz-5.14.0-362");
+        let firmware = NoEntry::NoLinux("UEFI Firmware Settings".into());
+        assert_eq!(default_entry(ROCKY, "", &[]), Err(firmware));
+    }
+
+    #[test]
+    fn what_tinkerbells_action_reads_too() {
+        for line in ["linux", "linux16", "linuxefi"] {
+            let config = format!(
+                "set default=\"1\"\nmenuentry \"a\" {{\n{line} /a\n}}\nmenuentry 'b' {{ {line} (hd0,gpt2)/b x=y; initrd16 /i; }}\n"
+            );
+            let entry = boots(&config, "");
+            assert_eq!((entry.kernel.as_str(), entry.initrds.concat()), ("/b", "/i".to_owned()));
+            assert_eq!(entry.command_line, "x=y");
+        }
+        assert_eq!(default_entry("", "", &[]), Err(NoEntry::Empty));
+    }
+
+    #[test]
+    fn an_entry_that_would_try_without_its_initrd_gets_it() {
+        let config = "load_env\nset default=\"${saved_entry}\"\nmenuentry 'Memory test' { linux16 /memtest; }\nmenuentry 'Ubuntu' --id u {\n\
+                      if [ \"${initrdfail}\" = 1 ]; then\n linux /k root=UUID=1\n initrd /i\nelse\n linux /k root=PARTUUID=2 panic=-1\nfi\n\
+                      initrdfail\n}\n";
+        let entry = boots(config, "saved_entry=u\n");
+        assert_eq!(
+            (entry.initrds.concat(), entry.command_line.as_str()),
+            ("/i".to_owned(), "root=UUID=1")
+        );
+        // An empty name matches no entry.
+        assert_eq!(boots(config, "").source, "Memory test");
+        assert_eq!(boots(&config.replace("'Memory test'", "'Ubuntu' --id x"), "").source, "Ubuntu");
+    }
+
+    #[test]
+    fn conditions_are_grubs() {
+        let yes = |condition: &str| {
+            let config = format!(
+                "set one=1\nif {condition}; then\nset default=1\nfi\nmenuentry a {{ linux /a; }}\nmenuentry b {{ linux /b; }}"
+            );
+            boots(&config, "x=y\n").kernel == "/b"
+        };
+        for condition in [
+            "[ \"${one}\" = 1 ]",
+            "[ x$one = x1 ]",
+            "[ -n \"$one\" ]",
+            "[ -z \"$none\" ]",
+            "! [ $one ]; [ $one ]",
+            "[ ! $none ]",
+            "[ $one -eq 1 ]",
+            "[ $one -lt 2 -a 1 ]",
+            "[ $one = 2 -o $one = 1 ]",
+            "[ -s $prefix/grubenv ]",
+            "true",
+            "test $one == 1",
+            "loadfont unicode",
+        ] {
+            assert!(yes(condition), "{condition}");
+        }
+        for condition in
+            ["[ $none ]", "[ \"$one\" != 1 ]", "[ -f /custom.cfg ]", "false", "[ $one -gt 1 ]"]
+        {
+            assert!(!yes(condition), "{condition}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read(config: String, environment: String) {
+            let _ = default_entry(&config, &environment, &[]);
+        }
+
+        #[test]
+        fn any_words_are_read(words in proptest::collection::vec("(if|then|elif|else|fi|menuentry|submenu|for|do|done|set|linux|[{};\n'\"$]|a|default=[0-2]>?[0-2]?|\\[|\\])", 0..200)) {
+            let _ = default_entry(&words.join(" "), "", &[]);
+        }
+    }
+
+    #[test]
+    fn blocks_in_blocks_end_somewhere() {
+        for opening in ["submenu a {\n", "if true; then\n", "{ ", "if ", "menuentry { "] {
+            let _ = default_entry(&opening.repeat(10_000), "", &[]);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What a container's command does to the machine, as far as its words tell. Pure.
+//!
+//! The program that finally runs counts, behind inits that only start it and behind BusyBox called
+//! by its own name. Scripts are not read.
+
+use serde_json::Value;
+
+use crate::end::End;
+use crate::engine::json::{list, text};
+
+/// Programs that only start the program after their options, and those of their options that take a
+/// value.
+const INITS: [(&str, &[&str]); 4] = [
+    ("tini", &["-p", "-e"]),
+    ("tini-static", &["-p", "-e"]),
+    ("docker-init", &["-p", "-e"]),
+    ("dumb-init", &["-r", "--rewrite"]),
+];
+/// Programs that take the machine down.
+const ENDS: [&str; 5] = ["reboot", "poweroff", "halt", "shutdown", "kexec"];
+
+/// Returns what a container runs: the image's ENTRYPOINT with these arguments, or with its CMD if
+/// there are none.
+pub fn of(arguments: &[Value], config: &Value) -> Vec<String> {
+    let arguments = if arguments.is_empty() { list(&config["Cmd"]) } else { arguments };
+    let words = [list(&config["Entrypoint"]), arguments].concat();
+    words.iter().map(|word| text(word).to_owned()).collect()
+}
+
+/// Returns the name of the program that finally runs, and its arguments.
+fn program(command: &[String]) -> (&str, &[String]) {
+    let Some((first, mut rest)) = command.split_first() else { return ("", &[]) };
+    let name = first.rsplit('/').next().unwrap_or_default();
+    if let Some((_, with_value)) = INITS.iter().find(|(init, _)| *init == name) {
+        while let Some((option, others)) =
+            rest.split_first().filter(|(option, _)| option.starts_with('-'))
+        {
+            let values = usize::from(with_value.contains(&option.as_str())).min(others.len());
+            rest = &others[values..];
+            if option == "--" {
+                break;
+            }
+        }
+        return program(rest);
+    }
+    if name == "busybox" && !rest.is_empty() {
+        return program(rest);
+    }
+    (name, rest)
+}
+
+/// True if a command runs waitdaemon, in any version: the program has that name.
+pub fn is_waitdaemon(command: &[String]) -> bool {
+    program(command).0 == "waitdaemon"
+}
+
+/// True if a command is known to take the machine down. Such a command needs the host's PIDs, but
+/// no network.
+pub fn is_end(command: &[String]) -> bool {
+    ENDS.contains(&program(command).0.trim_end_matches(".sh"))
+}
+
+/// Returns what a command asks init for: `reboot`, `poweroff` or `halt`. A command with `-f` asks
+/// the kernel instead.
+pub fn asks_init_for(command: &[String]) -> Option<End> {
+    let (name, arguments) = program(command);
+    let end = End::named(name).filter(|end| *end != End::Kexec)?;
+    let forced = |word: &String| {
+        word == "--force"
+            || (word.starts_with('-') && !word.starts_with("--") && word.contains('f'))
+    };
+    // BusyBox's commands take only options. A plain word belongs to another program, such as a tool
+    // for remote machines.
+    let foreign = |word: &String| !word.starts_with('-') && word.parse::<u64>().is_err();
+    (!arguments.iter().any(|word| forced(word) || foreign(word))).then_some(end)
+}
+
+/// Returns the word that says that a command takes the machine down, wherever it stands: in a
+/// script, in a path.
+pub fn word_of_end(command: &[String]) -> Option<&'static str> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    let mut words = command.iter().flat_map(|text| text.split(move |letter| !is_part(letter)));
+    words.find_map(|word| ENDS.into_iter().find(|end| *end == word))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_runs_decides() {
+        for (config, arguments, end) in [
+            (json!({}), json!(["reboot"]), Some(End::Reboot)),
+            (json!({"Cmd": ["poweroff"]}), json!([]), Some(End::PowerOff)),
+            (json!({"Entrypoint": ["reboot"]}), json!([]), Some(End::Reboot)),
+            (
+                json!({"Entrypoint": ["/sbin/tini", "--"]}),
+                json!(["/sbin/poweroff", "-d", "3"]),
+                Some(End::PowerOff),
+            ),
+            (
+                json!({"Entrypoint": ["tini", "-s", "-p", "SIGTERM", "--", "busybox"]}),
+                json!(["halt"]),
+                Some(End::Halt),
+            ),
+            (
+                json!({"Entrypoint": ["/usr/bin/dumb-init", "--rewrite", "15:2", "reboot"]}),
+                json!([]),
+                Some(End::Reboot),
+            ),
+            (json!({"Entrypoint": ["/bin/echo", "talosctl"]}), json!(["reboot"]), None),
+            (json!({"Entrypoint": ["/bin/talosctl"]}), json!(["reboot"]), None),
+            (json!({}), json!(["halt", "--nodes", "192.0.2.5"]), None),
+            (json!({}), json!(["reboot", "-f"]), None),
+            (json!({}), json!(["reboot", "-nf"]), None),
+            (json!({}), json!(["reboot", "--force"]), None),
+            (json!({}), json!(["sh", "-c", "reboot"]), None),
+            (json!({}), json!(["kexec", "-e"]), None),
+            (json!({}), json!(["rebooter"]), None),
+            (json!({}), json!([]), None),
+        ] {
+            assert_eq!(asks_init_for(&of(list(&arguments), &config)), end, "{config} {arguments}");
+        }
+    }
+
+    #[test]
+    fn waitdaemon_is_known_by_what_it_runs() {
+        for (config, arguments, own) in [
+            (json!({"Entrypoint": ["/waitdaemon"]}), json!(["reboot"]), true),
+            (
+                json!({"Entrypoint": ["/sbin/tini", "-v", "--", "/usr/bin/waitdaemon", "x"]}),
+                json!([]),
+                true,
+            ),
+            (json!({"Entrypoint": ["/sbin/tini", "--"], "Cmd": ["/waitdaemon"]}), json!([]), true),
+            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!([]), true),
+            (json!({"Cmd": ["/waitdaemon", "reboot"]}), json!(["reboot"]), false),
+            (json!({"Cmd": ["sh"]}), json!(["/waitdaemon"]), true),
+            (json!({"Entrypoint": ["/bin/echo"]}), json!(["waitdaemon"]), false),
+            (json!({"Entrypoint": ["/waitdaemon.sh"]}), json!([]), false),
+            (json!({"Entrypoint": "/waitdaemon"}), json!([]), false),
+            (Value::Null, json!([]), false),
+        ] {
+            assert_eq!(is_waitdaemon(&of(list(&arguments), &config)), own, "{config} {arguments}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_an_end_is_found_wherever_it_stands() {
+        for (command, word) in [
+            (words(&["sh", "-c", "(sleep 2; reboot) & exit 0"]), Some("reboot")),
+            (words(&["touch", "/worker/reboot"]), Some("reboot")),
+            (words(&["/kexec.sh"]), Some("kexec")),
+            (words(&["/bin/busybox", "halt"]), Some("halt")),
+            (words(&["sh", "-c", "echo rebooted; my-reboot; halt_all"]), None),
+            (words(&["true"]), None),
+        ] {
+            assert_eq!(word_of_end(&command), word, "{command:?}");
+        }
+        assert!(
+            is_end(&words(&["tini", "--", "/kexec.sh"]))
+                && is_end(&words(&["shutdown", "-r", "now"]))
+        );
+        assert!(!is_end(&words(&["sh", "-c", "reboot"])));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_command_is_read(command in proptest::collection::vec("(tini|busybox|dumb-init|--|-[a-z]|reboot|.{0,8})", 0..8)) {
+            let _ = (asks_init_for(&command), is_end(&command), is_waitdaemon(&command), word_of_end(&command));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The states of a waiter's journey, and where a restarted waiter goes on.
+
+use super::journal::Memory;
+use crate::end::End as MachineEnd;
+use crate::engine::{End, Output};
+use crate::machine::clock::Moment;
+use crate::process::Process;
+
+/// Where a waiter is in its journey. Each state holds what it needs to go on from there.
+pub enum State {
+    /// The action container has not ended, as far as the waiter knows.
+    AwaitEnd {
+        /// The wait for it, if it is open.
+        pending: Option<End>,
+    },
+    /// The action succeeded; the user container is to start at the safe moment.
+    Waiting {
+        /// When success became known.
+        since: Moment,
+    },
+    /// The user container is to be started now, or the machine is to be ended.
+    Starting,
+    /// The user container was started.
+    Watching {
+        /// Its output, if it was attached to before the start.
+        output: Option<Box<dyn Output>>,
+    },
+    /// The user container, which was to take the machine down, ended with success, but the machine
+    /// still runs.
+    StillRunning {
+        /// When it ended.
+        since: Moment,
+    },
+    /// The user's own work failed; the fallback is due after its delay.
+    FallingBack {
+        /// When it failed.
+        since: Moment,
+    },
+    /// The machine is to end.
+    Ending {
+        /// Which end.
+        end: MachineEnd,
+        /// When the machine was first asked.
+        since: Moment,
+    },
+    /// The user container must not run.
+    Cancelled {
+        /// Why.
+        why: String,
+    },
+    /// The waiter failed and said so. The user container must not run, and the waiter's container
+    /// stays to explain why.
+    Failed,
+    /// Nothing else is to be done; the containers that remain explain why.
+    Retired,
+    /// A signal told the waiter to stop.
+    Stopped {
+        /// The signal's name.
+        signal: &'static str,
+        /// The user container was started.
+        started: bool,
+    },
+    /// The user container ended with success and is to be removed.
+    Ended,
+    /// Everything is done, and the waiter removes itself.
+    Done,
+    /// The same as [`State::Done`] for a waiter that was told to stop, which must not take long.
+    LastCall,
+    /// The machine or the engine goes down.
+    Interrupted,
+}
+
+/// Returns where to go on, by what an earlier run noted. Pure except for its log line.
+pub fn resume(memory: &Memory, pending: Option<End>, process: &Process) -> State {
+    let now = process.clock.now();
+    let (state, at) = match *memory {
+        Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
+        // This engine's containers outlive the machine's end.
+        Memory { ending: Some((_, _, ref boot)), .. } if *boot != process.boot => {
+            (State::Done, "the machine did end, and has booted again")
+        }
+        Memory { ending: Some((since, end, _)), .. } => {
+            (State::Ending { end, since: since.min(now) }, "the machine was about to end")
+        }
+        Memory { failed: Some(since), .. } => {
+            (State::FallingBack { since: since.min(now) }, "the fallback was due after its time")
+        }
+        Memory { started: true, .. } => {
+            (State::Watching { output: None }, "the user container was started before")
+        }
+        Memory { cancelled: true, .. } => {
+            let why = "the user container was about to be removed".to_owned();
+            (State::Cancelled { why }, "the user container is not to run")
+        }
+        Memory { starting: true, .. } => (State::Starting, "the wait was over"),
+        // A machine that has rebooted counts from the start again.
+        Memory { succeeded: Some(since), .. } => {
+            (State::Waiting { since: since.min(now) }, "the wait goes on")
+        }
+        Memory { armed: true, .. } => (State::AwaitEnd { pending }, "the action's end is awaited"),
+        Memory { .. } => return State::AwaitEnd { pending },
+    };
+    log::warn!("this waiter was ended and started again: {at}");
+    state
+}

@@ -1,0 +1,192 @@
+//! docs/compatibility.md, made from the cases: the page lists exactly what the cases ran.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, ensure};
+use lab::agent::Version;
+use lab::paths;
+use lab::system::System;
+
+use super::{CASES, OSIES, ways};
+use crate::case;
+
+// Fails if docs/compatibility.md does not match the cases; with `WRITE_DOCS` set, writes it.
+case!(page_is_the_cases, || {
+    let path = paths::root().join("docs/compatibility.md");
+    let page = page();
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
+    }
+    ensure!(
+        fs::read_to_string(&path).unwrap_or_default() == page,
+        "docs/compatibility.md is stale; run `make docs`"
+    );
+    Ok(())
+});
+
+const INTRODUCTION: &str = "# Compatibility
+
+Made by `make docs` from the cases in tests/integration/agents, which `make test` runs: the real Tink Agent of each release, the real engine, a machine of its own for each case. The server is a stand-in that speaks Tinkerbell's gRPC protocol, which has had one field more since v0.25 (`namespaces`) and is the same in every release otherwise; `make e2e` runs the real server of v0.25.
+
+## Tinkerbell, OSIE and engine
+
+| Tinkerbell | OSIE | engine | result | test |
+| --- | --- | --- | --- | --- |
+";
+
+const AFTER_THE_TABLE: &str = "| v0.22 | HookOS | Docker | not tested: the Go module proxy did not serve that release. The agent v0.22.1, built from its tag by hand, passed the same cases on Docker 20.10 and a beta of moby 2 on 2026-11-29 | - |
+| v0.22 | CaptainOS | containerd | does not exist: v0.23 is the first release with CaptainOS, and the agent of v0.22 gives a container on containerd no volumes and no network (read: tink/agent/internal/runtime/containerd) | - |
+
+One row: `make test ONE=captain::agents::v0_23`. \"Works\" means that each of these was run:
+
+";
+
+const SHIPPED: &str = "
+Other engines: `make test` runs the cases that can differ there on Docker 20.10 (`docker-old`), every case on the newest Docker Engine with the containerd image store (`docker-new`), and those that can differ on nerdctl 2.3.5 with containerd 2.4 (`captain-next`) and on cgroup v1 (`captain-v1`), with the agent of v0.25.
+
+What the OSIEs ship (read in their repositories, 2026-11): HookOS v0.10.0 has Docker 26.1.0, v0.11.0 and v0.11.1 have 28.2.2; CaptainOS has containerd 2.2.1 and nerdctl 2.2.1. Tinkerbell's chart serves HookOS v0.11.1 from v0.22 to v0.25, and from v0.23 on CaptainOS v0.1.0 if that is enabled.
+
+## What the agents do differently
+
+*Run* names the case that holds an agent to it. *Read* names the file of Tinkerbell's repository, at the tag of each release.
+
+";
+
+const AFTER_THE_AGENTS: &str = "
+`pid: host` at the action's top level works with every release.
+
+On Docker every agent since v0.23 copies what an action prints into its own log, where the last words may be missing (seen with v0.23.0: it reads no further once the container has ended). HookOS's engine sends all of it to syslog.
+
+On containerd, with every release, an action whose `timeout` is over may be reported as FAILED instead of TIMEOUT, and go on: if the agent takes the end of its own wait for the end of the action, it ends nothing and keeps the container (run: `timeout_during_a_pull`, `timeout_after_arming`, in about one of four; read: tink/agent/internal/runtime/containerd/containerd.go, the `select` in Execute). What such an action still does comes to nothing: a waiter that it arms waits 90 s for the agent to delete the container, then removes your container and itself.
+
+After v0.25.0, and in no release yet (read: commit 9abc64f7, 2026-08-16): the agent's containerd runtime takes registries' settings from /etc/containerd/certs.d for the action's own image. Releases before do not read them, so waitdaemon's image comes from a registry that containerd trusts without them; IMAGE is pulled by nerdctl, which does read them.
+
+`background: true`, which is to report an action as `SUCCESS` before it runs, is a field of the API v1alpha2 alone: no part of v0.25.0 reads that API (read: api/v1alpha2/tinkerbell/task.go, crd/crd.go). There `command` is to replace the image's ENTRYPOINT, and `args` are the arguments; waitdaemon's arguments then belong in `args`.
+
+## arm64
+
+Every image is built for amd64 and arm64 (`make release-image`), as HookOS and CaptainOS are. `make test` builds the program for both and runs it on the machine's own architecture; no case has been run on arm64.
+
+## Not supported
+
+| what | why |
+| --- | --- |
+| Podman | no OSIE ships it, and the Tink Agent cannot run an action on it: its runtimes are Docker, containerd and, from v0.25, Kubernetes (read: tink/agent/agent.go). `CONTAINER_RUNTIME: podman` is refused with exit code 78 (run: `hook::bad_input::several_problems_at_once`) |
+| the agent's Kubernetes runtime (`--runtime kubernetes`, from v0.25) | cannot work: it refuses an action with `pid: host`, with `namespaces` or with volumes before waitdaemon starts, and runs everything else as an unprivileged Job in a cluster, where there is neither the engine nor the machine that is to reboot (read: tink/agent/internal/runtime/kubernetes/kubernetes.go) |
+
+## EKS Anywhere
+
+Its Tinkerbell server is patched: an action with `reboot` in its name is recorded as `SUCCESS` as soon as it is RUNNING (read: aws/eks-anywhere-build-tooling, projects/tinkerbell/tinkerbell/patches/0002-Auto-patch-reboot-action-to-success.patch, on a commit between v0.22.1 and v0.23). Then `SUCCESS` says nothing of the handoff, and an error of waitdaemon comes too late. Choose another name, such as `\"last\"`.
+";
+
+/// The name and the engine of an OSIE, for the page.
+fn of(system: System) -> (&'static str, &'static str) {
+    if system.is_docker() {
+        (
+            "HookOS: BusyBox init, a mount namespace of the engine's own",
+            "Docker 28.2.2, containerd 1.7.27",
+        )
+    } else {
+        ("CaptainOS: systemd", "containerd 2.2.1, nerdctl 2.2.1")
+    }
+}
+
+/// The common prefix of the names of an agent's cases on a system.
+fn prefix(version: Version, system: System) -> String {
+    format!("{}::agents::{}", system.name(), version.name().replace('.', "_"))
+}
+
+/// A difference between agents.
+struct Difference {
+    what: &'static str,
+    /// The way of the releases before v0.25 or v0.24, and the way since then.
+    ways: (&'static str, &'static str),
+    /// True for the releases that have the second way.
+    newer: fn(Version) -> bool,
+    source: &'static str,
+}
+
+fn differences() -> [Difference; 6] {
+    [
+        Difference {
+            what: "`namespaces: {network: host}` in the Template",
+            ways: ("ignored, without a word", "reaches the action's container"),
+            newer: |version| ways(version).namespaces,
+            source: "run: `benign_command_runs_once`; read: pkg/proto/get_action_response.proto",
+        },
+        Difference {
+            what: "containerd: the container of an action that failed or timed out",
+            ways: ("deleted, as after success", "kept, for `nerdctl logs`"),
+            newer: |version| ways(version).keeps_failed,
+            source: "run: `a_failed_action_runs_nothing` (with its log), `timeout_after_arming`",
+        },
+        Difference {
+            what: "a report that does not reach the server",
+            ways: ("tried once: the Workflow stays RUNNING", "tried until the server takes it"),
+            newer: |version| ways(version).reports_again,
+            source: "run: `the_server_is_away_at_the_report`; read: tink/agent/agent.go",
+        },
+        Difference {
+            what: "an action that is RUNNING when an agent asks",
+            ways: (
+                "not served again: the Workflow hangs",
+                "served again: an endless loop, if it reboots before its report",
+            ),
+            newer: |version| version >= Version::V0_24,
+            source: "read: tink/server/internal/grpc/grpc.go",
+        },
+        Difference {
+            what: "containerd: labels on the action's container",
+            ways: (
+                "`nerdctl/name`, `extraHosts`, `hostname`",
+                "and `namespace`, `log-uri`, `state-dir`, so that `nerdctl logs` works",
+            ),
+            newer: |version| version >= Version::V0_24,
+            source: "read: tink/agent/internal/runtime/containerd/containerd.go",
+        },
+        Difference {
+            what: "containerd: what an action prints",
+            ways: (
+                "in the agent's own output only",
+                "there, and in the container's log, which goes with it on success",
+            ),
+            newer: |version| version >= Version::V0_24,
+            source: "read: the same",
+        },
+    ]
+}
+
+fn page() -> String {
+    let mut text = String::from(INTRODUCTION);
+    for version in Version::ALL {
+        for system in OSIES {
+            let (release, (osie, engine)) = (version.name(), of(system));
+            let _ = writeln!(
+                text,
+                "| {release} | {osie} | {engine} | works | `{}` |",
+                prefix(version, system)
+            );
+        }
+    }
+    text += AFTER_THE_TABLE;
+    for (name, what) in CASES {
+        let _ = writeln!(text, "- `{name}`: {what}");
+    }
+    text += SHIPPED;
+    let versions = || Version::ALL.into_iter().rev();
+    let names: Vec<&str> = versions().map(Version::name).collect();
+    let _ = writeln!(
+        text,
+        "| | {} | source |\n| --- |{} --- |",
+        names.join(" | "),
+        " --- |".repeat(names.len())
+    );
+    for Difference { what, ways, newer, source } in differences() {
+        let cells: Vec<&str> =
+            versions().map(|version| if newer(version) { ways.1 } else { ways.0 }).collect();
+        let _ = writeln!(text, "| {what} | {} | {source} |", cells.join(" | "));
+    }
+    text += AFTER_THE_AGENTS;
+    text
+}

@@ -1,0 +1,161 @@
+//! How to write a case: `case!` registers it at once, with the systems on which it runs.
+//!
+//! A case's name is `<system>::<module>::<name>`: the file is the promise that the case checks.
+
+use anyhow::Result;
+use lab::system::System;
+
+use System::{CaptainNext, CaptainOS, CaptainV1, DockerNew, DockerOld, HookOS};
+
+/// The systems on which a case runs.
+#[derive(Clone, Copy)]
+pub struct Systems {
+    on: &'static [System],
+    /// True for a long case, which only `make soak` runs.
+    soak: bool,
+}
+
+impl Systems {
+    /// A case that runs on these systems.
+    pub const fn on(on: &'static [System]) -> Self {
+        Self { on, soak: false }
+    }
+
+    /// Restricts the case to `make soak`.
+    pub const fn soak(mut self) -> Self {
+        self.soak = true;
+        self
+    }
+}
+
+/// Every version of either engine, each with its usual cgroups.
+pub const ON_VERSIONS: Systems =
+    Systems::on(&[HookOS, DockerOld, DockerNew, CaptainOS, CaptainNext]);
+/// Every system: for what can differ on any of them.
+pub const ON_ALL: Systems = Systems::on(&System::ALL);
+/// The systems that ship, and the newest Docker Engine.
+pub const ON_MAIN: Systems = Systems::on(&[HookOS, DockerNew, CaptainOS]);
+/// For what only Docker has and can differ on the old one.
+pub const ON_DOCKER: Systems = Systems::on(&System::DOCKER);
+/// For what only Docker has.
+pub const ON_DOCKER_MAIN: Systems = Systems::on(&[HookOS, DockerNew]);
+/// For what only the newest Docker can show.
+pub const ON_DOCKER_NEW: Systems = Systems::on(&[DockerNew]);
+/// For what only Docker 20.10 can show.
+pub const ON_DOCKER_OLD: Systems = Systems::on(&[DockerOld]);
+/// For what only containerd has and can differ on each system with it.
+pub const ON_CONTAINERD: Systems = Systems::on(&System::CONTAINERD);
+/// For what only containerd has under systemd and can differ with nerdctl's version.
+pub const ON_CAPTAINS: Systems = Systems::on(&[CaptainOS, CaptainNext]);
+/// For what only containerd has.
+pub const ON_CAPTAIN: Systems = Systems::on(&[CaptainOS]);
+/// For what needs the controllers of cgroup v1.
+pub const ON_CAPTAIN_V1: Systems = Systems::on(&[CaptainV1]);
+
+/// A case.
+pub struct Case {
+    module: &'static str,
+    name: &'static str,
+    systems: Option<Systems>,
+    run: fn(System) -> Result<()>,
+}
+
+inventory::collect!(Case);
+
+impl Case {
+    /// A case of a module, as `module_path!()` names it; a case without systems runs outside of
+    /// any.
+    pub const fn new(
+        module: &'static str,
+        name: &'static str,
+        systems: Option<Systems>,
+        run: fn(System) -> Result<()>,
+    ) -> Self {
+        Self { module, name, systems, run }
+    }
+
+    /// The case's name without the system.
+    fn name(&self) -> String {
+        let module = self.module.split_once("::").map_or("", |(_, module)| module);
+        format!("{module}::{}", self.name)
+    }
+}
+
+/// A case on one system, under its full name.
+pub struct Trial {
+    /// `<system>::<module>::<name>`, without the system if the case needs none.
+    pub name: String,
+    /// Runs the case.
+    pub run: Box<dyn FnOnce() -> Result<()> + Send>,
+}
+
+/// Every case on each of its systems. Long cases are included only if `SOAK` is set; if it is
+/// `alone`, all others are left out.
+pub fn trials() -> Vec<Trial> {
+    let soak = std::env::var_os("SOAK");
+    let (soak, alone) = (soak.is_some(), soak.is_some_and(|value| value == "alone"));
+    let mut trials = Vec::new();
+    for case in inventory::iter::<Case> {
+        let run = case.run;
+        let Some(systems) = case.systems else {
+            // Such a case ignores the system.
+            if alone {
+                continue;
+            }
+            trials.push(Trial { name: case.name(), run: Box::new(move || run(HookOS)) });
+            continue;
+        };
+        for system in systems
+            .on
+            .iter()
+            .copied()
+            .filter(|_| if alone { systems.soak } else { soak || !systems.soak })
+        {
+            let name = format!("{}::{}", system.name(), case.name());
+            trials.push(Trial { name, run: Box::new(move || run(system)) });
+        }
+    }
+    trials.sort_by(|one, other| one.name.cmp(&other.name));
+    trials
+}
+
+/// Writes and registers a case:
+///
+/// - `case!(name, ON_ALL, |machine| { ... });` on a booted machine that has waitdaemon's image and
+///   `alpine`
+/// - `case!(name, ON_ALL, |machine: Shared| { ... });` the same, for a case that leaves the machine
+///   itself as it was: no changed files, programs, mounts or rules; its containers are removed, and
+///   the next case gets the machine
+/// - `case!(name, ON_ALL, |system: System| { ... });` boots the machine itself
+/// - `case!(name, || { ... });` needs no system
+#[macro_export]
+macro_rules! case {
+    ($name:ident, || $body:expr) => {
+        fn $name(_: lab::system::System) -> anyhow::Result<()> {
+            $body
+        }
+        inventory::submit! { $crate::cases::Case::new(module_path!(), stringify!($name), None, $name) }
+    };
+    ($name:ident, $systems:expr, |$system:ident: System| $body:expr) => {
+        fn $name($system: lab::system::System) -> anyhow::Result<()> {
+            $body
+        }
+        inventory::submit! { $crate::cases::Case::new(module_path!(), stringify!($name), Some($systems), $name) }
+    };
+    ($name:ident, $systems:expr, |$machine:ident: Shared| $body:expr) => {
+        fn $name(system: lab::system::System) -> anyhow::Result<()> {
+            fn on($machine: $crate::world::Shared) -> anyhow::Result<()> {
+                $body
+            }
+            $crate::world::shared(system, on)
+        }
+        inventory::submit! { $crate::cases::Case::new(module_path!(), stringify!($name), Some($systems), $name) }
+    };
+    ($name:ident, $systems:expr, |$machine:pat_param| $body:expr) => {
+        fn $name(system: lab::system::System) -> anyhow::Result<()> {
+            let $machine = $crate::world::machine(system)?;
+            $body
+        }
+        inventory::submit! { $crate::cases::Case::new(module_path!(), stringify!($name), Some($systems), $name) }
+    };
+}
