@@ -43,8 +43,6 @@ const BY_VOICE: &str = "the engine gave back a line that this container alone wr
 pub struct Action {
     /// The container, with its document.
     pub container: Seen,
-    /// Its image, which is our own.
-    pub image: Image,
     /// What proved that it is ours, in words.
     pub proof: &'static str,
 }
@@ -57,7 +55,7 @@ pub async fn gather(lifecycle: &Lifecycle<'_>, process: &Process) -> Vec<Seen> {
 /// Finds our own container, first among the `candidates`, then among all running containers.
 ///
 /// # Errors
-/// If no container of this engine can be proved to be ours, or its image cannot be inspected.
+/// If no container of this engine can be proved to be ours.
 pub async fn identify(
     lifecycle: &Lifecycle<'_>,
     process: &Process,
@@ -65,6 +63,14 @@ pub async fn identify(
     handoff: &HandoffId,
 ) -> Result<Action, Failure> {
     let (container, proof) = prove(lifecycle, process, candidates, handoff).await?;
+    Ok(Action { container, proof })
+}
+
+/// Inspects the action's image, which is our own.
+///
+/// # Errors
+/// If the engine does not know it.
+pub async fn own_image(lifecycle: &Lifecycle<'_>, action: &Seen) -> Result<Image, Failure> {
     let engine = lifecycle.engine;
     // The image exists, because we run from it. An engine that does not know it is asked again.
     let missing = || {
@@ -73,11 +79,10 @@ pub async fn identify(
             "it is not there: was it removed after the action started?",
         )
     };
-    let ask = || async { engine.image(&container.whole.image).await?.ok_or_else(missing) };
+    let ask = || async { engine.image(&action.whole.image).await?.ok_or_else(missing) };
     let image = retry_within(lifecycle.patience, "inspecting waitdaemon's own image", ask).await;
     let image = image.context("cannot inspect waitdaemon's own image");
-    let image = image.map_err(|failure| failure.fix(engine.about().check))?;
-    Ok(Action { container, image, proof })
+    image.map_err(|failure| failure.fix(engine.about().check))
 }
 
 async fn prove(

@@ -252,18 +252,24 @@ impl Image {
 pub struct Order<'a> {
     /// The action container, with its document.
     pub action: &'a Seen,
-    /// The action's image, which is our own.
-    pub own_image: &'a Image,
-    /// `IMAGE`; if unset, there is no user container.
-    pub image: Option<&'a Reference>,
+    /// What the user container is made from, if there is to be one.
+    pub user: Option<UserOrder<'a>>,
     /// What the action asks for.
     pub request: &'a RequestMark,
-    /// The image, if it is already on this machine.
-    pub found: Option<&'a Image>,
     /// True if the action's own network leads somewhere: it has more than the loopback interface.
     pub has_network: bool,
     /// What the waiter has to do.
     pub duty: &'a Duty,
+}
+
+/// What the user container is made from, besides the action container.
+pub struct UserOrder<'a> {
+    /// `IMAGE`.
+    pub image: &'a Reference,
+    /// That image, if it is already on this machine.
+    pub found: Option<&'a Image>,
+    /// The action's image, which is our own.
+    pub own_image: &'a Image,
 }
 
 impl Order<'_> {

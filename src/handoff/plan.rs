@@ -10,7 +10,7 @@ use super::kernel::Kernel;
 use crate::choose::Reached;
 use crate::command;
 use crate::end::{End, Init};
-use crate::engine::{Image, Order, Prepared, Seen};
+use crate::engine::{Image, Order, Prepared, Seen, UserOrder};
 use crate::error::Failure;
 use crate::failures;
 use crate::identity::{self, Action};
@@ -38,6 +38,8 @@ pub struct Plan {
     pub earlier: Vec<Seen>,
     /// `IMAGE`; `None` if it must be pulled, or there will be no user container.
     pub image: Option<Image>,
+    /// The action's image, which is our own; `None` if there will be no user container.
+    pub own_image: Option<Image>,
     /// What the user container runs, as far as that is known.
     pub runs: Vec<String>,
     /// The kernel to load, if any.
@@ -108,7 +110,19 @@ async fn make(
     logging::set_action(&own.name);
     log::info!(container = own.id.as_str(), proof = action.proof, image = settings.image().map(|image| image.as_written()); "identified the action container");
     let ours: Vec<&str> = reached.ours.iter().map(String::as_str).collect();
-    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.look(&ours).await {
+    // Only what the user container is made from and compared with needs our own image.
+    let look_for_own_image = async {
+        match settings.image() {
+            Some(_) => identity::own_image(&lifecycle, own).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (found, own_image) = tokio::join!(lifecycle.look(&ours), look_for_own_image);
+    let own_image = own_image.unwrap_or_else(|failure| {
+        problems.push(failure);
+        None
+    });
+    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match found {
         Ok(found) => found.into_iter().partition(|seen| seen.action == own.name),
         Err(refusal) => {
             problems.push(
@@ -131,7 +145,17 @@ async fn make(
     if running_user(&earlier).is_some() {
         let duty = duty(&action, process, settings, handoff, None, &runs, about.keeps_logs);
         let (prepared, problems) = (Prepared::default(), Vec::new());
-        return Ok(Plan { action, earlier, image, runs, kernel: None, duty, prepared, problems });
+        return Ok(Plan {
+            action,
+            earlier,
+            image,
+            own_image,
+            runs,
+            kernel: None,
+            duty,
+            prepared,
+            problems,
+        });
     }
     if own.role == Some(Role::User) {
         problems.push(failures::image_is_our_own());
@@ -154,10 +178,12 @@ async fn make(
     };
     let order = Order {
         action: own,
-        own_image: &action.image,
-        image: settings.image(),
+        user: settings.image().zip(own_image.as_ref()).map(|(name, own_image)| UserOrder {
+            image: name,
+            found: image.as_ref(),
+            own_image,
+        }),
         request: &process.request,
-        found: image.as_ref(),
         has_network: process.has_network,
         duty: &duty,
     };
@@ -167,10 +193,10 @@ async fn make(
         problems.push(failures::creation_failed("the user container", &name, &about, refusal));
     }
     problems.append(&mut prepared.problems);
-    if let Some(image) = &image {
-        problems.extend(problems_of_image(settings, &action.image, image, &prepared, &runs));
+    if let Some((image, own_image)) = image.as_ref().zip(own_image.as_ref()) {
+        problems.extend(problems_of_image(settings, own_image, image, &prepared, &runs));
     }
-    Ok(Plan { action, earlier, image, runs, kernel, duty, prepared, problems })
+    Ok(Plan { action, earlier, image, own_image, runs, kernel, duty, prepared, problems })
 }
 
 /// Returns why `IMAGE`, which is on this machine, cannot be run.

@@ -129,9 +129,10 @@ impl Report {
             _ => format!("{} would be removed", seen.name),
         });
         self.say("earlier_attempt", earlier.collect::<Vec<_>>());
-        if let Some(image) = settings.image().filter(|_| plan.image.is_none()) {
+        let absent = settings.image().filter(|_| plan.image.is_none());
+        if let Some((image, own)) = absent.zip(plan.own_image.as_ref()) {
             let login = login.or_else(|| Login::of_machine(&process.command_line, image));
-            let machine = plan.action.image.architecture();
+            let machine = own.architecture();
             match reached.engine.pull(image, login.as_ref(), Pulling::Find).await {
                 Ok(platforms)
                     if !platforms.is_empty()

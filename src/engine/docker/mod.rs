@@ -196,11 +196,12 @@ impl Docker {
 
     /// Builds both requests.
     fn build(&self, order: &Order<'_>) -> Prepared {
-        let (action, own) = (&order.action.whole.document, &order.own_image.document);
+        let action = &order.action.whole.document;
         let labels = Role::User.labels(&order.origin());
-        let user = order
-            .image
-            .map(|image| request::user_container(action, own, image.as_written(), &labels));
+        let user = order.user.as_ref().map(|user| {
+            let own = &user.own_image.document;
+            request::user_container(action, own, user.image.as_written(), &labels)
+        });
         let differences = user.as_ref().map(|user| compare(action, user)).unwrap_or_default();
         let (waiter, problems) = match self.waiter(order) {
             Ok(create) => (Some(Creation { create, connect: Vec::new() }), Vec::new()),

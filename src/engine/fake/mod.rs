@@ -303,7 +303,7 @@ impl Engine for FakeEngine {
             let body = Rc::new(order.duty.clone());
             Some(Request { role, name, handoff: order.duty.handoff.clone(), body })
         };
-        let user = order.image.and_then(|_| request(Role::User));
+        let user = order.user.as_ref().and_then(|_| request(Role::User));
         let prepared = Prepared { user, waiter: request(Role::Waiter), ..Prepared::default() };
         Box::pin(async move { prepared })
     }

@@ -10,11 +10,10 @@ use super::own::VOLUMES;
 use super::waiter_call::{self, WaiterParts};
 use super::{network, spec};
 use crate::engine::json::{differences, list};
-use crate::engine::{Order, Prepared, Request};
+use crate::engine::{Order, Prepared, Request, UserOrder};
 use crate::error::{Context, Failure};
 use crate::machine::namespaces;
 use crate::names::Role;
-use crate::reference::Reference;
 use crate::ticket::{EngineTicket, Ticket};
 
 /// A nerdctl call that creates a container.
@@ -46,19 +45,20 @@ impl flags::Host for Host {
 /// Builds both calls, for a waiter that reaches nerdctl in the host's namespaces (`in_host`) or in
 /// its own.
 pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) -> Prepared {
-    let no_network =
-        if order.image.is_some() { why_no_network(order, in_host).await } else { None };
+    let no_network = if order.user.is_some() { why_no_network(order, in_host).await } else { None };
     let mut prepared = Prepared { no_network, ..Prepared::default() };
-    let (action, own) = (&order.action.whole.document, &order.own_image.document);
+    let action = &order.action.whole.document;
     let request = |role: Role, creation, held_against| Request {
         role,
         name: role.container_name(&order.action.name),
         handoff: order.duty.handoff.clone(),
         body: Rc::new(Call { creation, held_against }),
     };
-    match order.image.map(|image| user(order, image, prepared.no_network.is_none())) {
+    let has_network = prepared.no_network.is_none();
+    let user = order.user.as_ref().map(|user| (user, user_container(order, user, has_network)));
+    match user {
         None => {}
-        Some(Ok(mut creation)) => {
+        Some((user, Ok(mut creation))) => {
             // Compared with the call that would create the action itself.
             let (name, image) = (order.action.name.as_str(), &order.action.whole.image);
             let same = flags::user_container(
@@ -70,15 +70,18 @@ pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) 
                 &Host { makes_networks: true },
             );
             let same = same.map(|creation| Value::from(creation.arguments)).unwrap_or_default();
-            let user = Value::from(creation.arguments.clone());
-            differences("nerdctl create", &same, &user, &mut prepared.differences);
+            let ours = Value::from(creation.arguments.clone());
+            differences("nerdctl create", &same, &ours, &mut prepared.differences);
             creation.arguments.insert(0, "create".into());
-            prepared.user =
-                Some(request(Role::User, creation, Some((action.clone(), own.clone()))));
+            prepared.user = Some(request(
+                Role::User,
+                creation,
+                Some((action.clone(), user.own_image.document.clone())),
+            ));
         }
-        Some(Err(not_carried)) => prepared.refusals.push(not_carried.into()),
+        Some((_, Err(not_carried))) => prepared.refusals.push(not_carried.into()),
     }
-    if order.image.is_some() {
+    if order.user.is_some() {
         let restart = &action["Labels"]["containerd.io/restart.policy"];
         differences("--restart", restart, &Value::Null, &mut prepared.differences);
         prepared.problems.extend(hidden_ports(cli, action).await.err());
@@ -91,15 +94,15 @@ pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) 
 }
 
 /// Builds the call that creates the user container.
-fn user(
+fn user_container(
     order: &Order<'_>,
-    image: &Reference,
+    user: &UserOrder<'_>,
     makes_networks: bool,
 ) -> Result<Creation, NotCarried> {
     let name = Role::User.container_name(&order.action.name);
     let labels = Role::User.labels(&order.origin());
-    let (action, own) = (&order.action.whole.document, &order.own_image.document);
-    let image = order.found.map_or_else(|| image.normalized(), |found| found.name.clone());
+    let (action, own) = (&order.action.whole.document, &user.own_image.document);
+    let image = user.found.map_or_else(|| user.image.normalized(), |found| found.name.clone());
     flags::user_container(action, own, &image, &name, &labels, &Host { makes_networks })
 }
 
