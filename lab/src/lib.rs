@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod registry;
 pub mod reports;
 pub mod smee;
+pub mod suite;
 pub mod syslog;
 pub mod system;
 pub mod tinkerbell;

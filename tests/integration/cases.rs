@@ -2,7 +2,10 @@
 //!
 //! A case's name is `<system>::<module>::<name>`: the file is the promise that the case checks.
 
+use std::sync::Arc;
+
 use anyhow::Result;
+use lab::suite;
 use lab::system::System;
 
 use System::{CaptainNext, CaptainOS, CaptainV1, DockerNew, DockerOld, HookOS};
@@ -81,42 +84,33 @@ impl Case {
     }
 }
 
-/// A case on one system, under its full name.
-pub struct Trial {
-    /// `<system>::<module>::<name>`, without the system if the case needs none.
-    pub name: String,
-    /// Runs the case.
-    pub run: Box<dyn FnOnce() -> Result<()> + Send>,
-}
-
 /// Every case on each of its systems. Long cases are included only if `SOAK` is set; if it is
 /// `alone`, all others are left out.
-pub fn trials() -> Vec<Trial> {
+///
+/// The systems of a case come one after the other, because those with systemd keep the processors
+/// busy and those with Docker mostly wait.
+pub fn all() -> Vec<suite::Case> {
     let soak = std::env::var_os("SOAK");
     let (soak, alone) = (soak.is_some(), soak.is_some_and(|value| value == "alone"));
-    let mut trials = Vec::new();
-    for case in inventory::iter::<Case> {
+    let mut cases: Vec<_> = inventory::iter::<Case>.into_iter().collect();
+    cases.sort_by_key(|case| case.name());
+    let mut all = Vec::new();
+    for case in cases {
         let run = case.run;
         let Some(systems) = case.systems else {
             // Such a case ignores the system.
-            if alone {
-                continue;
+            if !alone {
+                all.push(suite::Case { name: case.name(), run: Arc::new(move || run(HookOS)) });
             }
-            trials.push(Trial { name: case.name(), run: Box::new(move || run(HookOS)) });
             continue;
         };
-        for system in systems
-            .on
-            .iter()
-            .copied()
-            .filter(|_| if alone { systems.soak } else { soak || !systems.soak })
-        {
+        let is_meant = if alone { systems.soak } else { soak || !systems.soak };
+        for &system in systems.on.iter().filter(|_| is_meant) {
             let name = format!("{}::{}", system.name(), case.name());
-            trials.push(Trial { name, run: Box::new(move || run(system)) });
+            all.push(suite::Case { name, run: Arc::new(move || run(system)) });
         }
     }
-    trials.sort_by(|one, other| one.name.cmp(&other.name));
-    trials
+    all
 }
 
 /// Writes and registers a case:

@@ -37,10 +37,11 @@ mod verdict;
 mod watch;
 mod world;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use lab::suite::{self, Case};
+use libtest_mimic::Arguments;
 
 /// How long each case took, in seconds.
 static TIMES: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
@@ -56,26 +57,28 @@ fn main() -> std::process::ExitCode {
         eprintln!("cannot make the images: {error:#}");
         return std::process::ExitCode::FAILURE;
     }
-    let trials = cases::trials().into_iter().map(timed).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let cases: Vec<_> = cases::all().into_iter().map(timed).collect();
+    let conclusion = suite::run(&arguments, &cases);
     world::end_spare_machines();
-    if conclusion.num_passed > 20 {
+    if arguments.filter.is_none() {
         println!("slowest: {}", slowest(5));
     }
     conclusion.exit_code()
 }
 
-/// A trial that records how long it took.
-fn timed(trial: cases::Trial) -> Trial {
-    let kept = trial.name.clone();
-    Trial::test(trial.name, move || {
+/// The case, recording how long it took.
+fn timed(case: Case) -> Case {
+    let Case { name, run } = case;
+    let kept = name.clone();
+    let run = Arc::new(move || {
         let start = Instant::now();
-        let result = (trial.run)().map_err(|error| Failed::from(format!("{error:#}")));
+        let result = run();
         if let Ok(mut times) = TIMES.lock() {
-            times.push((start.elapsed().as_secs(), kept));
+            times.push((start.elapsed().as_secs(), kept.clone()));
         }
         result
-    })
+    });
+    Case { name, run }
 }
 
 /// The slowest cases with their seconds.

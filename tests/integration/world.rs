@@ -130,11 +130,6 @@ pub fn shared(system: System, case: fn(Shared) -> Result<()>) -> Result<()> {
     let (mut machine, holdings) = match free {
         Some(free) => free,
         None => {
-            // Cases run in the order of their systems' names: those before this one are done.
-            let done: Vec<_> = spare()
-                .extract_if(.., |(machine, _)| machine.system().name() < system.name())
-                .collect();
-            drop(done);
             let machine = boot_for_all(system)?;
             let holdings = machine.holdings()?;
             (machine, holdings)

@@ -8,14 +8,16 @@ mod run;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::image::{self, Entry};
 use lab::paths;
+use lab::suite::{self, Case};
 use lab::until::until;
 use lab::vm::{End, Osie, Vm};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use serde_json::json;
 
 use self::run::Run;
@@ -43,15 +45,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let case = |name: &'static str, run: fn(&str) -> Result<()>| {
-        Trial::test(name, move || {
+        let run = Arc::new(move || {
             let begin = Instant::now();
-            run(&name.replace("::", "-")).map_err(|error| format!("{error:#}"))?;
+            run(&name.replace("::", "-"))?;
             println!("{name} took {:.0} s", begin.elapsed().as_secs_f64());
             Ok(())
-        })
+        });
+        Case { name: name.to_owned(), run }
     };
-    let mut trials = own_ends(&case);
-    trials.extend([
+    let mut cases = own_ends(&case);
+    cases.extend([
         case("captain::reboot_in_order", |name| {
             let run = Run::to_the_end(
                 name,
@@ -112,11 +115,11 @@ fn main() -> ExitCode {
             Ok(())
         }),
     ]);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    suite::run(&arguments, &cases).exit_code()
 }
 
 /// The ends without a second image, and the fallback if the user's own command brings no end.
-fn own_ends(case: &dyn Fn(&'static str, fn(&str) -> Result<()>) -> Trial) -> Vec<Trial> {
+fn own_ends(case: &dyn Fn(&'static str, fn(&str) -> Result<()>) -> Case) -> Vec<Case> {
     vec![
         case("hook::own_reboot", |name| own(name, Osie::Hook, "reboot", End::Restarted)),
         case("hook::own_poweroff", |name| own(name, Osie::Hook, "poweroff", End::PoweredOff)),
