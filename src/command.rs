@@ -60,27 +60,39 @@ pub fn is_end(command: &[String]) -> bool {
     ENDS.contains(&program(command).0.trim_end_matches(".sh"))
 }
 
-/// Returns what a command asks init for: `reboot`, `poweroff` or `halt`. A command with `-f` asks
-/// the kernel instead.
+/// Returns what a command asks init for: `reboot`, `poweroff` or `halt`, with those of BusyBox's
+/// options with which it does: `-n` and `-d SECONDS`. With `-f` it asks the kernel, with `-w`
+/// nobody; anything else is a word of another program of that name, such as a tool for remote
+/// machines.
 pub fn asks_init_for(command: &[String]) -> Option<End> {
     let (name, arguments) = program(command);
     let end = End::named(name).filter(|end| *end != End::Kexec)?;
-    let forced = |word: &String| {
-        word == "--force"
-            || (word.starts_with('-') && !word.starts_with("--") && word.contains('f'))
-    };
-    // BusyBox's commands take only options. A plain word belongs to another program, such as a tool
-    // for remote machines.
-    let foreign = |word: &String| !word.starts_with('-') && word.parse::<u64>().is_err();
-    (!arguments.iter().any(|word| forced(word) || foreign(word))).then_some(end)
+    let mut rest = arguments.iter();
+    while let Some(word) = rest.next() {
+        let seconds = match word.strip_prefix('-')?.trim_start_matches('n') {
+            "" if word != "-" => continue,
+            "d" => rest.next()?,
+            flags => flags.strip_prefix('d')?,
+        };
+        seconds.parse::<u64>().ok()?;
+    }
+    Some(end)
+}
+
+/// Returns the first of the words `reboot`, `poweroff` and `halt` in a command, wherever it stands.
+pub fn end_named(command: &[String]) -> Option<End> {
+    words(command).find_map(|word| End::named(word).filter(|end| *end != End::Kexec))
 }
 
 /// Returns the word that says that a command takes the machine down, wherever it stands: in a
 /// script, in a path.
 pub fn word_of_end(command: &[String]) -> Option<&'static str> {
+    words(command).find_map(|word| ENDS.into_iter().find(|end| *end == word))
+}
+
+fn words(command: &[String]) -> impl Iterator<Item = &str> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
-    let mut words = command.iter().flat_map(|text| text.split(move |letter| !is_part(letter)));
-    words.find_map(|word| ENDS.into_iter().find(|end| *end == word))
+    command.iter().flat_map(move |text| text.split(move |letter| !is_part(letter)))
 }
 
 #[cfg(test)]
@@ -117,6 +129,13 @@ mod tests {
             (json!({"Entrypoint": ["/bin/echo", "talosctl"]}), json!(["reboot"]), None),
             (json!({"Entrypoint": ["/bin/talosctl"]}), json!(["reboot"]), None),
             (json!({}), json!(["halt", "--nodes", "192.0.2.5"]), None),
+            (json!({}), json!(["reboot", "-n", "-d", "3"]), Some(End::Reboot)),
+            (json!({}), json!(["reboot", "-nd3"]), Some(End::Reboot)),
+            (json!({}), json!(["reboot", "-d"]), None),
+            (json!({}), json!(["reboot", "-w"]), None),
+            (json!({}), json!(["reboot", "-"]), None),
+            (json!({}), json!(["reboot", "17"]), None),
+            (json!({}), json!(["reboot", "--host=bmc-7"]), None),
             (json!({}), json!(["reboot", "-f"]), None),
             (json!({}), json!(["reboot", "-nf"]), None),
             (json!({}), json!(["reboot", "--force"]), None),
@@ -168,6 +187,13 @@ mod tests {
                 && is_end(&words(&["shutdown", "-r", "now"]))
         );
         assert!(!is_end(&words(&["sh", "-c", "reboot"])));
+        for (script, end) in [
+            ("kexec -u; poweroff", Some(End::PowerOff)),
+            ("touch /run/shutdown; halt", Some(End::Halt)),
+            ("kexec -e", None),
+        ] {
+            assert_eq!(end_named(&words(&["sh", "-c", script])), end, "{script}");
+        }
     }
 
     proptest::proptest! {

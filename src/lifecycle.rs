@@ -13,7 +13,7 @@ use crate::engine::{
 };
 use crate::error::{Context, Failure};
 use crate::names::{HandoffId, RequestMark, Role};
-use crate::retry::{Attempts, Retry, Transient, retry_within};
+use crate::retry::{Attempts, Retry, Transient, retry};
 
 /// How long to retry an engine that does not answer at first: longer than one query may take.
 pub const REACH_LIMIT: Duration = Duration::from_secs(20);
@@ -43,17 +43,6 @@ pub enum Discarded {
     Started,
 }
 
-/// How long to retry a start that the engine refuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persistence {
-    /// As the refusal says. An unrecognized refusal is retried a few times only, because the
-    /// handoff is waiting.
-    AsTheRefusalSays,
-    /// As long as the container has not been started and the refusal is not final, because nobody
-    /// else will start it.
-    WhateverMayPass,
-}
-
 /// What an earlier attempt of the same action left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EarlierAttempt {
@@ -73,12 +62,24 @@ pub struct Lifecycle<'a> {
     pub engine: &'a dyn Engine,
     /// How long calls are retried.
     pub patience: Duration,
+    /// True if a refusal that may be final is retried that long too, because nobody waits for the
+    /// answer, and nobody else will do what is to be done.
+    persistent: bool,
 }
 
 impl<'a> Lifecycle<'a> {
     /// Wraps an engine with this much patience.
     pub fn new(engine: &'a dyn Engine, patience: Duration) -> Self {
-        Self { engine, patience }
+        Self { engine, patience, persistent: false }
+    }
+
+    /// The same, for what is to happen after SUCCESS.
+    pub fn persistent(self) -> Self {
+        Self { persistent: true, ..self }
+    }
+
+    fn attempts(&self) -> Attempts {
+        Attempts::within(self.patience).persistent(self.persistent)
     }
 
     /// Returns those of these containers that exist.
@@ -90,8 +91,10 @@ impl<'a> Lifecycle<'a> {
             if containers.is_empty() {
                 return Ok(Vec::new());
             }
-            retry_within(self.patience, QUESTION, || self.engine.look(containers, Detail::Life))
-                .await
+            retry(self.patience, self.persistent, QUESTION, || {
+                self.engine.look(containers, Detail::Life)
+            })
+            .await
         })
     }
 
@@ -109,8 +112,10 @@ impl<'a> Lifecycle<'a> {
     /// If the engine does not answer.
     pub async fn inspect(&self, container: &str) -> Result<Option<Seen>, Refusal> {
         let one = [container];
-        let seen =
-            retry_within(self.patience, QUESTION, || self.engine.look(&one, Detail::Whole)).await;
+        let seen = retry(self.patience, self.persistent, QUESTION, || {
+            self.engine.look(&one, Detail::Whole)
+        })
+        .await;
         Ok(seen?.pop())
     }
 
@@ -119,9 +124,9 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer.
     pub fn list<'b>(&'b self, which: Which<'b>) -> Answer<'b, Vec<String>> {
-        Box::pin(
-            async move { retry_within(self.patience, QUESTION, || self.engine.list(which)).await },
-        )
+        Box::pin(async move {
+            retry(self.patience, self.persistent, QUESTION, || self.engine.list(which)).await
+        })
     }
 
     /// Returns an image; `None` if it is not on this machine.
@@ -129,9 +134,9 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer, or does not accept the name.
     pub fn image<'b>(&'b self, image: &'b str) -> Answer<'b, Option<Image>> {
-        Box::pin(
-            async move { retry_within(self.patience, QUESTION, || self.engine.image(image)).await },
-        )
+        Box::pin(async move {
+            retry(self.patience, self.persistent, QUESTION, || self.engine.image(image)).await
+        })
     }
 
     /// Creates a container exactly once and completes it. If the answer is lost, the engine may
@@ -142,7 +147,7 @@ impl<'a> Lifecycle<'a> {
     pub fn create_once<'b>(&'b self, request: &'b Request) -> Answer<'b, Created> {
         Box::pin(async move {
             let created = self.create(request).await?;
-            retry_within(self.patience, "completing a container", || {
+            retry(self.patience, self.persistent, "completing a container", || {
                 self.engine.complete(request, &created.id)
             })
             .await?;
@@ -201,21 +206,14 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If it cannot be started; [`Kind::Gone`] if it does not exist.
-    pub fn start_surely<'b>(
-        &'b self,
-        container: &'b str,
-        persistence: Persistence,
-    ) -> Answer<'b, ()> {
+    pub fn start_surely<'b>(&'b self, container: &'b str) -> Answer<'b, ()> {
         Box::pin(async move {
-            let mut attempts = Attempts::within(self.patience);
+            let mut attempts = self.attempts();
             loop {
                 let Err(refusal) = self.start(container).await else { return Ok(()) };
-                let retry = match (persistence, refusal.retry()) {
-                    (Persistence::WhateverMayPass, Retry::AFewTimes) => Retry::UntilDeadline,
-                    (Persistence::WhateverMayPass, _) if refusal.kind == Kind::Unrecognized => {
-                        Retry::UntilDeadline
-                    }
-                    (_, retry) => retry,
+                let retry = match refusal.kind {
+                    Kind::Unrecognized if self.persistent => Retry::UntilDeadline,
+                    _ => refusal.retry(),
                 };
                 if !attempts.wait_as(retry, "starting a container", &refusal).await {
                     // A lost answer or an unrecognized message does not mean that it was not
@@ -253,7 +251,7 @@ impl<'a> Lifecycle<'a> {
         pending: Option<End>,
     ) -> Answer<'b, Life> {
         Box::pin(async move {
-            let mut attempts = Attempts::within(self.patience);
+            let mut attempts = self.attempts();
             let mut pending = pending;
             let mut since = Instant::now();
             loop {
@@ -271,7 +269,7 @@ impl<'a> Lifecycle<'a> {
                 // A wait that broke after it was open for a while is a new failure, however long
                 // ago the first one began.
                 if since.elapsed() > STOOD {
-                    attempts = Attempts::within(self.patience);
+                    attempts = self.attempts();
                 }
                 if !attempts.wait("waiting for the end of a container", &refusal).await {
                     return Err(refusal);
@@ -291,16 +289,22 @@ impl<'a> Lifecycle<'a> {
             let mut attempts = Attempts::within(REMOVAL_LIMIT);
             loop {
                 let said = self.engine.remove(container, how).await.err();
-                let Some(seen) = self.look_at(container).await? else { return Ok(()) };
-                let refusal = said.unwrap_or_else(|| {
-                    Refusal::new(
-                        Kind::RemovalInProgress,
-                        "the engine said it was removed, and it is still there",
-                    )
-                });
-                if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
-                    return Err(Refusal { kind: Kind::Final, ..refusal });
-                }
+                let refusal = match self.look_at(container).await {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(seen)) => {
+                        let refusal = said.unwrap_or_else(|| {
+                            Refusal::new(
+                                Kind::RemovalInProgress,
+                                "the engine said it was removed, and it is still there",
+                            )
+                        });
+                        if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
+                            return Err(Refusal { kind: Kind::Final, ..refusal });
+                        }
+                        refusal
+                    }
+                    Err(refusal) => refusal,
+                };
                 if !attempts.wait_as(Retry::UntilDeadline, "removing a container", &refusal).await {
                     return Err(refusal);
                 }

@@ -44,8 +44,10 @@ impl Login {
     /// If the password's file cannot be read, or holds no password.
     pub fn given(settings: &Settings) -> Result<Option<Self>, Failure> {
         let Some((username, file)) = &settings.registry_login else { return Ok(None) };
+        // Somebody may have put the password itself there.
+        let shown = if file.is_absolute() { file } else { Path::new("a file without a path") };
         let password =
-            read_password(file).context(format!("cannot read the password in {}", file.display()));
+            read_password(file).context(format!("cannot read the password in {}", shown.display()));
         let password = password.map_err(|failure| {
             let field = "environment.WAITDAEMON_REGISTRY_PASSWORD_FILE";
             failure

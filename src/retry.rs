@@ -36,13 +36,21 @@ pub struct Attempts {
     failed: u32,
     /// How many of these failures were [`Retry::AFewTimes`].
     doubtful: u32,
+    /// True if such failures are retried until the end as well.
+    persistent: bool,
     said: String,
 }
 
 impl Attempts {
     /// Allows attempts for `limit`, from now.
     pub fn within(limit: Duration) -> Self {
-        Self { end: Instant::now() + limit, failed: 0, doubtful: 0, said: String::new() }
+        let end = Instant::now() + limit;
+        Self { end, failed: 0, doubtful: 0, persistent: false, said: String::new() }
+    }
+
+    /// The same, for a caller that nobody waits for: what may be final is retried until the end.
+    pub fn persistent(self, persistent: bool) -> Self {
+        Self { persistent, ..self }
     }
 
     /// Returns the number of attempts that have failed.
@@ -64,7 +72,7 @@ impl Attempts {
         let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.failed);
         let enough = match retry {
             Retry::Never => true,
-            Retry::AFewTimes => self.doubtful >= FEW,
+            Retry::AFewTimes => self.doubtful >= FEW && !self.persistent,
             Retry::UntilDeadline => false,
         };
         if enough || Instant::now() + pause >= self.end {
@@ -87,12 +95,25 @@ impl Attempts {
 ///
 /// # Errors
 /// If no attempt succeeds: the last attempt's error.
-pub async fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
+pub fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
     limit: Duration,
+    what: &str,
+    ask: impl FnMut() -> F,
+) -> impl Future<Output = Result<T, E>> {
+    retry(limit, false, what, ask)
+}
+
+/// The same; if it is `persistent`, as [`Attempts::persistent`].
+///
+/// # Errors
+/// If no attempt succeeds: the last attempt's error.
+pub async fn retry<T, E: Transient, F: Future<Output = Result<T, E>>>(
+    limit: Duration,
+    persistent: bool,
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> Result<T, E> {
-    let mut attempts = Attempts::within(limit);
+    let mut attempts = Attempts::within(limit).persistent(persistent);
     loop {
         match ask().await {
             Err(error) if attempts.wait(what, &error).await => {}

@@ -110,8 +110,8 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
     let answer =
         answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
     let answer = answer.map_err(|failure| {
-        let smee = "add to the action:  namespaces: {network: host}, or name another place: WAITDAEMON_SMEE_URL; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
-        let other = "check the URL; where the action's own network does not lead there add:  namespaces: {network: host}";
+        let smee = "add to the action (Tinkerbell v0.25 and later):  namespaces: {network: host}; or name another place: WAITDAEMON_SMEE_URL; or leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
+        let other = "check the URL; if the action's own network does not lead there, add (Tinkerbell v0.25 and later):  namespaces: {network: host}";
         failure.field(FIELD).fix(if netboot { smee } else { other })
     })?;
     if netboot && answer != NETBOOT_IS_ON {

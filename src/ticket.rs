@@ -82,6 +82,11 @@ impl Duty {
         self.own_end.is_some() || self.fallback.is_some()
     }
 
+    /// True if the waiter or the user container may end the machine, as far as words tell.
+    pub fn may_end_machine(&self) -> bool {
+        self.ends_machine() || self.finish_reboot.is_some() || self.word_of_end.is_some()
+    }
+
     /// True if the waiter may have to unload a kernel.
     pub fn unloads_kernel(&self) -> bool {
         self.own_end == Some(End::Kexec)

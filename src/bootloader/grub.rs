@@ -8,6 +8,10 @@ use super::bls;
 use super::entry::Entry;
 use super::script::{self, Part, Statement, Word};
 
+/// The most that variables add to the words of one command, in bytes: each line of a file could
+/// double what the line before it set.
+const LONGEST_EXPANSION: usize = 16 * 1024;
+
 /// Why a configuration leads to no kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoEntry {
@@ -35,7 +39,7 @@ pub fn default_entry(
     run.set(["prefix=/boot/grub", "grub_platform=efi", "feature_menuentry_id=y"]);
     let mut menu = Vec::new();
     run.all(&statements, &mut menu);
-    let wanted = run.variable("default");
+    let wanted = run.variable("default").unwrap_or_default().to_owned();
     run.boot(&menu, &wanted)
 }
 
@@ -64,9 +68,9 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn variable(&self, name: &str) -> String {
+    fn variable(&self, name: &str) -> Option<&str> {
         let found = self.variables.iter().rev().find(|(set, _)| set == name);
-        found.map(|(_, value)| value.clone()).unwrap_or_default()
+        found.map(|(_, value)| value.as_str())
     }
 
     /// Runs statements; returns whether the last one succeeded.
@@ -99,7 +103,12 @@ impl<'a> Run<'a> {
 
     /// Expands words into what the command receives.
     fn expand(&self, words: &[Word]) -> Vec<String> {
-        let mut expanded = Vec::new();
+        let (mut expanded, mut room) = (Vec::new(), LONGEST_EXPANSION);
+        let mut variable = |name: &str| {
+            let value = self.variable(name).filter(|value| value.len() <= room).unwrap_or_default();
+            room -= value.len();
+            value
+        };
         for word in words {
             // Quoted text counts as a word even if it is empty.
             let mut text = word.quoted.then(String::new);
@@ -107,11 +116,10 @@ impl<'a> Run<'a> {
                 match part {
                     Part::Text(part) => text.get_or_insert_default().push_str(part),
                     Part::Variable { name, quoted: true } => {
-                        text.get_or_insert_default().push_str(&self.variable(name))
+                        text.get_or_insert_default().push_str(variable(name))
                     }
                     Part::Variable { name, quoted: false } => {
-                        let value = self.variable(name);
-                        let mut pieces = value.split_ascii_whitespace();
+                        let mut pieces = variable(name).split_ascii_whitespace();
                         if let Some(first) = pieces.next() {
                             text.get_or_insert_default().push_str(first);
                         }
@@ -193,7 +201,10 @@ impl<'a> Run<'a> {
             None => Err(NoEntry::Empty),
             Some(Line::Bls(item)) => {
                 let source = if item.title.is_empty() { &item.id } else { &item.title };
-                Ok(Entry { source: source.clone(), ..item.boots(&|name| self.variable(name)) })
+                Ok(Entry {
+                    source: source.clone(),
+                    ..item.boots(&|name| self.variable(name).unwrap_or_default().to_owned())
+                })
             }
             Some(Line::Menu { title, is_sub, body, .. }) => {
                 let mut submenu = Vec::new();
@@ -276,6 +287,23 @@ mod tests {
 
     fn boots(config: &str, environment: &str) -> Entry {
         default_entry(config, environment, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_loop_ends_where_it_ends() {
+        for kind in ["for x in a b", "while false", "until true"] {
+            let config = format!(
+                "{kind}; do\ntrue\ndone\nset default=1\nmenuentry A {{ linux /a; }}\nmenuentry B {{\n{kind}; do true; done\nlinux /b\n}}\n"
+            );
+            assert_eq!(boots(&config, "").kernel, "/b", "{kind}");
+        }
+    }
+
+    #[test]
+    fn values_do_not_grow_without_end() {
+        let doubled = "set a=$a$a\n".repeat(60);
+        let config = format!("set a=xxxxxxxx\n{doubled}menuentry A {{ linux /a $a $a $a; }}\n");
+        assert!(boots(&config, "").command_line.len() <= LONGEST_EXPANSION + 2);
     }
 
     #[test]

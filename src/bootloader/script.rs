@@ -179,6 +179,7 @@ impl Parser<'_> {
             }
             // Nothing in them decides the default.
             "for" | "while" | "until" => {
+                self.at += 1;
                 self.block(&["do"], depth);
                 self.pass("do");
                 self.block(&["done"], depth);

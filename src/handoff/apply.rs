@@ -10,6 +10,7 @@ use crate::engine::{Created, Kind};
 use crate::error::Failure;
 use crate::failures;
 use crate::lifecycle::{EarlierAttempt, HANDOFF_PATIENCE, Lifecycle};
+use crate::machine::command_line;
 use crate::process::Process;
 use crate::retry::{Attempts, Retry};
 use crate::signals::Signals;
@@ -36,7 +37,7 @@ pub async fn apply(
             result
         };
         let entry = finish_then_stop(signals, load).await?.entry;
-        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = entry.command_line.as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
+        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::shown(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
     }
     let engine = reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);

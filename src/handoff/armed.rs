@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::engine::tail::Tail;
 use crate::engine::{Created, Engine, Kind, Life, Listen, Refusal};
 use crate::error::{Context, Failure};
-use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, Persistence};
+use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging::{self, ARMED};
 use crate::names::HandoffId;
 use crate::retry::{Retry, retry_within};
@@ -84,7 +84,7 @@ async fn start_until_armed(
     let mut output =
         open(engine.about().starts_waiter_early).await.context("cannot listen to the waiter")?;
     if !waiter.started {
-        let started = lifecycle.start_surely(id, Persistence::AsTheRefusalSays).await;
+        let started = lifecycle.start_surely(id).await;
         started.context("cannot start the waiter")?;
     }
     let (mut heard, mut tail) = (String::new(), Tail::default());

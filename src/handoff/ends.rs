@@ -31,28 +31,31 @@ pub fn problems(duty: &Duty) -> Vec<Failure> {
     problems
 }
 
-/// Warns of what may be in the way of an action that takes the machine down.
-pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, others: &[Seen]) {
-    if !duty.has_host_pids && duty.own_end.is_none() {
+/// Warns of what may be in the way of an action that takes the machine down, as the words of what
+/// it `runs` say, and of another action that takes it down first.
+pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, runs: &[String], others: &[Seen]) {
+    // HookOS itself watches for the file (its hook-bootkit), which needs no PIDs.
+    let by_file = runs.iter().any(|word| word.contains("/worker/"));
+    if duty.word_of_end.is_some() && !duty.has_host_pids && !by_file {
         log::warn!(field = "pid", fix = "add to the action:  pid: host"; "the command is to take the machine down, and without the host's PIDs it only ends its own container");
     }
     for waiter in others.iter().filter(|seen| still_waits(seen, others)) {
+        let theirs = duty_of(lifecycle, waiter).await;
+        if !duty.may_end_machine() && !theirs.as_ref().is_some_and(Duty::may_end_machine) {
+            continue;
+        }
         let what = if others.iter().any(|user| is_user_of(waiter, user)) {
             "user container"
         } else {
             "end of the machine"
         };
-        let when = match wait_of(lifecycle, waiter).await {
-            Some(seconds) if seconds >= duty.wait_seconds => {
-                format!(
-                    "its {what} is due {} s later than this action's",
-                    seconds - duty.wait_seconds
-                )
+        let when = match theirs.filter(|theirs| theirs.signal.is_none()) {
+            // It has already waited for some of that time.
+            Some(theirs) => {
+                let (theirs, ours) = (theirs.wait_seconds, duty.wait_seconds);
+                format!("its {what} is due in {theirs} s at most, this action's in {ours}")
             }
-            Some(seconds) => {
-                format!("its {what} is due {} s before this action's", duty.wait_seconds - seconds)
-            }
-            None => format!("nobody knows when its {what} is due"),
+            None => format!("its {what} is due when its signal comes"),
         };
         log::warn!(container = waiter.id.as_str(), field = "environment.WAIT_SECONDS", fix = "let this action wait longer than the other one and what it runs take, or leave one of them out"; "another action's waiter, {}, still waits on this machine, which is to go down: {when}",
             waiter.name);
@@ -70,9 +73,8 @@ fn still_waits(seen: &Seen, others: &[Seen]) -> bool {
     runs && user.is_none_or(|user| user.life.is_before_start())
 }
 
-/// Returns how many seconds a waiter waits, by its ticket; `None` if it waits for a signal.
-async fn wait_of(lifecycle: &Lifecycle<'_>, waiter: &Seen) -> Option<u64> {
+/// Returns what a waiter has to do, by its ticket.
+async fn duty_of(lifecycle: &Lifecycle<'_>, waiter: &Seen) -> Option<Duty> {
     let whole = lifecycle.inspect(&waiter.id).await.ok()??.whole;
-    let duty = Ticket::from_argument(whole.command.last()?).ok()?.duty;
-    duty.signal.is_none().then_some(duty.wait_seconds)
+    Some(Ticket::from_argument(whole.command.last()?).ok()?.duty)
 }

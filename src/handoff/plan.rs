@@ -111,18 +111,17 @@ async fn make(
     log::info!(container = own.id.as_str(), proof = action.proof, image = settings.image().map(|image| image.as_written()); "identified the action container");
     let ours: Vec<&str> = reached.ours.iter().map(String::as_str).collect();
     // Only what the user container is made from and compared with needs our own image.
-    let look_for_own_image = async {
-        match settings.image() {
-            Some(_) => identity::own_image(&lifecycle, own).await.map(Some),
-            None => Ok(None),
+    let mut own_image = None;
+    if settings.image().is_some() {
+        match identity::own_image(&lifecycle, own).await {
+            Ok(image) => own_image = Some(image),
+            Err(failure) => {
+                problems.push(failure);
+                return Err(problems);
+            }
         }
-    };
-    let (found, own_image) = tokio::join!(lifecycle.look(&ours), look_for_own_image);
-    let own_image = own_image.unwrap_or_else(|failure| {
-        problems.push(failure);
-        None
-    });
-    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match found {
+    }
+    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.look(&ours).await {
         Ok(found) => found.into_iter().partition(|seen| seen.action == own.name),
         Err(refusal) => {
             problems.push(
@@ -166,9 +165,7 @@ async fn make(
     });
     let duty = duty(&action, process, settings, handoff, signal, &runs, about.keeps_logs);
     problems.extend(ends::problems(&duty));
-    if duty.own_end.is_some() || command::is_end(&runs) {
-        ends::warn(&lifecycle, &duty, &others).await;
-    }
+    ends::warn(&lifecycle, &duty, &runs, &others).await;
     let kernel = match &settings.work {
         Work::Kexec(wanted) => Kernel::find(wanted.as_ref().clone())
             .await
@@ -281,11 +278,12 @@ fn finish_reboot(settings: &Settings, init: Init, runs: &[String]) -> Option<End
     if init != Init::Systemd || settings.image().is_none() {
         return None;
     }
-    let named = || command::word_of_end(runs).and_then(End::named).filter(|end| *end != End::Kexec);
     match settings.finish_reboot {
         FinishReboot::Never => None,
         FinishReboot::IfAsked => command::asks_init_for(runs),
-        FinishReboot::Always => command::asks_init_for(runs).or_else(named).or(Some(End::Reboot)),
+        FinishReboot::Always => {
+            command::asks_init_for(runs).or_else(|| command::end_named(runs)).or(Some(End::Reboot))
+        }
     }
 }
 
@@ -343,6 +341,8 @@ mod tests {
             (finished("true", &script), finished("true", &["/run.sh"])),
             (Some(End::PowerOff), Some(End::Reboot))
         );
+        let script = ["sh", "-c", "shutdown -c; poweroff"];
+        assert_eq!(finished("true", &script), Some(End::PowerOff));
         assert_eq!(finished("false", &["halt"]), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::login::Login;
+use crate::machine::command_line;
 use crate::names::{HandoffId, Role};
 use crate::process::Process;
 use crate::settings::{Problem, Settings};
@@ -166,6 +167,7 @@ impl Report {
         }
         if let Some(kernel) = &plan.kernel {
             let Entry { kernel, initrds, command_line, source, .. } = &kernel.entry;
+            let command_line = command_line::shown(command_line);
             let entry = json!({"path": kernel, "initrds": initrds, "command_line": command_line, "source": source});
             self.say("kernel", entry);
         }

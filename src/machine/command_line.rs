@@ -18,6 +18,19 @@ pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     parameters.filter_map(of_name).next_back().filter(|value| !value.is_empty())
 }
 
+/// Returns the line as it may be shown: without passwords, and without URLs that hold a login.
+pub fn shown(line: &str) -> String {
+    let shown = |word: &str| match word.split_once('=') {
+        Some((name, value))
+            if name.contains("password") || (value.contains("://") && value.contains('@')) =>
+        {
+            format!("{name}=...")
+        }
+        _ => word.to_owned(),
+    };
+    line.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+}
+
 /// Returns the host of the Tinkerbell server, as written in a URL: a name, an IPv4 address, or an
 /// IPv6 address in brackets. It comes from `grpc_authority`, which is `host:port`.
 pub fn server(line: &str) -> Option<String> {
@@ -53,6 +66,15 @@ pub fn hardware_address(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let line = "root=/dev/sda1 ro registry_password=s3cret HTTPS_PROXY=http://u:s3cret@proxy:3128 url=http://smee/x";
+        assert_eq!(
+            shown(line),
+            "root=/dev/sda1 ro registry_password=... HTTPS_PROXY=... url=http://smee/x"
+        );
+    }
 
     #[test]
     fn values_stand_behind_names() {

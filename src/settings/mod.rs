@@ -453,6 +453,7 @@ mod tests {
             ("WAITDAEMON_WAIT_FOR", "https://h/ready?token=s3cret"),
             ("WAITDAEMON_WAIT_FOR", "http://u:s3cret@h/"),
             ("WAITDAEMON_SMEE_URL", "http://h/auto.ipxe?token=s3cret"),
+            ("IMAGE", "https://robot:s3cret@registry.example.org/app"),
         ] {
             let problem = one_problem(name, secret);
             assert!(!format!("{problem:?}").contains("s3cret"), "{problem:?}");
@@ -471,6 +472,13 @@ mod tests {
             read(&[("WAITDAEMON_WAIT_FOR", "netboot-off"), ("WAITDAEMON_WAIT_MAX_SECONDS", "5")])
                 .unwrap_err();
         assert_eq!(short[0].field, "environment.WAITDAEMON_WAIT_MAX_SECONDS");
+    }
+
+    #[test]
+    fn with_nerdctl_the_engines_address_is_the_users() {
+        let host = ("DOCKER_HOST", "ssh://build@host");
+        assert!(read(&[("IMAGE", "a"), host]).is_err());
+        read(&[("IMAGE", "a"), ("CONTAINER_RUNTIME", "nerdctl"), host]).unwrap();
     }
 
     #[test]

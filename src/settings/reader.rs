@@ -48,10 +48,15 @@ impl Settings {
             reader.reject(row, &value, problem.into(), "raise it, or lower WAIT_SECONDS");
         }
         let runtime = reader.value(&var::CONTAINER_RUNTIME);
-        let docker_host = reader.value(&var::DOCKER_HOST);
-        if runtime != Runtime::Nerdctl && matches!(docker_host, DockerHost::Tcp(_)) {
+        // With nerdctl the variable is the user container's.
+        let docker_host = match runtime {
+            Runtime::Nerdctl => None,
+            _ => reader.read(&var::DOCKER_HOST),
+        };
+        if matches!(docker_host, Some(DockerHost::Tcp(_))) {
             reader.reject_tls();
         }
+        let docker_host = docker_host.unwrap_or_default();
         let after = reader.value(&var::WAITDAEMON_FALLBACK_AFTER_SECONDS);
         let force_after = reader.value(&var::WAITDAEMON_FORCE_AFTER_SECONDS);
         let watch = reader.value(&var::WAITDAEMON_WATCH_SECONDS);
@@ -312,7 +317,8 @@ impl Reader {
     /// Reports an invalid value. A variable has one problem at a time.
     fn reject(&mut self, row: &Row, value: &str, problem: String, fix: &'static str) {
         if !self.is_rejected(row) {
-            let shown = if row.secret { without_secret(value) } else { value };
+            let shown =
+                if row.secret || value.contains("://") { without_secret(value) } else { value };
             self.report(row.field, Some(shown), problem, fix);
         }
     }

@@ -157,7 +157,8 @@ variables! {
     /// `true`: the host's nerdctl, which takes `pid: host`. `false`: nerdctl in the action's own
     /// namespaces, see [CaptainOS only](quick-start.md#captainos-only).
     NERDCTL_HOST: bool = values::switch, { default: "true", fix: SWITCH };
-    /// How long your container is watched for a failure, in seconds. 0 is not at all.
+    /// How long your container is watched for a failure, in seconds. A command that is to take the
+    /// machine down is watched to its end. 0 is not at all.
     WAITDAEMON_WATCH_SECONDS: Duration = values::seconds, { default: "60", fix: SECONDS };
     /// The longest time for getting `IMAGE`, in seconds, new tries included. A shorter `timeout` of
     /// the action ends the pull first.

@@ -23,7 +23,7 @@ use crate::end::End as MachineEnd;
 use crate::engine::{End, Engine, Life, Listen, Output, Refusal, Removal};
 use crate::error::{Context, Failure};
 use crate::failures;
-use crate::lifecycle::{Discarded, Lifecycle, Persistence, WAITER_PATIENCE};
+use crate::lifecycle::{Discarded, Lifecycle, WAITER_PATIENCE};
 use crate::logging::ARMED;
 use crate::machine::clock::Moment;
 use crate::machine::kexec;
@@ -123,6 +123,7 @@ pub async fn run(
     let fell_back = Cell::new(memory.failed.is_some());
     let state = resume(&memory, pending, process);
     let reporter = reporter(duty);
+    let lifecycle = lifecycle.persistent();
     let waiter = Waiter { lifecycle, process, duty, journal, reporter, own, user, word, fell_back };
     match waiter.run_armed(state, signals).await {
         Ok(exit) => exit,
@@ -277,7 +278,7 @@ impl Waiter<'_> {
         let user = self.user()?;
         let start = async {
             let output = if self.watches() { self.listen(user, false).await } else { None };
-            let started = lifecycle.start_surely(user, Persistence::WhateverMayPass).await;
+            let started = lifecycle.start_surely(user).await;
             started
                 .map_err(|refusal| failures::start_failed(&lifecycle.engine.about(), refusal))?;
             Ok::<_, Failure>(output)

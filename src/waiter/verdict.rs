@@ -19,6 +19,8 @@ use crate::ticket::Duty;
 /// An engine that hangs may double each of these. The agent keeps the container of an action that
 /// failed.
 const DELETION_LIMIT: Duration = Duration::from_secs(90);
+/// An answer that takes longer comes from an engine that hangs.
+const SLOW_ANSWER: Duration = Duration::from_secs(5);
 /// How long the engine may take to notice that a process has ended.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// The first pause between two looks; it grows to the longest.
@@ -70,9 +72,10 @@ async fn by_looking(
     mut zero: bool,
     word: &dyn Fn() -> bool,
 ) -> Verdict {
-    let (ended, mut looks) = (Instant::now(), 0);
+    let (mut ended, mut looks) = (Instant::now(), 0);
     loop {
         looks += 1;
+        let asked = Instant::now();
         let pause = sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, looks));
         let seen = match lifecycle.look_at(&duty.action_id).await {
             Ok(seen) => seen,
@@ -85,6 +88,8 @@ async fn by_looking(
             Err(_) if word() && !duty.deleted_on_success => return Verdict::Succeeded,
             Err(refusal) => return Verdict::Unknown(refusal.said),
         };
+        // While the engine hangs, the agent cannot delete its container either.
+        ended += asked.elapsed().saturating_sub(SLOW_ANSWER);
         if let Some(Life::Ended { code, note }) = seen.as_ref().map(|seen| &seen.life) {
             match of_code(*code, note) {
                 Verdict::Succeeded => zero = true,

@@ -69,8 +69,10 @@ impl Waiter<'_> {
             None => self.listen(user, true).await,
         };
         let limit = Duration::from_secs(self.duty.watch_seconds);
-        // With a fallback, watching has no limit of its own.
-        let goes_on = self.duty.fallback.is_some();
+        // What is to take the machine down is watched to its end: only then it shows whether it did.
+        let duty = self.duty;
+        let goes_on =
+            duty.fallback.is_some() || duty.finish_reboot.is_some() || duty.word_of_end.is_some();
         let outcome = tokio::select! {
             biased;
             outcome = watch(&self.lifecycle, user, output, limit, goes_on) => outcome,
@@ -86,9 +88,7 @@ impl Waiter<'_> {
                 finished.inspect_err(|failure| self.tell(Event::StillRunning, &failure.message))?;
                 Ok(State::LastCall)
             }
-            (Outcome::Exited { .. }, None) if goes_on || self.duty.word_of_end.is_some() => {
-                Ok(State::StillRunning { since: now })
-            }
+            (Outcome::Exited { .. }, None) if goes_on => Ok(State::StillRunning { since: now }),
             (Outcome::Exited { .. }, None) => {
                 self.journal.note(&Fact::Done);
                 Ok(State::Ended)

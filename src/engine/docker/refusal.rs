@@ -1,7 +1,5 @@
 //! What the Docker Engine's refusals mean, by HTTP status and message. Pure.
 
-use std::io;
-
 use super::api_error::ApiError;
 use crate::engine::{Kind, Refusal};
 use crate::error::chain;
@@ -23,8 +21,9 @@ impl From<ApiError> for Refusal {
 
 fn passing(error: &ApiError) -> Kind {
     match error.retry() {
-        // An engine that was there unlinks its socket when it goes down.
-        Retry::Never if matches!(error, ApiError::Connect { source, .. } if source.kind() == io::ErrorKind::NotFound) => {
+        // It was there before: it unlinks its socket when it goes down, and a name may not resolve
+        // for a moment.
+        Retry::Never if matches!(error, ApiError::Connect { .. }) => {
             Kind::MayPass(Retry::UntilDeadline)
         }
         Retry::Never => Kind::Final,
