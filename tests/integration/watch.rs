@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::case;
 use crate::cases::{ON_DOCKER_MAIN, ON_MAIN};
 use crate::world::{
-    ACTION, Action, LIMIT, USER, WAITER, await_event, log, nothing_left, running, waiter_log,
-    waiter_says, watches,
+    ACTION, Action, LIMIT, USER, WAITER, await_event, log, nothing_left, running, waiter_line,
+    waiter_log, waiter_says, watches,
 };
 
 fn run(machine: &Machine, environment: &[(&str, &str)], command: &[&str]) -> Result<()> {
@@ -94,12 +94,11 @@ case!(removed_from_outside, ON_MAIN, |machine: Shared| {
     watches(&machine)?;
     output(machine.engine_command().args(["rm", "-f", USER]))?;
     // The waiter may see the user container's end, or only that it is gone.
-    until("the waiter's word", LIMIT, || {
-        let text = machine.container_logs();
-        Ok((text.contains("was removed by somebody") || text.contains("failed with exit code 137"))
-            .then_some(()))
+    let ends = ["was removed by something else", "failed with exit code 137"];
+    waiter_line(&machine, "that it is gone", |line| {
+        line["message"].as_str().is_some_and(|text| ends.iter().any(|end| text.contains(end)))
     })
-    .with_context(|| machine.container_logs())
+    .map(drop)
 });
 
 case!(still_running_is_left_alone, ON_MAIN, |machine: Shared| {
