@@ -3,8 +3,17 @@ SHELL  := /bin/bash
 # Where `make push` pushes to.
 PUSH_TO ?= ghcr.io/waitdaemon/waitdaemon
 TAG    ?= dev
-TARGET := x86_64-unknown-linux-musl
-CACHE  := .cache
+# This machine's architecture, as Go and OCI name it, and the other one. ARCH is what is built for; what is not for this
+# machine goes into folders of its own.
+NATIVE := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+OTHER  := $(if $(filter arm64,$(NATIVE)),amd64,arm64)
+ARCH   ?= $(NATIVE)
+folder  = $(1)$(if $(filter-out $(NATIVE),$(2)),/$(2))
+musl    = $(if $(filter arm64,$(1)),aarch64,x86_64)-unknown-linux-musl
+TARGET := $(call musl,$(ARCH))
+CACHE  := $(call folder,.cache,$(ARCH))
+DIST   := $(call folder,dist,$(ARCH))
+export GOARCH := $(ARCH)
 NERDCTL = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X github.com/containerd/nerdctl/v2/pkg/version.Version=$(1)'
 GO     := CGO_ENABLED=0 go build -trimpath -ldflags='-s -w'
 
@@ -17,10 +26,12 @@ build = cargo build -q --release --target $(1) --bin waitdaemon \
   --config "target.$(1).rustflags=['--remap-path-prefix=$(CARGO_HOME)/registry/src=crates', '--remap-path-prefix=$(CURDIR)=waitdaemon']"
 
 .DEFAULT_GOAL := help
-.PHONY: check controls help demo test test-machines e2e soak fuzz image push program cache setup docs recordings fmt clean release-image program-arm64 bench fleet check-release rehearse-release release-tools gate
+.PHONY: check controls help demo test test-machines test-machines-arm64 e2e soak fuzz image push program programs cache setup docs recordings fmt clean release-image bench fleet check-release rehearse-release release-tools gate
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@awk -F ':.*## ' '/^##@ / { print substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ first
 
 demo: ## watch one reboot action from start to reboot, in a throw-away machine (DEMO_WAIT=5 ENGINE=docker|nerdctl)
 	@scripts/setup $(if $(filter nerdctl,$(ENGINE)),test,demo)
@@ -30,47 +41,140 @@ demo: ## watch one reboot action from start to reboot, in a throw-away machine (
 check: ## what needs neither root nor an engine: lints, unit tests, the simulation (about a minute); the first thing to run
 	@scripts/check
 
+##@ test
+
 test: ## formatting, lints, unit tests, and everything on real engines with the real Tink Agent; ONE=captain::again runs some cases alone
 	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache $(if $(ONE),,$(CACHE)/lint/cargo-deny) image program-arm64
+	@$(MAKE) --no-print-directory -s cache $(if $(ONE),,$(CACHE)/lint/cargo-deny) image programs
 	@scripts/test $(ONE)
 
-image: dist/waitdaemon.tar dist/waitdaemon-nerdctl.tar ## write dist/*.tar (waitdaemon:dev, waitdaemon:dev-nerdctl), for docker load and nerdctl load
+test-machines: ## reboot and kexec on machines that boot for real, in QEMU (about 15 minutes)
+	@scripts/setup machines
+	@$(MAKE) --no-print-directory -s $(CACHE)/tink/agent $(CACHE)/qemu/captain.ext4 dist/waitdaemon.tar
+	@cargo build -q -p lab --bins
+	@cargo test -q --test machines -- $(ONE)
 
-dist/waitdaemon.tar: program
+test-machines-arm64: ## the same on emulated arm64 machines: a reboot and a kexec for each OSIE (about 15 minutes)
+	@scripts/setup machines-arm64
+	@$(MAKE) --no-print-directory -s $(CACHE)/tink/agent
+	@$(MAKE) --no-print-directory -s ARCH=arm64 $(call folder,.cache,arm64)/tink/agent $(call folder,.cache,arm64)/qemu/captain.ext4 $(call folder,dist,arm64)/waitdaemon.tar
+	@cargo build -q -p lab --bins
+	@MACHINES=arm64 cargo test -q --test machines -- $(ONE)
+
+e2e: ## the README's reboot through the real Tinkerbell server and agent, to the next boot (builds the server: about 10 minutes once)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache $(CACHE)/tink-server/tinkerbell image
+	@cargo build -q -p lab --bins
+	@cargo run -q -p demo --bin e2e
+
+soak: ## every fault at every step, on real engines (about 20 minutes)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache image
+	@cargo build -q -p lab --bins
+	@SOAK=alone cargo test -q --test integration
+
+controls: ## every negative control: with a guard broken, its case must fail (about 20 minutes)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s cache image
+	@cargo build -q -p lab -p demo --bins && cargo test -q --test integration --no-run
+	@scripts/controls
+
+FUZZ_SECONDS ?= 60
+fuzz: ## fuzz each parser (FUZZ_SECONDS=60)
+	@scripts/setup test
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+##@ build
+
+setup: ## install what building and testing need (apt packages, Rust's musl target)
+	@scripts/setup test
+
+image: $(DIST)/waitdaemon.tar $(DIST)/waitdaemon-nerdctl.tar ## write dist/*.tar (waitdaemon:dev, waitdaemon:dev-nerdctl), for docker load and nerdctl load
+
+$(DIST)/waitdaemon.tar: program
 	@cargo run -q -p packaging --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev $@
 
-dist/waitdaemon-nerdctl.tar: program $(CACHE)/nerdctl/nerdctl
+$(DIST)/waitdaemon-nerdctl.tar: program $(CACHE)/nerdctl/nerdctl
 	@cargo run -q -p packaging --bin image -- target/$(TARGET)/release/waitdaemon waitdaemon:dev-nerdctl $@ $(CACHE)/nerdctl/nerdctl
+
+program: ## build the static program
+	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program for $(ARCH) (cold about a minute) ..."
+	@$(call build,$(TARGET))
+
+# For both architectures.
+programs: program
+	@$(MAKE) --no-print-directory -s ARCH=$(OTHER) program
 
 push: dist/waitdaemon.tar ## push the image with your Docker (PUSH_TO=registry.example.org/waitdaemon TAG=1)
 	@docker load -q -i dist/waitdaemon.tar
 	@docker tag waitdaemon:dev $(PUSH_TO):$(TAG)
 	@docker push $(PUSH_TO):$(TAG)
 
-program: ## build the static program
-	@[ -e target/$(TARGET)/release/waitdaemon ] || echo "building the program (cold about a minute) ..."
-	@$(call build,$(TARGET))
+AGENTS := $(CACHE)/agents/v0.23/agent $(CACHE)/agents/v0.24/agent
 
-ARM := aarch64-unknown-linux-musl
-program-arm64:
-	@[ -e target/$(ARM)/release/waitdaemon ] || echo "building the program for arm64 (cold about a minute) ..."
-	@$(call build,$(ARM))
+cache: $(CACHE)/tink/agent $(AGENTS) $(CACHE)/docker28/dockerd $(CACHE)/docker28/containerd $(CACHE)/docker-new/dockerd $(CACHE)/containerd-next/containerd $(CACHE)/nerdctl/nerdctl $(CACHE)/captain/rootfs $(CACHE)/captain/next ## build agents, engines and CaptainOS's root for the tests
+
+##@ measure
+
+bench: ## measure size, memory and time against the floor; writes bench/results.json and docs/timeline.svg (PEER_IMAGE=...)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory -s cache image
+	@cargo run -q -p bench --bin bench
+
+fleet: ## 1,000 machines that wait for the real Smee at once: its load, and how far apart they start (one minute)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory -s $(CACHE)/tink-server/tinkerbell
+	@cargo run -q -p bench --bin fleet
+
+##@ release
 
 release-image: ## write dist/*-oci.tar, each with the images for amd64 and arm64, and print their digests
 	@scripts/setup release
-	@$(MAKE) --no-print-directory -s program program-arm64 $(CACHE)/nerdctl/nerdctl $(CACHE)/nerdctl/nerdctl-arm64
+	@$(MAKE) --no-print-directory -s programs nerdctls
 	@$(call release,dist/waitdaemon-oci.tar,$(VERSION),,)
-	@$(call release,dist/waitdaemon-nerdctl-oci.tar,$(VERSION)-nerdctl,:$(CACHE)/nerdctl/nerdctl,:$(CACHE)/nerdctl/nerdctl-arm64)
+	@$(call release,dist/waitdaemon-nerdctl-oci.tar,$(VERSION)-nerdctl,:$(call nerdctl,amd64),:$(call nerdctl,arm64))
 
 # Writes an archive: its path, its version, what is added to the image for amd64, and to the one for arm64.
 release = cargo run -q -p packaging --bin release -- $(1) $(PUSH_TO) $(2) $$(git rev-parse HEAD) \
   $$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
-  amd64=target/$(TARGET)/release/waitdaemon$(3) arm64=target/$(ARM)/release/waitdaemon$(4)
+  amd64=target/$(call musl,amd64)/release/waitdaemon$(3) arm64=target/$(call musl,arm64)/release/waitdaemon$(4)
 
-AGENTS := $(CACHE)/agents/v0.23/agent $(CACHE)/agents/v0.24/agent
+# nerdctl for an architecture, and for both.
+nerdctl = $(call folder,.cache,$(1))/nerdctl/nerdctl
+nerdctls: $(CACHE)/nerdctl/nerdctl
+	@$(MAKE) --no-print-directory -s ARCH=$(OTHER) $(call nerdctl,$(OTHER))
 
-cache: $(CACHE)/tink/agent $(AGENTS) $(CACHE)/docker28/dockerd $(CACHE)/docker28/containerd $(CACHE)/docker-new/dockerd $(CACHE)/containerd-next/containerd $(CACHE)/nerdctl/nerdctl $(CACHE)/captain/rootfs $(CACHE)/captain/next ## build agents, engines and CaptainOS's root for the tests
+check-release: ## build the released images twice, in different folders; the digests must be the same
+	@scripts/check-release
+
+rehearse-release: ## every step of a release that needs no outside service, against a registry on loopback (about 15 minutes)
+	@scripts/setup rehearsal
+	@$(MAKE) --no-print-directory -s release-tools nerdctls
+	@scripts/rehearse-release
+
+release-tools: $(CACHE)/release/cosign
+
+gate: ## known vulnerabilities in what ships (databases are fetched; says what it left out without them)
+	@scripts/setup gate
+	@$(MAKE) --no-print-directory -s $(CACHE)/lint/cargo-deny $(CACHE)/gate/govulncheck $(CACHE)/nerdctl/nerdctl
+	@scripts/gate
+
+##@ keep up
+
+docs: ## write the tables in docs/ from the code and from the cases that the tests run
+	@WRITE_DOCS=1 cargo test -q --lib page_is_the > /dev/null
+	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
+
+recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
+	@cargo build -q -p lab --bins && scripts/record
+
+fmt: ## format the sources
+	@cargo fmt --all
+
+clean: ## remove everything that was built
+	@rm -rf target dist $(CACHE)
+
+# What all this is made with: agents, engines, disks, tools.
 
 $(CACHE)/tink/agent: lab/tink/go.mod lab/tink/go.sum lab/tink/server-standin/main.go
 	@echo "building the Tink Agent v0.25.0 (cold about 2 minutes) ..."
@@ -117,17 +221,13 @@ $(CACHE)/nerdctl-next/nerdctl: lab/nerdctl-next/go.mod lab/nerdctl-next/go.sum
 	@cd lab/nerdctl-next && $(call NERDCTL,2.3.5) -o ../../$(CACHE)/nerdctl-next/ tool 2> >(grep -v '^go: downloading' >&2)
 	@touch $@
 
-$(CACHE)/nerdctl/nerdctl-arm64: lab/nerdctl/go.mod lab/nerdctl/go.sum
-	@echo "building nerdctl 2.2.1 for arm64 (cold about 2 minutes) ..."
-	@cd lab/nerdctl && GOARCH=arm64 $(call NERDCTL,2.2.1) -o ../../$@ github.com/containerd/nerdctl/v2/cmd/nerdctl 2> >(grep -v '^go: downloading' >&2)
-
 $(CACHE)/tink-server/tinkerbell: lab/tink-server/go.mod lab/tink-server/go.sum lab/tink-server/quamina/quamina.go
 	@echo "building the Tinkerbell server v0.25.0 with its own etcd and API server (cold about 10 minutes, 3 GB) ..."
 	@cd lab/tink-server && $(GO) -buildvcs=false -tags embedded -o ../../$@ github.com/tinkerbell/tinkerbell/cmd/tinkerbell 2> >(grep -v '^go: downloading' >&2)
 
 $(CACHE)/captain/rootfs: lab/captain/rootfs $(wildcard lab/captain/*.*) $(CACHE)/nerdctl/nerdctl $(CACHE)/containerd22/containerd
 	@echo "making the root of CaptainOS-like machines with debootstrap (about a minute) ..."
-	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@)
+	@mkdir -p $(CACHE)/captain && lab/captain/rootfs $(abspath $@) $(ARCH)
 	@touch $@
 
 # What CaptainOS's next release has in place of the root's: each machine lays it over the root.
@@ -135,12 +235,16 @@ $(CACHE)/captain/next: $(CACHE)/nerdctl-next/nerdctl $(CACHE)/containerd-next/co
 	@rm -rf $@ $@.new && mkdir -p $@.new/usr/local/bin
 	@cp $^ $(CACHE)/containerd-next/containerd-shim-runc-v2 $@.new/usr/local/bin/ && mv $@.new $@
 
-$(CACHE)/qemu/captain.ext4: lab/qemu/disks lab/qemu/osie lab/qemu/initrd-init lab/qemu/second-init $(wildcard lab/qemu/hook/* lab/qemu/captain/* lab/qemu/captain/systemd/system/*) $(CACHE)/captain/rootfs $(CACHE)/docker28/dockerd $(CACHE)/docker28/containerd
+$(CACHE)/qemu/captain.ext4: lab/qemu/disks lab/foreign lab/qemu/osie lab/qemu/initrd-init lab/qemu/second-init $(wildcard lab/qemu/hook/* lab/qemu/captain/* lab/qemu/captain/systemd/system/*) $(CACHE)/captain/rootfs $(CACHE)/docker28/dockerd $(CACHE)/docker28/containerd $(if $(filter arm64,$(ARCH)),$(CACHE)/qemu/kernel)
 	@echo "making the disks of machines that boot for real (half a minute) ..."
 	@# Lists that are old name packages that are gone.
 	@[ "$$(id -u)" != 0 ] || apt-get update -qq || echo "apt's lists stay as they are" >&2
-	@lab/qemu/disks $(CACHE)/qemu
+	@lab/qemu/disks $(CACHE)/qemu $(ARCH)
 	@touch $@
+
+$(CACHE)/qemu/kernel: lab/qemu/kernel-arm64 lab/qemu/kernel-arm64.config lab/foreign
+	@echo "building the kernel of arm64 machines (cold about 6 minutes) ..."
+	@mkdir -p $(CACHE)/qemu && lab/qemu/kernel-arm64 $(abspath $@)
 
 $(CACHE)/lint/cargo-deny: lab/lint/go.mod lab/lint/go.sum
 	@echo "building cargo-deny 0.20.2 and actionlint 1.7.12 (cold about 3 minutes) ..."
@@ -154,76 +258,6 @@ $(CACHE)/release/cosign: lab/release/go.mod lab/release/go.sum
 	@cargo install -q --locked --version 0.5.9 --root $(CACHE)/release/cargo cargo-cyclonedx
 	@touch $@
 
-release-tools: $(CACHE)/release/cosign
-
 $(CACHE)/gate/govulncheck: lab/gate/go.mod lab/gate/go.sum
 	@cd lab/gate && $(GO) -o ../../$(CACHE)/gate/ tool 2> >(grep -v '^go: downloading' >&2)
 	@touch $@
-
-gate: ## known vulnerabilities in what ships (databases are fetched; says what it left out without them)
-	@scripts/setup gate
-	@$(MAKE) --no-print-directory -s $(CACHE)/lint/cargo-deny $(CACHE)/gate/govulncheck $(CACHE)/nerdctl/nerdctl
-	@scripts/gate
-
-rehearse-release: ## every step of a release that needs no outside service, against a registry on loopback (about 15 minutes)
-	@scripts/setup rehearsal
-	@$(MAKE) --no-print-directory -s release-tools $(CACHE)/nerdctl/nerdctl $(CACHE)/nerdctl/nerdctl-arm64
-	@scripts/rehearse-release
-
-check-release: ## build the released images twice, in different folders; the digests must be the same
-	@scripts/check-release
-
-setup: ## install what building and testing need (apt packages, Rust's musl target)
-	@scripts/setup test
-
-docs: ## write the tables in docs/ from the code and from the cases that the tests run
-	@WRITE_DOCS=1 cargo test -q --lib page_is_the > /dev/null
-	@WRITE_DOCS=1 cargo test -q --test integration -- page_is_the > /dev/null
-
-test-machines: ## reboot and kexec on machines that boot for real, in QEMU (about 15 minutes)
-	@scripts/setup machines
-	@$(MAKE) --no-print-directory -s $(CACHE)/tink/agent $(CACHE)/qemu/captain.ext4 dist/waitdaemon.tar
-	@cargo build -q -p lab --bins
-	@cargo test -q --test machines -- $(ONE)
-
-e2e: ## the README's reboot through the real Tinkerbell server and agent, to the next boot (builds the server: about 10 minutes once)
-	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache $(CACHE)/tink-server/tinkerbell image
-	@cargo build -q -p lab --bins
-	@cargo run -q -p demo --bin e2e
-
-soak: ## every fault at every step, on real engines (about 20 minutes)
-	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache image
-	@cargo build -q -p lab --bins
-	@SOAK=alone cargo test -q --test integration
-
-controls: ## every negative control: with a guard broken, its case must fail (about 20 minutes)
-	@scripts/setup test
-	@$(MAKE) --no-print-directory -s cache image
-	@cargo build -q -p lab -p demo --bins && cargo test -q --test integration --no-run
-	@scripts/controls
-
-FUZZ_SECONDS ?= 60
-fuzz: ## fuzz each parser (FUZZ_SECONDS=60)
-	@scripts/setup test
-	@scripts/fuzz $(FUZZ_SECONDS)
-
-bench: ## measure size, memory and time against the floor; writes bench/results.json and docs/timeline.svg (PEER_IMAGE=...)
-	@scripts/setup bench
-	@$(MAKE) --no-print-directory -s cache image
-	@cargo run -q -p bench --bin bench
-
-fleet: ## 1,000 machines that wait for the real Smee at once: its load, and how far apart they start (one minute)
-	@scripts/setup test
-	@$(MAKE) --no-print-directory -s $(CACHE)/tink-server/tinkerbell
-	@cargo run -q -p bench --bin fleet
-
-recordings: cache image ## record documents of the real engines into tests/fixtures (needs jq)
-	@cargo build -q -p lab --bins && scripts/record
-
-fmt: ## format the sources
-	@cargo fmt --all
-
-clean: ## remove everything that was built
-	@rm -rf target dist $(CACHE)

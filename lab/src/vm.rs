@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use packaging::architecture::Architecture;
 
 use crate::paths;
 use crate::until::until;
@@ -52,6 +53,25 @@ const POWERS_OFF: &str = "reboot: Power down";
 const HALTS: &str = "reboot: System halted";
 const PANICS: &str = "Kernel panic - not syncing";
 
+/// The architecture of the machines that boot: this machine's, unless `MACHINES` names another.
+pub fn architecture() -> Architecture {
+    let named = std::env::var("MACHINES").ok();
+    named.and_then(|name| Architecture::named(&name)).unwrap_or(Architecture::NATIVE)
+}
+
+/// The folder with the kernel, the initrds and the disks (lab/qemu/disks).
+pub fn folder() -> PathBuf {
+    paths::cache_for(architecture()).join("qemu")
+}
+
+/// The part of a kernel's command line that names its serial line.
+pub fn console() -> &'static str {
+    match architecture() {
+        Architecture::Amd64 => "console=ttyS0",
+        Architecture::Arm64 => "console=ttyAMA0",
+    }
+}
+
 /// A running machine; dropping it ends it. The serial line stays in a file.
 pub struct Vm {
     serial: Watch,
@@ -72,39 +92,27 @@ impl Vm {
         command_line: &str,
         file: &Path,
     ) -> Result<Self> {
-        let folder = paths::cache().join("qemu");
+        let architecture = architecture();
+        let folder = folder();
         let line = format!(
-            "console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t net.ifnames=0 systemd.show_status=1 \
-             systemd.log_target=kmsg systemd.journald.forward_to_console=0 {command_line}"
+            "{} quiet printk.devkmsg=on edd=off reboot=t net.ifnames=0 systemd.show_status=1 \
+             systemd.log_target=kmsg systemd.journald.forward_to_console=0 {command_line}",
+            console()
         );
         let disk = |path: &Path| {
             format!("format=raw,snapshot=on,cache=unsafe,if=none,file={}", path.display())
         };
+        let program = format!("qemu-system-{}", architecture.machine());
+        let (board, processor) = match architecture {
+            Architecture::Amd64 => ("q35", "max"),
+            // Emulating the pointer authentication of a newer one takes long.
+            Architecture::Arm64 => ("virt", "cortex-a72"),
+        };
         let mut qemu = Command::new("setpriv");
-        qemu.args([
-            "--pdeathsig",
-            "KILL",
-            "qemu-system-x86_64",
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
-            "-no-reboot",
-        ]);
-        qemu.args([
-            "-m",
-            "1024",
-            "-smp",
-            "1",
-            "-M",
-            "q35",
-            "-cpu",
-            "max",
-            "-accel",
-            "tcg",
-            "-nodefaults",
-        ]);
-        qemu.args(["-no-user-config", "-append", &line]);
+        qemu.args(["--pdeathsig", "KILL", &program]);
+        qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+        qemu.args(["-m", "1024", "-smp", "1", "-M", board, "-cpu", processor, "-accel", "tcg"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-append", &line]);
         qemu.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd"));
         let system = disk(&folder.join(format!("{}.ext4", osie.name())));
         qemu.args(["-drive", &format!("{system},id=osie"), "-device", "virtio-blk-pci,drive=osie"]);
@@ -119,7 +127,7 @@ impl Vm {
         qemu.args(["-device", "scsi-hd,drive=installed"]);
         qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
         qemu.stdin(std::process::Stdio::null());
-        let serial = Watch::of(&mut qemu).context("cannot run qemu-system-x86_64")?;
+        let serial = Watch::of(&mut qemu).with_context(|| format!("cannot run {program}"))?;
         Ok(Self { serial, file: file.to_owned() })
     }
 

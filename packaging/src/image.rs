@@ -11,22 +11,24 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tar::Builder;
 
+use crate::architecture::Architecture;
 use crate::archive::{Entry, add, hex, layer};
 
-/// Writes the image with tag `reference` and the `config` of its OCI image configuration to `path`.
+/// Writes the image with tag `reference` and the `config` of its OCI image configuration to `path`,
+/// for this machine's architecture.
 ///
 /// # Errors
 /// If a file cannot be read or written.
 pub fn write(path: &Path, reference: &str, config: &Value, entries: &[Entry]) -> Result<()> {
-    write_for("amd64", path, reference, config, entries)
+    write_for(Architecture::NATIVE, path, reference, config, entries)
 }
 
-/// As [`write`], for an architecture by its name in Go and OCI.
+/// As [`write`], for another architecture.
 ///
 /// # Errors
 /// As [`write`].
 pub fn write_for(
-    architecture: &str,
+    architecture: Architecture,
     path: &Path,
     reference: &str,
     config: &Value,
@@ -35,7 +37,7 @@ pub fn write_for(
     let layer = layer(entries)?;
     let layer_id = hex(&layer);
     let configuration = serde_json::to_vec(&json!({
-        "architecture": architecture,
+        "architecture": architecture.name(),
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
         "config": config,
@@ -61,7 +63,7 @@ pub fn write_for(
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes waitdaemon's own image: `program` as `/waitdaemon`; `/waiter`, a link to it; `/journal`,
+/// Writes waitdaemon's own image, for the architecture of `program`: the program as `/waitdaemon`; `/waiter`, a link to it; `/journal`,
 /// where a waiter on Docker keeps what it remembers; and `/tmp`, which nerdctl needs. The variant
 /// that bundles nerdctl also has `nerdctl` in /usr/local/bin and the certificates that it trusts.
 ///
@@ -87,7 +89,8 @@ pub fn waitdaemon_with(
     nerdctl: Option<&Path>,
     config: &Value,
 ) -> Result<()> {
-    write(path, reference, config, &entries_of(program, nerdctl))
+    let architecture = Architecture::of_program(program)?;
+    write_for(architecture, path, reference, config, &entries_of(program, nerdctl))
 }
 
 /// The entries of waitdaemon's image.

@@ -2,7 +2,7 @@
 //! fails before SUCCESS.
 
 use anyhow::{Context, Result, ensure};
-use lab::image::{self, Entry};
+use lab::image::{self, Architecture, Entry};
 use lab::machine::Machine;
 use lab::registry::Registry;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::cases::{ON_ALL, ON_CONTAINERD, ON_MAIN};
 use crate::world::{Action, RUN, images, nothing_there, ran_once};
 
 /// An architecture whose images this machine cannot run.
-const OTHER: &str = "arm64";
+const OTHER: Architecture = Architecture::NATIVE.other();
 
 /// Loads an image for another architecture, under the name `other:1`.
 fn load_other(machine: &Machine) -> Result<()> {
@@ -30,8 +30,9 @@ fn load_other(machine: &Machine) -> Result<()> {
 fn is_refused(machine: &Machine, name: &str) -> Result<()> {
     for dry in ["true", "false"] {
         let said = Action::new(machine).env("IMAGE", name).env("WAITDAEMON_DRY_RUN", dry).run()?;
-        said.expect(1, "environment.IMAGE", "IMAGE is for arm64, this machine is amd64")
-            .with_context(|| format!("dry run {dry}"))?;
+        let (image, own) = (OTHER.name(), Architecture::NATIVE.name());
+        let words = format!("IMAGE is for {image}, this machine is {own}");
+        said.expect(1, "environment.IMAGE", &words).with_context(|| format!("dry run {dry}"))?;
         nothing_there(machine)?;
     }
     Ok(())

@@ -1,9 +1,10 @@
-//! What is released: an archive with the images of both architectures, and the program for arm64.
+//! What is released: an archive with the images of both architectures, and the program for the one
+//! that this machine is not.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use lab::image::{Entry, busybox};
+use lab::image::{Architecture, Entry, busybox};
 use lab::machine::{Machine, output};
 use lab::nest::Nest;
 use lab::paths;
@@ -20,8 +21,12 @@ const PULLED: &str = "127.0.0.1:5000/waitdaemon:1.2.3";
 /// The image's repository in the archive.
 const REPOSITORY: &str = "ghcr.io/waitdaemon/waitdaemon";
 
-fn arm64_program() -> PathBuf {
-    paths::root().join("target/aarch64-unknown-linux-musl/release/waitdaemon")
+fn program(architecture: Architecture) -> PathBuf {
+    if architecture == Architecture::NATIVE {
+        own_program()
+    } else {
+        paths::program_for(architecture)
+    }
 }
 
 /// Makes an archive as a release does.
@@ -32,12 +37,12 @@ fn archive(path: &Path) -> Result<String> {
         revision: "0123456789abcdef0123456789abcdef01234567".into(),
         created: "2026-01-02T03:04:05Z".into(),
     };
-    let part = |architecture: &str, program| Part {
-        architecture: architecture.into(),
-        program,
+    let parts = Architecture::ALL.map(|architecture| Part {
+        architecture: architecture.name().into(),
+        program: program(architecture),
         nerdctl: None,
-    };
-    write(path, &release, &[part("amd64", own_program()), part("arm64", arm64_program())])
+    });
+    write(path, &release, &parts)
 }
 
 /// Copies the archive into the machine's registry as the release workflow does; returns the index
@@ -56,8 +61,7 @@ fn push(nest: &Nest, archive: &Path) -> Result<Value> {
 fn is_as_released(index: &Value) -> Result<()> {
     let platforms: Vec<_> =
         index["manifests"].as_array().into_iter().flatten().map(|one| &one["platform"]).collect();
-    let expected =
-        ["amd64", "arm64"].map(|architecture| json!({"architecture": architecture, "os": "linux"}));
+    let expected = Architecture::ALL.map(|one| json!({"architecture": one.name(), "os": "linux"}));
     ensure!(platforms.iter().copied().eq(&expected), "{index}");
     ensure!(index["annotations"]["org.opencontainers.image.version"] == "1.2.3", "{index}");
     Ok(())
@@ -96,25 +100,26 @@ fn hands_over(machine: &Machine, image: &str) -> Result<()> {
     ran_once(machine)
 }
 
-// The program for arm64, under qemu's emulation of that processor: settings, dry run, handoff and
-// waiter.
-case!(arm64_hands_over, ON_DOCKER_MAIN, |machine| {
-    let emulator = Path::new("/usr/bin/qemu-aarch64-static");
+// The program for the other architecture, under qemu's emulation of that processor: settings, dry
+// run, handoff and waiter.
+case!(other_architecture_hands_over, ON_DOCKER_MAIN, |machine| {
+    let other = Architecture::NATIVE.other();
+    let emulator = PathBuf::from(format!("/usr/bin/qemu-{}-static", other.machine()));
     ensure!(emulator.exists(), "{} is missing; run `make setup`", emulator.display());
-    // The kernel here cannot run arm64 programs directly; a script with the program's name does.
-    let script = |name: &str| format!("#!/bin/sh\nexec /qemu -0 {name} /arm64 \"$@\"\n");
+    // The kernel here cannot run such programs directly; a script with the program's name does.
+    let script = |name: &str| format!("#!/bin/sh\nexec /qemu -0 {name} /program \"$@\"\n");
     let entries = [
-        Entry::File("qemu", 0o755, emulator.into()),
-        Entry::File("arm64", 0o755, arm64_program()),
+        Entry::File("qemu", 0o755, emulator),
+        Entry::File("program", 0o755, program(other)),
         Entry::Text("waitdaemon", 0o755, script("/waitdaemon")),
         Entry::Text("waiter", 0o755, script("/waiter")),
     ];
-    let tar = machine.out().join("arm64.tar");
-    busybox(&tar, "waitdaemon:arm64", &json!({"Entrypoint": ["/waitdaemon"]}), &entries)?;
+    let tar = machine.out().join("other.tar");
+    busybox(&tar, "waitdaemon:other", &json!({"Entrypoint": ["/waitdaemon"]}), &entries)?;
     machine.load(&tar)?;
     let dry = || {
         Action::new(&machine)
-            .image("waitdaemon:arm64")
+            .image("waitdaemon:other")
             .env("WAITDAEMON_DRY_RUN", "true")
             .command(&["true"])
     };
@@ -126,5 +131,5 @@ case!(arm64_hands_over, ON_DOCKER_MAIN, |machine| {
         said.code == 0 && said.all().contains("\"proof\":\"the engine gave back a line"),
         "{said:?}"
     );
-    hands_over(&machine, "waitdaemon:arm64")
+    hands_over(&machine, "waitdaemon:other")
 });

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use lab::image::{self, Entry};
+use lab::image::{self, Architecture, Entry};
 use lab::machine::{Event, Machine, Seen, State, Variant, output};
 use lab::paths;
 use lab::system::System;
@@ -45,7 +45,7 @@ pub fn own_image() -> PathBuf {
 
 /// The program in that image.
 pub fn own_program() -> PathBuf {
-    let built = || paths::root().join("target/x86_64-unknown-linux-musl/release/waitdaemon");
+    let built = || paths::program_for(Architecture::NATIVE);
     std::env::var_os("WAITDAEMON_PROGRAM").map_or_else(built, PathBuf::from)
 }
 

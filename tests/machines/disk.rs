@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lab::paths;
+use lab::{paths, vm};
 
 /// The partition of a Debian system. It also has a kernel and an initrd under plain names, and a
 /// kernel with an invalid signature.
@@ -19,8 +19,8 @@ pub const ROCKY: u32 = 3;
 
 /// The start and the length of each partition, in MiB.
 const PLACES: [(u64, u64); 3] = [(1, 63), (64, 40), (104, 40)];
-/// The part of the kernel command line that precedes each entry's own part.
-const LINE: &str = "console=ttyS0 quiet printk.devkmsg=on edd=off reboot=t installed root=UUID=";
+/// The part of the kernel command line that precedes each entry's own part, after the console.
+const LINE: &str = "quiet printk.devkmsg=on edd=off reboot=t installed root=UUID=";
 
 /// The path of the disk's image.
 pub fn image() -> PathBuf {
@@ -34,19 +34,20 @@ pub fn image() -> PathBuf {
 pub fn make() -> Result<()> {
     let work = paths::root().join("target/qemu/installed");
     let _ = fs::remove_dir_all(&work);
+    let line = format!("{} {LINE}", vm::console());
     let fixture = |name: &str| -> Result<String> {
         let text = fs::read_to_string(paths::root().join("tests/fixtures/grub").join(name))?;
-        Ok(text.replace("root=UUID=", LINE))
+        Ok(text.replace("root=UUID=", &line))
     };
-    let kernel = fs::read(paths::cache().join("qemu/vmlinuz"))?;
-    let cached = |name: &str| fs::read(paths::cache().join("qemu").join(name));
+    let cached = |name: &str| fs::read(vm::folder().join(name));
+    let kernel = cached("vmlinuz")?;
     let (initrd, another) = (cached("second")?, cached("another")?);
     // This byte is in the message that the kernel's own boot sector would print: the signature
     // covers it, and nothing here needs it.
     let mut tampered = kernel.clone();
     tampered[0x50] ^= 0xff;
     let entry = format!(
-        "title Rocky Linux\nversion 5.14.0-362.el9\nlinux /vmlinuz-5.14.0-362.el9\ninitrd /initramfs-5.14.0-362.el9.img\noptions {LINE}3 ro\n"
+        "title Rocky Linux\nversion 5.14.0-362.el9\nlinux /vmlinuz-5.14.0-362.el9\ninitrd /initramfs-5.14.0-362.el9.img\noptions {line}3 ro\n"
     );
     let (debian, ubuntu, rocky) =
         (fixture("debian.cfg")?, fixture("ubuntu.cfg")?, fixture("rocky.cfg")?);

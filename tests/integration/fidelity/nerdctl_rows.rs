@@ -40,7 +40,7 @@ fn row(setting: &'static str, flags: &[&str]) -> Row {
 fn own(setting: &'static str, flags: &[&str]) -> Row {
     Row::flags(setting, &[&INSIDE[..], flags].concat()).own("waitdaemon:dev-nerdctl").changed(
         &["/Runtime/Options", "/Spec/hooks", "/Spec/linux/cgroupsPath", "/Spec/linux/devices"],
-        "a nerdctl inside the action sees no systemd, so it manages cgroups itself, and the devices of a container",
+        "a nerdctl inside the action sees no systemd, so it manages cgroups itself; it sees a container's devices",
     )
 }
 
@@ -88,7 +88,7 @@ fn config() -> Vec<Row> {
         ]),
         row("--user", &["--user=0:5"]),
         row("--user, not root", &["--user=1000:1001"])
-            .refused("cannot enter the host's namespaces", "entering the host's namespaces takes root"),
+            .refused("cannot enter the host's namespaces", "entering the host's namespaces needs root"),
         row("--group-add", &["--group-add=10", "--group-add=1234"]),
         row("--umask", &["--umask=0027"]),
         row("--workdir", &["--workdir=/work/deep"]),
@@ -109,7 +109,7 @@ fn config() -> Vec<Row> {
             .image("full:1")
             .changed(
                 &["/Labels/io.containerd.image.config.stop-signal"],
-                "the action's value wins, where nerdctl itself would take the image's",
+                "the action's value wins; nerdctl itself would use the image's",
             )
             .without_effect(),
         row("--stop-timeout", &["--stop-timeout=3"]),
@@ -129,7 +129,7 @@ fn config() -> Vec<Row> {
             .changed(&["/Labels/containerd.io~1restart"], "the user container runs exactly once"),
         row("--rm", &["--rm"]).engine_refuses(
             "cannot be specified together",
-            "nerdctl takes it only without -d, and then for nothing that is started later",
+            "nerdctl accepts it only without -d, and never for a container that is started later",
         ),
         row("--pidfile", &["--pidfile=@OUT/pid"]),
         row("--cidfile", &["--cidfile=@OUT/cid"])
@@ -140,7 +140,7 @@ fn config() -> Vec<Row> {
         row("--runtime", &["--runtime=io.containerd.runc.v2"]).without_effect(),
         row("--runtime, a program", &["--runtime=/usr/local/bin/runc"])
             .refused("runtime", "nerdctl keeps the program's path in a form that it does not show"),
-        row("--platform", &["--platform=linux/amd64"]).without_effect(),
+        row("--platform", &[if cfg!(target_arch = "aarch64") { "--platform=linux/arm64" } else { "--platform=linux/amd64" }]).without_effect(),
     ]
 }
 
@@ -156,7 +156,7 @@ fn images() -> Vec<Row> {
             .arguments(&["/bin/sleep", "1003"]),
         row("user image with neither, no arguments", &[]).image("neither:1").refused(
             "neither the action nor IMAGE says what to run",
-            "nothing says what to run; nerdctl would say so at start only",
+            "nothing says what to run; nerdctl would refuse it only at start",
         ),
         row("user image that sets everything stands", &["--label=row=1"]).image("full:1"),
         row(
@@ -179,11 +179,11 @@ fn images() -> Vec<Row> {
         .image("full:1")
         .changed(
             &["/Spec/process/env"],
-            "it cannot be told from one that was not set: the user image's stands",
+            "it looks the same as if it were not set, so the user image's value stays",
         ),
         row("--workdir /, over the user image's", &["--workdir=/"]).image("full:1").changed(
             &["/Spec/process/cwd"],
-            "it cannot be told from one that was not set: the user image's stands",
+            "it looks the same as if it were not set, so the user image's value stays",
         ),
         row("our own image's values never show", &["--label=row=1"]).own("own-full:1"),
         row(
@@ -206,7 +206,7 @@ fn resources() -> Vec<Row> {
             "--cpu-rt-period, --cpu-rt-runtime",
             &["--cpu-rt-period=1000000", "--cpu-rt-runtime=1000"],
         )
-        .engine_refuses("rt_runtime", "only where the parent cgroup has real-time"),
+        .engine_refuses("rt_runtime", "works only if the parent cgroup has real-time"),
         row("--memory", &["--memory=64m"]),
         row("--memory-reservation", &["--memory-reservation=32m"]),
         row("--memory-swap", &["--memory=64m", "--memory-swap=96m"]),
@@ -225,13 +225,13 @@ fn resources() -> Vec<Row> {
         row("--device-write-iops", &["--device-write-iops=@DISK:1000"]),
         row("--cgroup-parent", &["--cgroup-parent=/parent"]),
         row("--cgroup-conf", &["--cgroup-conf=memory.high=64M"])
-            .engine_refuses("cgroup v2", "only on cgroup v2"),
+            .engine_refuses("cgroup v2", "works only on cgroup v2"),
         row("--rdt-class", &["--rdt-class=x"]),
         row("--shm-size", &["--shm-size=1m"]),
         row("--ulimit", &["--ulimit=nofile=100:200", "--ulimit=core=0", "--ulimit=stack=-1"]),
         row("--sysctl", &["--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.shmmax=1048576"]),
         row("--gpus", &["--gpus=all"])
-            .engine_refuses("nvidia-container-cli", "only with NVIDIA's own program"),
+            .engine_refuses("nvidia-container-cli", "works only with NVIDIA's own program"),
     ]
 }
 
@@ -255,7 +255,7 @@ fn mounts() -> Vec<Row> {
         row("--volume, named", &["--volume=named:/t", "--volume=named:/u:ro"]),
         row("--volume, anonymous", &["--volume=/t"]).changed(
             &["/Labels/nerdctl~1mounts", "/Labels/nerdctl~1anonymous-volumes", "/Spec/mounts"],
-            "the user container has the action's volume, bound by name, not a new one",
+            "the user container gets the action's volume, bound by name, instead of a new one",
         ),
         row("--volume, over the engine's own files", &["--volume=@OUT/file:/etc/hosts:ro"]),
         row(
@@ -294,7 +294,7 @@ fn networks() -> Vec<Row> {
         row("--add-host", &["--add-host=db:10.1.1.3", "--add-host=other:10.1.1.4"]),
         row("--publish", &["--publish=127.0.0.1:8080:80"]).refused(
             "port is already allocated",
-            "nerdctl checks at create that the port is free, and the action itself holds it",
+            "nerdctl checks at create that the port is free, but the action itself holds it",
         ),
         row("--uts host", &["--uts=host"]),
     ]
