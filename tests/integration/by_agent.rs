@@ -148,6 +148,21 @@ case!(example_private_registry, ON_DOCKER_MAIN, |system: System| {
     })
 });
 
+// With a password in place of the template's field.
+case!(example_registry_password, ON_MAIN, |machine| {
+    let path = paths::root().join("examples/registry-password.yaml");
+    let action = fs::read_to_string(path)?.replace("{{ .registry_password }}", "not so $ecret");
+    let place = machine.out().join("registry-password.yaml");
+    fs::write(&place, action)?;
+    succeed(&machine, &Agent::start(&machine, &place)?)?;
+    let volume = "/run/registry-password:/password:ro";
+    let read = ["sh", "-c", "stat -c %a /password; cat /password"];
+    let run = ["run", "--rm", "--network=none", "-v", volume, "alpine"];
+    let said = machine.engine(&[&run[..], &read[..]].concat())?;
+    ensure!(said == "600\nnot so $ecret", "{said:?}");
+    Ok(())
+});
+
 // Without a volume, Docker's socket is reached through PID 1.
 case!(example_no_volumes, ON_DOCKER, |system: System| example(system, "no-volumes", 10.0));
 

@@ -34,23 +34,23 @@ const CASES: [(&str, &str); 6] = [
     ),
     (
         "benign_command_runs_once",
-        "a command that ends: it runs once, after `SUCCESS`, and nothing is left",
+        "a command that simply ends: it runs once, after `SUCCESS`, and nothing is left",
     ),
     (
         "a_failed_action_runs_nothing",
-        "an action that fails: IMAGE that cannot be pulled, a variable that is wrong, a name that is taken; nothing runs, and nothing of ours is left",
+        "an action that fails: IMAGE cannot be pulled, a variable is wrong, or a name is taken. Nothing runs, and nothing of ours is left",
     ),
     (
         "timeout_during_a_pull",
-        "an action whose `timeout` is over while a registry does not answer: the same",
+        "an action that exceeds its `timeout` while a registry does not answer: the same",
     ),
     (
         "timeout_after_arming",
-        "an action whose `timeout` is over after the waiter was armed, so that the agent kills it: the same",
+        "an action that exceeds its `timeout` after the waiter was armed, so the agent kills it: the same",
     ),
     (
         "the_server_is_away_at_the_report",
-        "the server cannot be reached when the agent reports: your container runs once, for the action did succeed (on CaptainOS only)",
+        "the server cannot be reached when the agent reports: your container runs once, because the action did succeed (on CaptainOS only)",
     ),
 ];
 

@@ -28,46 +28,58 @@ case!(page_is_the_cases, || {
 
 const INTRODUCTION: &str = "# What happens when something fails
 
-Made by `make docs` from the cases in tests/integration/faults, which run on the real engines: `make soak` runs all of them, `make test` the most telling.
+`make docs` generates this page from the cases in tests/integration/faults. They run on the real engines: `make soak` runs all of them, and `make test` runs the most telling ones.
 
-Whatever goes wrong once, at any step, one of these is the result:
+Whatever goes wrong once, at any step, there are only two possible results:
 
 - **ran**: the action succeeded, the user container ran exactly once, and nothing is left.
 - **failed**: the action failed, the user container never ran, and nothing is left.
 
-What may pass is tried again: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, an answer that is cut off or no JSON; HTTP 500, and words of nerdctl that nobody knows, three times where it is a question. The pauses double from 0.1 s to 5 s, less up to a half by chance; a new reason is a WARN line. The handoff tries for 60 s, the waiter for 300 s, a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is tried for 300 s whatever the refusal, as long as the container was not started. What is final is not tried again: HTTP 400, 401, 403, 404, a command that cannot be executed, an unknown manifest, a refused login. A start that is refused for good is said: the waiter logs it at ERROR, and what explains it is kept.
+Transient failures are retried: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, and an answer that is cut off or is not JSON. HTTP 500 and unrecognized messages of nerdctl are tried three times if the request is a query. The pauses double from 0.1 s to 5 s, and each is shortened at random by up to a half. A new reason is a WARN line. The handoff retries for 60 s, the waiter for 300 s, and a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is retried for 300 s whatever the refusal, as long as the container has not been started.
 
-Before something is done a second time, the engine is asked what became of the first: a container that was created bears the handoff's own mark, one that was started is not `created` any more, and one that was removed is not there.
+A final answer is not retried: HTTP 400, 401, 403, 404, a command that cannot be executed, an unknown manifest, a refused login. If the start is refused for good, the waiter logs it at ERROR and keeps what explains it.
 
-The same promises are held by a simulation in unit tests (`src/simulation`): handoff, agent, engine and waiter, their own code, on an engine in memory under a clock that jumps, with up to two faults at any request, kills and signals at any moment, engines that restart with and without their memory, and the same action again, also two at once. [design.md](design.md) says how; `make test` runs as many as 20 s allow.
+Before anything is done a second time, the engine is asked what became of the first attempt. A container that was created bears the handoff's own mark, one that was started is no longer `created`, and one that was removed no longer exists.
+
+A simulation in the unit tests (`src/simulation`) checks the same promises. It runs the code of handoff and waiter, with an agent, on an engine in memory and a clock that jumps. There are up to two faults at any request, and kills and signals at any moment. Engines restart with and without their memory, and the same action comes again, also two at once. [design.md](design.md) describes it. `make test` runs as many simulations as fit into 20 s.
 
 ";
 
 const ENGINES_AND_WAITERS: &str = "
 ## The engine goes away and comes back
 
-On Docker, before it got each request of the handoff and the waiter, by SIGKILL and by SIGTERM, with live-restore and without (HookOS ships so), back after 2 s, and after 10 and 30 s where the waiter awaits the action's end and where it starts the user container: **ran**, or **failed**. Without live-restore the engine ends its containers: an action in mid-handoff fails, and leaves at most what nobody starts; the waiter is started again with the engine and goes on from its journal, the count of WAIT_SECONDS included. A user container that ends with its engine, or while no engine is there to see how, is kept, and the waiter says so at ERROR.
+**On Docker** the engine is killed with SIGKILL, and stopped with SIGTERM, just before it gets each request of the handoff and the waiter. This is done with live-restore and without it, as HookOS ships. The engine is back after 2 s. At two steps, where the waiter waits for the action's end and where it starts the user container, it is also away for 10 s and for 30 s. The result is **ran** or **failed**.
 
-On containerd, by SIGKILL before nerdctl made each call of the handoff and the waiter: **ran**, or **failed**; a user container that ends while no containerd is there is kept, and the waiter says that nobody saw how it ended.
+Without live-restore the engine ends its containers. An action in mid-handoff then fails, and leaves at most containers that nobody starts. The waiter is started again with the engine and continues from its journal, including the count of WAIT_SECONDS. If a user container ends with its engine, or while there is no engine to see how, it is kept, and the waiter says so at ERROR.
+
+**On containerd** the engine is killed with SIGKILL just before nerdctl makes each call of the handoff and the waiter. The result is **ran** or **failed**. A user container that ends while containerd is away is kept, and the waiter says that nobody saw how it ended.
 
 ## The waiter is killed with SIGKILL
 
-On Docker before and after the engine did each of the waiter's steps, and as soon as each line of its journal could be seen: **ran**, every time. The same on containerd, before and after each of its calls of nerdctl, and at each line with the host's nerdctl and with its own; containerd's restart monitor looks every 10 s. It is started again however often, and goes on from its journal. Killed before it noted that it was armed, the handoff may see that and fail.
+On Docker the waiter is killed before and after the engine does each of its steps, and as soon as each line of its journal can be seen. The result is **ran**, every time.
+
+The same holds on containerd, before and after each of its nerdctl calls, and at each line of its journal, both with the host's nerdctl and with its own. containerd's restart monitor checks every 10 s.
+
+The waiter is started again however often it is killed, and continues from its journal. If it is killed before it has noted that it is armed, the handoff may notice that and fail.
 
 ## What the agent reports
 
-On containerd the agent shows it: it deletes the container of an action that it reported as SUCCESS, or at least that container's log, and keeps any other (v0.24 and later). So an action whose agent died or lost containerd is no success, whatever its exit code. On Docker the exit code decides: an agent that loses the engine while the action goes on to its end reports FAILED, and the user container runs all the same. The agent of v0.23 on containerd deletes the container of an action that failed, too, so there the exit code counts as well; and it leaves no other sign of success: if it cannot delete the container of an action that succeeded, the user container never runs, and the waiter says so at WARN.
+**On containerd** the agent shows what it reports (v0.24 and later). If it reported an action as SUCCESS, it deletes the action's container, or at least that container's log. It keeps any other container. So an action whose agent died or lost containerd has not succeeded, whatever its exit code.
+
+**On Docker** the exit code decides. If the agent loses the engine while the action goes on to its end, it reports FAILED, but the user container still runs.
+
+**The agent of v0.23 on containerd** also deletes the container of a failed action, so there the exit code counts as well. It leaves no other sign of success. If it cannot delete the container of an action that succeeded, the user container never runs, and the waiter says so at WARN.
 
 ## What can still make SUCCESS false
 
 - The waiter and the machine's memory of it are destroyed: somebody removes the waiter, or the engine loses its containers.
-- On Docker the waiter is killed before it has noted the word, and the engine has forgotten the exit code: the waiter says so at ERROR and is kept.
-- The engine refuses the start for good, or for longer than 300 s: said at ERROR, both containers are kept.
-- Docker cannot start the waiter again because the log driver, which is the action's, fails at that moment: Docker does not try again.
+- On Docker the waiter is killed before it has noted the word, and the engine has forgotten the exit code. The waiter says so at ERROR and is kept.
+- The engine refuses the start for good, or for longer than 300 s. The waiter says so at ERROR, and both containers are kept.
+- Docker cannot start the waiter again because the log driver, which is the action's, fails at that moment. Docker does not try again.
 
-On containerd a user container may run twice: if containerd is killed while it starts one, and the command ends before containerd is back, the container looks as if it had never been started.
+On containerd a user container may run twice. If containerd is killed while it starts the container, and the command ends before containerd is back, the container looks as if it had never been started.
 
-And the user container may run although the action was reported as failed: on Docker if the agent lost its engine (above), and if SIGKILL comes between the action's word and its exit, which are next to each other, where nobody knows the exit code.
+The user container may also run although the action was reported as failed. On Docker this happens if the agent lost its engine (see above). It can also happen if SIGKILL arrives between the action's word and its exit, which follow each other directly, and nobody knows the exit code.
 ";
 
 fn page() -> String {
@@ -81,7 +93,7 @@ fn page() -> String {
             .iter()
             .map(|step| (step.name, FAULTS.iter().map(|fault| word(step.expect(fault))).collect())),
     );
-    text += "\nWhere a handoff fails for another reason, it removes what it made; one request of that goes wrong:\n\n";
+    text += "\nIf a handoff fails for another reason, it removes what it created. Here one request of that clean-up goes wrong:\n\n";
     let failed = |step: &super::steps::Step| (step.name, vec![word(Expect::Failed); FAULTS.len()]);
     table(&mut text, &FAULTS, CLEAN_UP.iter().map(failed));
     text += "\n## containerd: one call of nerdctl goes wrong\n\n";
@@ -96,7 +108,7 @@ fn page() -> String {
             .iter()
             .map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
     );
-    text += "\n## The action is killed with SIGKILL\n\nThe engine has just done the step's request, or nerdctl the call. The user container never runs. What is left was created and never starts; the same action, served again, removes it and runs once.\n\n| step | left |\n| --- | --- |\n";
+    text += "\n## The action is killed with SIGKILL\n\nThe action is killed just after the engine has done the step's request, or nerdctl the call. The user container never runs. Containers that are left were created and never start. If the same action is served again, it removes them and runs once.\n\n| step | left |\n| --- | --- |\n";
     for step in kills::steps() {
         let _ = writeln!(text, "| {} | {} |", step.name, kills::left(step).in_words());
     }

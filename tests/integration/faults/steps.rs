@@ -21,12 +21,12 @@ const fn step(name: &'static str, method: &'static str, path: &'static str, nth:
 /// The steps in the order in which they are made; some run side by side. A container's ID reads as
 /// fault-proxy shows it: `{1}` is the action's, `{2}` the waiter's, `{3}` the user container's.
 pub const STEPS: [Step; 24] = [
-    step("handoff: is the engine there", "GET", "/_ping", 1),
-    step("handoff: list containers of ours", "GET", "waitdaemon.action", 1),
+    step("handoff: ping the engine", "GET", "/_ping", 1),
+    step("handoff: list our containers", "GET", "waitdaemon.action", 1),
     step("handoff: inspect the candidate", "GET", "{1}/json", 1),
-    Step { newer_only: true, ..step("handoff: inspect in an older version", "GET", "/v1.51/", 1) },
+    Step { newer_only: true, ..step("handoff: inspect with an older API", "GET", "/v1.51/", 1) },
     step("handoff: inspect IMAGE", "GET", "/images/alpine/json", 1),
-    step("handoff: listen to our own voice", "POST", "{1}/attach", 1),
+    step("handoff: listen to our own output", "POST", "{1}/attach", 1),
     step("handoff: inspect our own image", "GET", "/images/sha256", 1),
     step("handoff: create the user container", "POST", "create?name=tinkerbell_last_a0-user", 1),
     step("handoff: create the waiter", "POST", "create?name=tinkerbell_last_a0-waiter", 1),
@@ -43,17 +43,17 @@ pub const STEPS: [Step; 24] = [
     step("waiter: wait for the user container's end", "POST", "{3}/wait", 1),
     step("waiter: ask how the user container ended", "GET", "{3}/json", 2),
     step("waiter: remove the user container", "DELETE", "{3}", 1),
-    step("waiter: see that the user container is gone", "GET", "{3}/json", 3),
+    step("waiter: check that the user container is gone", "GET", "{3}/json", 3),
     step("waiter: remove itself", "DELETE", "{2}", 1),
 ];
 
 /// The requests with which a failed handoff removes what it made. The waiter is the second
 /// container that it names.
 pub const CLEAN_UP: [Step; 4] = [
-    step("clean-up: list what this handoff made", "GET", "waitdaemon.handoff", 1),
+    step("clean-up: list what this handoff created", "GET", "waitdaemon.handoff", 1),
     step("clean-up: look at the waiter", "GET", "{2}/json", 1),
     step("clean-up: remove the waiter", "DELETE", "{2}", 1),
-    step("clean-up: see that the waiter is gone", "GET", "{2}/json", 2),
+    step("clean-up: check that the waiter is gone", "GET", "{2}/json", 2),
 ];
 
 /// A fault that happens once.
@@ -72,18 +72,18 @@ const fn fault(name: &'static str, what: &'static str) -> Fault {
 /// All faults of the fault proxy.
 pub const FAULTS: [Fault; 13] = [
     fault("refuse", "the connection is closed before the engine has the request"),
-    fault("lost", "the engine does it, its answer is lost"),
-    fault("half", "half of the answer arrives"),
-    fault("half-closed", "the answer's head arrives, then the stream ends"),
+    fault("lost", "the engine carries out the request, but its answer is lost"),
+    fault("half", "only half of the answer arrives"),
+    fault("half-closed", "the head of the answer arrives, then the stream ends"),
     fault("500", "HTTP status 500"),
     fault("503", "HTTP status 503"),
-    fault("garbage", "an answer that is no HTTP"),
-    fault("not-json", "an answer that is no JSON"),
-    fault("empty", "status 200 and nothing"),
-    fault("not-object", "status 200 and null"),
-    fault("delay", "2 s late"),
-    fault("stall", "no answer, for ever"),
-    fault("stall-after", "the engine does it, no answer, for ever"),
+    fault("garbage", "the answer is not HTTP"),
+    fault("not-json", "the answer is not JSON"),
+    fault("empty", "status 200 and an empty body"),
+    fault("not-object", "status 200 and `null`"),
+    fault("delay", "the answer comes 2 s late"),
+    fault("stall", "no answer, ever"),
+    fault("stall-after", "the engine carries out the request, but never answers"),
 ];
 
 /// The required outcome of a fault at a step.
@@ -136,7 +136,7 @@ const fn change(name: &'static str, pattern: &'static str, nth: usize) -> Call {
 /// The calls in the order in which they are made; some run side by side. A container's ID reads as
 /// fault-nerdctl shows it: `{1}` is the action's, `{2}` the user container's, `{3}` the waiter's.
 pub const CALLS: [Call; 16] = [
-    question("handoff: list containers of ours", "--filter label=waitdaemon.action", 1),
+    question("handoff: list our containers", "--filter label=waitdaemon.action", 1),
     question("handoff: inspect the candidate", "--mode=native {1}", 1),
     question(
         "handoff: inspect IMAGE",
@@ -170,7 +170,7 @@ pub const CALLS: [Call; 16] = [
     change("waiter: remove the user container", " rm --volumes {2}", 1),
     Call {
         after: " rm --volumes {2}",
-        ..question("waiter: see that the user container is gone", ".Process}}} {2}", 1)
+        ..question("waiter: check that the user container is gone", ".Process}}} {2}", 1)
     },
     change("waiter: remove itself", " rm --force --volumes {3}", 1),
 ];
@@ -181,15 +181,15 @@ pub const HOW_THE_ACTION_ENDED: &str = ".Process}}} {1}";
 /// The faults of nerdctl, each of which happens once.
 pub const CALL_FAULTS: [Fault; 10] = [
     fault("refuse", "containerd is away"),
-    fault("lost", "nerdctl does it and then says that containerd is away"),
-    fault("unknown", "an error that nobody knows"),
-    fault("mute", "nerdctl is killed before it does it"),
-    fault("mute-after", "nerdctl is killed after it has done it"),
-    fault("empty", "a question is answered with nothing"),
-    fault("not-json", "a question is answered with something else"),
-    fault("delay", "2 s late"),
-    fault("stall", "no end, for ever"),
-    fault("stall-after", "nerdctl does it and does not end, for ever"),
+    fault("lost", "nerdctl makes the call and then reports that containerd is away"),
+    fault("unknown", "an unrecognized error"),
+    fault("mute", "nerdctl is killed before it makes the call"),
+    fault("mute-after", "nerdctl is killed after it has made the call"),
+    fault("empty", "a query gets an empty answer"),
+    fault("not-json", "a query gets an answer that is not JSON"),
+    fault("delay", "the answer comes 2 s late"),
+    fault("stall", "nerdctl hangs before it makes the call"),
+    fault("stall-after", "nerdctl makes the call and then hangs"),
 ];
 
 impl Call {

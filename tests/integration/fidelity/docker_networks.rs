@@ -29,7 +29,7 @@ pub fn networks() -> Vec<Row> {
         Row::body("EndpointsConfig, DriverOpts, before 1.46", on("front", json!({"front": {"DriverOpts": {"a.b": "c"}}}))).until(45),
         Row::body("EndpointsConfig, MacAddress", on("front", json!({"front": {"MacAddress": "02:42:00:00:00:08"}}))).since(44),
         Row::body("EndpointsConfig, several networks", two(json!({"Aliases": ["one"]}), json!({"IPAMConfig": {"IPv4Address": "10.8.0.88"}, "Aliases": ["two"]}))).since(44),
-        Row::body("EndpointsConfig, MacAddress on a second network", two(json!({}), json!({"MacAddress": "02:42:00:00:00:07"}))).since(44).changed(&["/Networks/back/MacAddress"], "the engine does not show whether an address was set there or made"),
+        Row::body("EndpointsConfig, MacAddress on a second network", two(json!({}), json!({"MacAddress": "02:42:00:00:00:07"}))).since(44).changed(&["/Networks/back/MacAddress"], "the engine does not show whether the address was set or generated"),
         Row::body("EndpointsConfig, GwPriority", two(json!({"GwPriority": 1}), json!({"GwPriority": 5}))).since(48),
         Row::body("Links", host("Links", json!(["other:db", "other"]))),
         Row::body("Dns", host("Dns", json!(["10.1.1.1", "10.1.1.2"]))),

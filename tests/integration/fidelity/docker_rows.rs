@@ -32,7 +32,7 @@ fn config() -> Vec<Row> {
         Row::body("User, by number", json!({"User": "1000:1001"})),
         Row::body("User, by name", json!({"User": "nobody"})).engine_refuses(
             "unable to find user nobody",
-            "the engine looks names up in the action's image, and ours has no /etc/passwd; numbers work",
+            "the engine looks up names in the action's image, and ours has no /etc/passwd; numbers work",
         ),
         Row::body("AttachStdin", json!({"AttachStdin": true})),
         Row::body("AttachStdout", json!({"AttachStdout": true})),
@@ -53,7 +53,7 @@ fn config() -> Vec<Row> {
         Row::body("Cmd, every byte", json!({"Cmd": ["sh", "-c", "exec sleep 1000", "", "--", "-x", "--privileged", "a\nb", "ä\"'$HOME "]})),
         Row::body("Entrypoint", json!({"Entrypoint": ["/waitdaemon", "sleep"], "Cmd": ["1002"]})).stands_for(json!({"Cmd": ["sleep", "1002"]})).changed(
             &[],
-            "its first word is our program; what follows are arguments for the user image's ENTRYPOINT",
+            "its first word is our program; the rest become arguments for the user image's ENTRYPOINT",
         ),
         Row::body("Healthcheck", json!({"Healthcheck": {"Test": ["CMD", "true"], "Interval": 60_000_000_000_u64, "Timeout": 5_000_000_000_u64, "Retries": 7, "StartPeriod": 2_000_000_000_u64}})),
         Row::body("Healthcheck.StartInterval", json!({"Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 60_000_000_000_u64, "StartPeriod": 60_000_000_000_u64, "StartInterval": 9_000_000_000_u64}})).since(44),
@@ -82,7 +82,7 @@ fn config() -> Vec<Row> {
         ),
         Row::body("ContainerIDFile", host("ContainerIDFile", json!("/x"))).changed(
             &["/HostConfig/ContainerIDFile"],
-            "a path for the docker command's own use: the file that it wrote is about the action",
+            "a path for the docker command's own use; the file that it wrote is about the action",
         ),
     ]
 }
@@ -126,7 +126,7 @@ fn images() -> Vec<Row> {
             .image("neither:1"),
         Row::body("user image with neither, no arguments", nothing()).image("neither:1").refused(
             "neither the action nor IMAGE says what to run",
-            "nothing says what to run; the engine says so at create",
+            "nothing says what to run; the engine refuses it at create",
         ),
         Row::body("user image that sets everything stands", nothing()).image("full:1"),
         Row::body("the action's values win over the user image's", set_all()).image("full:1"),
@@ -168,7 +168,7 @@ fn resources() -> Vec<Row> {
             "CpuRealtimePeriod, CpuRealtimeRuntime",
             json!({"HostConfig": {"CpuRealtimePeriod": 1_000_000, "CpuRealtimeRuntime": 1000}}),
         )
-        .engine_refuses("cpu.rt_runtime_us", "only where dockerd is given --cpu-rt-runtime"),
+        .engine_refuses("cpu.rt_runtime_us", "works only if dockerd runs with --cpu-rt-runtime"),
         Row::body("CpusetCpus", host("CpusetCpus", json!("0"))),
         Row::body("CpusetMems", host("CpusetMems", json!("0"))),
         Row::body("Memory", host("Memory", json!(64 * MIB))),
@@ -253,14 +253,14 @@ fn resources() -> Vec<Row> {
         Row::body("CpuCount", host("CpuCount", json!(2))),
         Row::body("CpuPercent", host("CpuPercent", json!(50))).without_effect(),
         Row::body("IOMaximumIOps", host("IOMaximumIOps", json!(100)))
-            .engine_refuses("imum ", "a setting of Windows containers"),
+            .engine_refuses("imum ", "a setting for Windows containers"),
         Row::body("IOMaximumBandwidth", host("IOMaximumBandwidth", json!(100)))
-            .engine_refuses("imum ", "a setting of Windows containers"),
+            .engine_refuses("imum ", "a setting for Windows containers"),
         Row::body("StorageOpt", host("StorageOpt", json!({"size": "1G"})))
             .until(50)
             .engine_refuses(
                 "storage-opt is supported only for",
-                "the engine takes it on some storage only, such as XFS with project quotas",
+                "the engine supports it on some storage only, such as XFS with project quotas",
             ),
         Row::body(
             "StorageOpt, with the containerd image store",
@@ -306,11 +306,11 @@ fn mounts() -> Vec<Row> {
         Row::body("Binds, named volumes", host("Binds", json!(["named:/t", "named:/u:ro", "other-volume:/v:nocopy"]))),
         Row::body("Volumes, anonymous", json!({"Volumes": {"/t": {}, "/slash/": {}}})).changed(
             &["/HostConfig/Binds", "/Config/Volumes", "/Mounts", "/Spec/mounts"],
-            "the user container has the action's volume, bound by name, not a new one",
+            "the user container gets the action's volume, bound by name, instead of a new one",
         ),
         Row::body("Binds, anonymous volume", host("Binds", json!(["/t"]))).changed(
             &["/HostConfig/Binds", "/Mounts", "/Spec/mounts"],
-            "the user container has the action's volume, bound by name, not a new one",
+            "the user container gets the action's volume, bound by name, instead of a new one",
         ),
         Row::body(
             "Mounts, anonymous volume",
@@ -318,7 +318,7 @@ fn mounts() -> Vec<Row> {
         )
         .changed(
             &["/HostConfig/Mounts/0/Source", "/Mounts", "/Spec/mounts"],
-            "the user container has the action's volume, bound by name, not a new one",
+            "the user container gets the action's volume, bound by name, instead of a new one",
         ),
         Row::body("Mounts, bind", bind(json!({}))),
         Row::body("Mounts, bind, ReadOnly", bind(json!({"ReadOnly": true}))),
@@ -385,7 +385,7 @@ fn mounts() -> Vec<Row> {
         Row::body("Tmpfs", host("Tmpfs", json!({"/t": "size=1m,mode=700,noexec", "/u": ""}))),
         Row::body("VolumesFrom", host("VolumesFrom", json!(["other:ro"]))).changed(
             &["/HostConfig/Binds", "/Mounts"],
-            "the other container's volumes are also bound by name, so that they are there even when it is gone",
+            "the other container's volumes are also bound by name, so they remain even when it is gone",
         ),
         Row::body("VolumeDriver", json!({"HostConfig": {"VolumeDriver": "local", "Binds": ["by-driver:/t"]}})),
         Row::body("ReadonlyRootfs", host("ReadonlyRootfs", json!(true))),

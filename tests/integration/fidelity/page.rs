@@ -50,33 +50,33 @@ fn page() -> String {
         docker_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
     let of_nerdctl: Vec<_> =
         nerdctl_rows::GROUPS.iter().map(|(name, rows)| (*name, rows())).collect();
-    text += "| | carried | otherwise, on purpose | refused before SUCCESS | refused by the engine for the action itself | lost |\n";
+    text += "| | carried | changed on purpose | refused before SUCCESS | refused by the engine for the action itself | lost |\n";
     text += "| --- | --- | --- | --- | --- | --- |\n";
     count(&mut text, &docker, &of_docker);
     count(&mut text, &nerdctl, &of_nerdctl);
     text += "\n## Docker: the settings of `POST /containers/create`\n";
     tables(&mut text, &docker, &of_docker);
-    text += "\n## containerd: the flags of `nerdctl create`\n\nThe agent's own containers have a part of them only.\n";
+    text += "\n## containerd: the flags of `nerdctl create`\n\nThe agent's own containers use only some of them.\n";
     tables(&mut text, &nerdctl, &of_nerdctl);
     text += LATER;
     text
 }
 
 const LATER: &str = "
-## What comes during the wait
+## What changes during the wait
 
-`fidelity::later::a_device_of_a_privileged_action` runs this.
+`fidelity::later::a_device_of_a_privileged_action` tests this.
 
 | | Docker | containerd |
 | --- | --- | --- |
-| a device node that is made after the handoff, for a privileged action | there: the engine lists devices when it starts a container | not there, for nerdctl lists them when it creates one; there with the volume `/dev:/dev` |
+| a device node that is created after the handoff, for a privileged action | visible: the engine lists devices when it starts a container | not visible, because nerdctl lists devices when it creates a container; visible with the volume `/dev:/dev` |
 ";
 
 const INTRODUCTION: &str = "# What the user container gets
 
-Made by `make docs` from the rows in tests/integration/fidelity; `make test` runs each row on HookOS, the newest Docker Engine and CaptainOS, `make soak` on the other versions, and fails if this page is not what they say.
+`make docs` generates this page from the rows in tests/integration/fidelity. `make test` runs each row on HookOS, the newest Docker Engine and CaptainOS, and `make soak` runs them on the other versions. `make test` fails if this page does not match the rows.
 
-How a row is proved: an action with the setting is handed over; then the engine itself is given the action's own request with IMAGE in place of waitdaemon's image. The user container must be the same as that one: what `inspect` shows, and the OCI specification that the runtime gets. A row that sets nothing fails.
+How a row is proved: an action with the setting is handed over. Then the engine itself gets the action's own request, with IMAGE in place of waitdaemon's image. The user container must match the container that results: in what `inspect` shows, and in the OCI specification that the runtime gets. A row whose setting has no effect fails.
 
 ";
 
@@ -117,7 +117,7 @@ fn tables(text: &mut String, columns: &[Column], groups: &[(&str, Vec<Row>)]) {
 fn became(row: &Row) -> String {
     match &row.expect {
         Expect::Carried => "carried".into(),
-        Expect::Changed(_, why) => format!("otherwise: {why}"),
+        Expect::Changed(_, why) => format!("changed: {why}"),
         Expect::Refused(_, why) => format!("refused: {why}"),
         Expect::EngineRefuses(_, why) => format!("the engine refuses the action: {why}"),
     }
