@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
-/// More failures than these have a cause that is worth no second run.
+/// More failures than these, or than one case in [`FEW_OF`], have a cause that a second run would
+/// only show again.
 const FEW: usize = 5;
+const FEW_OF: usize = 10;
 
 /// A case that can run more than once.
 #[derive(Clone)]
@@ -37,7 +39,7 @@ pub fn run(arguments: &Arguments, cases: &[Case]) -> Conclusion {
     let conclusion = libtest_mimic::run(arguments, cases.iter().map(trial).collect());
     let names = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
     let whole = arguments.filter.is_none() && arguments.skip.is_empty();
-    if !whole || names.is_empty() || names.len() > FEW {
+    if !whole || names.is_empty() || names.len() > FEW.min(cases.len() / FEW_OF) {
         return conclusion;
     }
     println!("once more, alone, what failed beside others: {}", names.join(", "));

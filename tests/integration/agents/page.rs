@@ -43,7 +43,7 @@ const AFTER_THE_TABLE: &str = "| v0.22 | HookOS | Docker | not tested: the Go mo
 ";
 
 const SHIPPED: &str = "
-`make test` also covers other engines, with the agent of v0.25. On the newest Docker Engine with the containerd image store (`docker-new`) it runs every case. On Docker 20.10 (`docker-old`), on nerdctl 2.3.5 with containerd 2.4 (`captain-next`) and on cgroup v1 (`captain-v1`) it runs the cases that can differ there.
+`make test` also covers other engines, with the agent of v0.25. On the newest Docker Engine with the containerd image store (`docker-new`) it runs every case. On Docker 20.10 (`docker-old`), on nerdctl 2.3.5 with containerd 2.4 (`captain-next`) and on cgroup v1 (`captain-v1`) it runs the cases that can differ there; the whole table of settings there is in `make soak`.
 
 What the OSIEs ship, according to their repositories in 2026-11: HookOS v0.10.0 has Docker 26.1.0, and v0.11.0 and v0.11.1 have 28.2.2. CaptainOS has containerd 2.2.1 and nerdctl 2.2.1. Tinkerbell's chart serves HookOS v0.11.1 from v0.22 to v0.25. From v0.23 on it also serves CaptainOS v0.1.0, if that is enabled.
 
@@ -66,7 +66,9 @@ After v0.25.0, and not yet in a release (read: commit 9abc64f7, 2026-08-16), the
 
 ## arm64
 
-Every image is built for amd64 and arm64 (`make release-image`), as HookOS and CaptainOS are. `make test` builds the program for both and runs it on the machine's own architecture. No case has been run on arm64.
+Every image is built for amd64 and arm64, as HookOS and CaptainOS are. `make test-machines-arm64` boots emulated arm64 machines of both kinds, with engines and agent built for arm64, and takes the README's reboot, and a kexec without `IMAGE`, to the machine's end (tests/machines). `make test` runs the arm64 program on Docker under an emulator (run: `release::other_architecture_hands_over`). The other cases have been run on amd64 only.
+
+A kexec without `IMAGE` needs a kernel with `CONFIG_KEXEC_FILE`. HookOS's and CaptainOS's kernels for arm64 have it (read: kernel/configs/generic-6.6.y-aarch64 and kernel.configs/6.18.y.arm64 in their repositories); Debian's kernels for arm64 lack it (6.1, 6.12 and 7.2, read in their configuration). On such a machine the action fails before `SUCCESS` and says so.
 
 ## Not supported
 
