@@ -2,6 +2,7 @@
 //!
 //! A case's name is `<system>::<module>::<name>`: the file is the promise that the case checks.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -87,13 +88,13 @@ impl Case {
 /// Every case on each of its systems. Long cases are included only if `SOAK` is set; if it is
 /// `alone`, all others are left out.
 ///
-/// The systems of a case come one after the other, because those with systemd keep the processors
-/// busy and those with Docker mostly wait.
+/// The table of settings comes first, for its cases are the longest; then all others, mixed: some
+/// keep the processors busy, others mostly wait, and beside each other they take less time.
 pub fn all() -> Vec<suite::Case> {
     let soak = std::env::var_os("SOAK");
     let (soak, alone) = (soak.is_some(), soak.is_some_and(|value| value == "alone"));
     let mut cases: Vec<_> = inventory::iter::<Case>.into_iter().collect();
-    cases.sort_by_key(|case| case.name());
+    cases.sort_by_key(|case| (!case.module.contains("fidelity"), mixed(&case.name())));
     let mut all = Vec::new();
     for case in cases {
         let run = case.run;
@@ -111,6 +112,13 @@ pub fn all() -> Vec<suite::Case> {
         }
     }
     all
+}
+
+/// A number by which names are in no order that means anything, and always in the same one.
+fn mixed(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Writes and registers a case:
