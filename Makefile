@@ -116,10 +116,10 @@ cache: $(CACHE)/tink/agent $(AGENTS) $(CACHE)/docker28/dockerd $(CACHE)/docker28
 
 ##@ measure
 
-bench: ## measure size, memory and time against the floor; writes bench/results.json and docs/timeline.svg (PEER_IMAGE=...)
+bench: ## measure size, memory and time against the floor; writes bench/results.json and docs/timeline.svg (PEER_IMAGE=...); ONE=captain measures on one system
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory -s cache image
-	@cargo run -q -p bench --bin bench
+	@ONE=$(ONE) cargo run -q -p bench --bin bench
 
 fleet: ## 1,000 machines that wait for the real Smee at once: its load, and how far apart they start (one minute)
 	@scripts/setup test

@@ -2,7 +2,8 @@
 //! engine, in one run on one machine. Prints a table, writes bench/results.json and
 //! docs/timeline.svg.
 //!
-//! PEER_IMAGE, a docker-archive or a reference, is measured in the same way for comparison.
+//! PEER_IMAGE, a docker-archive or a reference, is measured in the same way for comparison. ONE, such
+//! as `captain`, measures on that system alone and writes no file.
 
 mod engines;
 mod measure;
@@ -34,8 +35,10 @@ fn main() -> ExitCode {
 /// Runs the bench; true if every bar is met.
 fn run() -> Result<bool> {
     let peer = std::env::var("PEER_IMAGE").ok().filter(|peer| !peer.is_empty());
+    let one = std::env::var("ONE").ok().filter(|one| !one.is_empty());
+    let is_meant = |system: &System| one.as_deref().is_none_or(|one| one == system.name());
     let mut rows = Vec::new();
-    for system in [System::HookOS, System::DockerNew] {
+    for system in [System::HookOS, System::DockerNew].into_iter().filter(is_meant) {
         let bench = Bench::new(system, peer.as_deref())?;
         if system == System::HookOS {
             rows.extend(measure::image_size(&bench)?);
@@ -45,17 +48,22 @@ fn run() -> Result<bool> {
         rows.extend(measure::memory(&bench)?);
         rows.extend(measure::processor(&bench)?);
         rows.push(measure::start(&bench)?);
-        if system == System::DockerNew {
+        if system == System::DockerNew && one.is_none() {
             let steps = timeline::record(&bench)?;
             fs::write(paths::root().join("docs/timeline.svg"), timeline::draw(&steps)?)?;
         }
     }
-    let bench = Bench::new(System::CaptainOS, peer.as_deref())?;
-    rows.push(measure::handoff(&bench, 1.0)?);
-    rows.extend(measure::own_end(&bench, 0.95)?);
-    rows.extend(measure::memory(&bench)?);
+    if is_meant(&System::CaptainOS) {
+        let bench = Bench::new(System::CaptainOS, peer.as_deref())?;
+        rows.push(measure::handoff(&bench, 1.0)?);
+        rows.extend(measure::own_end(&bench, 0.95)?);
+        rows.extend(measure::memory(&bench)?);
+    }
 
     println!("{}", rows::table(&rows));
+    if one.is_some() {
+        return Ok(rows.iter().all(Row::is_met));
+    }
     let results = json!({"machine": machine()?, "runs": measure::RUNS, "rows": rows});
     let folder = paths::root().join("bench");
     fs::create_dir_all(&folder)?;
