@@ -273,7 +273,7 @@ fn duty(
     }
 }
 
-/// Returns what to ask systemd for once the command, which asked for it in vain, has ended. Pure.
+/// Returns what to ask systemd for once the command, which could not get it, has ended. Pure.
 fn finish_reboot(settings: &Settings, init: Init, runs: &[String]) -> Option<End> {
     if init != Init::Systemd || settings.image().is_none() {
         return None;

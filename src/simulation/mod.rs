@@ -1,5 +1,5 @@
-//! Simulates handoff, agent, engine and waiter together: their own code, on an in-memory engine and
-//! a clock that jumps.
+//! Simulates handoff, agent, engine and waiter together: the program's own handoff and waiter, with
+//! an imitated agent, on an in-memory engine and a clock that jumps.
 //!
 //! A seed decides everything: which engine, how long things take, what goes wrong at which request,
 //! which process is killed when, when the engine restarts, and whether the same action comes again.
