@@ -141,7 +141,7 @@ case!(example_own_kexec, ON_MAIN, |machine| {
 case!(example_report, ON_MAIN, |system: System| example(system, "report", 10.0));
 
 // With an image that exists here, and any file as the password.
-case!(example_private_registry, ON_DOCKER_MAIN, |system: System| {
+case!(example_private_registry, ON_MAIN, |system: System| {
     changed(system, "private-registry", 10.0, true, |text| {
         text.replace("registry.example.org/tools/reboot:1", "alpine")
             .replace("- /run/registry-password:", "- /etc/hostname:")
@@ -176,7 +176,7 @@ case!(example_nerdctl_own_with_network_host, ON_CAPTAIN, |system: System| {
     changed(system, "nerdctl-own", 10.0, true, with_network_host)
 });
 
-case!(example_wait, ON_DOCKER_MAIN, |system: System| example(system, "wait", 30.0));
+case!(example_wait, ON_MAIN, |system: System| example(system, "wait", 30.0));
 
 /// The last action of the Template in a CAPT object.
 fn last_of_capt(text: &str) -> String {
@@ -189,7 +189,7 @@ fn last_of_capt(text: &str) -> String {
 }
 
 // With a shorter wait.
-case!(example_capt, ON_DOCKER_MAIN, |system: System| {
+case!(example_capt, ON_MAIN, |system: System| {
     changed(system, "capt", 2.0, true, |text| {
         last_of_capt(text).replace("WAIT_SECONDS: 30", "WAIT_SECONDS: 2")
     })
