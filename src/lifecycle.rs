@@ -78,6 +78,15 @@ impl<'a> Lifecycle<'a> {
         Self { persistent: true, ..self }
     }
 
+    /// Asks until there is an answer or a final error, for as long as this journey has patience.
+    fn ask<T, F: Future<Output = Result<T, Refusal>>>(
+        &self,
+        what: &str,
+        ask: impl FnMut() -> F,
+    ) -> impl Future<Output = Result<T, Refusal>> {
+        retry(self.patience, self.persistent, what, ask)
+    }
+
     fn attempts(&self) -> Attempts {
         Attempts::within(self.patience).persistent(self.persistent)
     }
@@ -91,10 +100,7 @@ impl<'a> Lifecycle<'a> {
             if containers.is_empty() {
                 return Ok(Vec::new());
             }
-            retry(self.patience, self.persistent, QUESTION, || {
-                self.engine.look(containers, Detail::Life)
-            })
-            .await
+            self.ask(QUESTION, || self.engine.look(containers, Detail::Life)).await
         })
     }
 
@@ -112,10 +118,7 @@ impl<'a> Lifecycle<'a> {
     /// If the engine does not answer.
     pub async fn inspect(&self, container: &str) -> Result<Option<Seen>, Refusal> {
         let one = [container];
-        let seen = retry(self.patience, self.persistent, QUESTION, || {
-            self.engine.look(&one, Detail::Whole)
-        })
-        .await;
+        let seen = self.ask(QUESTION, || self.engine.look(&one, Detail::Whole)).await;
         Ok(seen?.pop())
     }
 
@@ -124,9 +127,7 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer.
     pub fn list<'b>(&'b self, which: Which<'b>) -> Answer<'b, Vec<String>> {
-        Box::pin(async move {
-            retry(self.patience, self.persistent, QUESTION, || self.engine.list(which)).await
-        })
+        Box::pin(async move { self.ask(QUESTION, || self.engine.list(which)).await })
     }
 
     /// Returns an image; `None` if it is not on this machine.
@@ -134,9 +135,7 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer, or does not accept the name.
     pub fn image<'b>(&'b self, image: &'b str) -> Answer<'b, Option<Image>> {
-        Box::pin(async move {
-            retry(self.patience, self.persistent, QUESTION, || self.engine.image(image)).await
-        })
+        Box::pin(async move { self.ask(QUESTION, || self.engine.image(image)).await })
     }
 
     /// Creates a container exactly once and completes it. If the answer is lost, the engine may
@@ -147,10 +146,8 @@ impl<'a> Lifecycle<'a> {
     pub fn create_once<'b>(&'b self, request: &'b Request) -> Answer<'b, Created> {
         Box::pin(async move {
             let created = self.create(request).await?;
-            retry(self.patience, self.persistent, "completing a container", || {
-                self.engine.complete(request, &created.id)
-            })
-            .await?;
+            self.ask("completing a container", || self.engine.complete(request, &created.id))
+                .await?;
             Ok(created)
         })
     }
