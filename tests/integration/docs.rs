@@ -10,6 +10,19 @@ use lab::paths;
 
 use crate::case;
 
+/// Fails if a document differs from the page that the cases make; with `WRITE_DOCS` set, writes it.
+pub fn is_made(document: &str, page: &str) -> Result<()> {
+    let path = paths::root().join(document);
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        return fs::write(&path, page).with_context(|| format!("cannot write {document}"));
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    let line = there.lines().zip(page.lines()).position(|(one, other)| one != other);
+    let line = line.map_or(0, |line| line + 1);
+    ensure!(there == page, "{document} is not what the cases say (line {line}); run `make docs`");
+    Ok(())
+}
+
 /// Reads README, CONTRIBUTING, docs/ and docs/development/.
 fn documents() -> Result<Vec<(PathBuf, String)>> {
     let mut paths = vec![paths::root().join("README.md"), paths::root().join("CONTRIBUTING.md")];

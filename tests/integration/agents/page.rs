@@ -1,29 +1,14 @@
 //! docs/compatibility.md, made from the cases: the page lists exactly what the cases ran.
 
 use std::fmt::Write;
-use std::fs;
 
-use anyhow::{Context, ensure};
 use lab::agent::Version;
-use lab::paths;
 use lab::system::System;
 
 use super::{CASES, OSIES, ways};
-use crate::case;
+use crate::{case, docs};
 
-// Fails if docs/compatibility.md does not match the cases; with `WRITE_DOCS` set, writes it.
-case!(page_is_the_cases, || {
-    let path = paths::root().join("docs/compatibility.md");
-    let page = page();
-    if std::env::var_os("WRITE_DOCS").is_some() {
-        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
-    }
-    ensure!(
-        fs::read_to_string(&path).unwrap_or_default() == page,
-        "docs/compatibility.md is stale; run `make docs`"
-    );
-    Ok(())
-});
+case!(page_is_the_cases, || docs::is_made("docs/compatibility.md", &page()));
 
 const INTRODUCTION: &str = "# Compatibility
 

@@ -1,30 +1,14 @@
 //! docs/reliability.md, made from the steps and faults that the cases run.
 
 use std::fmt::Write;
-use std::fs;
-
-use anyhow::{Context, ensure};
-use lab::paths;
 
 use super::calls;
 use super::kills;
-use crate::case;
+use crate::{case, docs};
 
 use super::steps::{CALL_FAULTS, CALLS, CLEAN_UP, Expect, FAULTS, Fault, STEPS};
 
-// Fails if docs/reliability.md does not match the cases; with `WRITE_DOCS` set, writes it.
-case!(page_is_the_cases, || {
-    let path = paths::root().join("docs/reliability.md");
-    let page = page();
-    if std::env::var_os("WRITE_DOCS").is_some() {
-        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
-    }
-    ensure!(
-        fs::read_to_string(&path).unwrap_or_default() == page,
-        "docs/reliability.md is stale; run `make docs`"
-    );
-    Ok(())
-});
+case!(page_is_the_cases, || docs::is_made("docs/reliability.md", &page()));
 
 const INTRODUCTION: &str = "# What happens when something fails
 

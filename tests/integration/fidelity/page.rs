@@ -1,36 +1,15 @@
 //! docs/fidelity.md, made from the rows: it says what the cases have seen.
 
 use std::fmt::Write;
-use std::fs;
 
-use anyhow::{Context, ensure};
-use lab::paths;
 use lab::system::System;
 
-use crate::case;
+use crate::{case, docs};
 
 use super::rows::{Expect, Row};
 use super::{docker_rows, nerdctl_rows};
 
-// Fails if docs/fidelity.md does not match the rows; with `WRITE_DOCS` set, writes it.
-case!(page_is_the_rows, || {
-    let path = paths::root().join("docs/fidelity.md");
-    let page = page();
-    if std::env::var_os("WRITE_DOCS").is_some() {
-        return fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()));
-    }
-    let there = fs::read_to_string(&path).unwrap_or_default();
-    let line = there
-        .lines()
-        .zip(page.lines())
-        .position(|(one, other)| one != other)
-        .map_or(0, |line| line + 1);
-    ensure!(
-        there == page,
-        "docs/fidelity.md is not what the rows say (line {line}); run `make docs`"
-    );
-    Ok(())
-});
+case!(page_is_the_rows, || docs::is_made("docs/fidelity.md", &page()));
 
 /// An engine's column: its heading and the rows that it covers.
 type Column = (String, Box<dyn Fn(&Row) -> bool>);
