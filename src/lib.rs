@@ -1,12 +1,12 @@
 //! waitdaemon: runs the last action of a Tinkerbell Workflow after the Workflow reported SUCCESS.
 //!
 //! The crate has two short journeys over one seam. `main.rs` picks the journey: [`handoff`] is the
-//! action container's, [`waiter`] is the waiter's. Both handle containers through [`lifecycle`];
-//! the handoff finds its own container through [`identity`]. [`engine`] is the seam. docs/design.md
+//! action container's, [`waiter`] is the waiter's. Both handle containers through `lifecycle`;
+//! the handoff finds its own container through `identity`. [`engine`] is the seam. docs/design.md
 //! defines the terms.
 
 #[cfg(target_env = "musl")]
-pub mod backtrace;
+mod backtrace;
 pub mod bootloader;
 pub mod choose;
 pub mod command;
@@ -14,11 +14,11 @@ pub mod console;
 pub mod end;
 pub mod engine;
 pub mod error;
-pub mod failures;
+mod failures;
 pub mod handoff;
-pub mod http;
-pub mod identity;
-pub mod lifecycle;
+mod http;
+mod identity;
+mod lifecycle;
 pub mod logging;
 pub mod login;
 pub mod machine;
@@ -26,7 +26,7 @@ pub mod names;
 pub mod process;
 pub mod reference;
 pub mod report;
-pub mod retry;
+mod retry;
 pub mod safe_moment;
 pub mod settings;
 pub mod signals;

@@ -11,9 +11,10 @@ use waitdaemon::engine::Engine;
 use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Context, Failure, exit};
+use waitdaemon::handoff::job::Job;
 use waitdaemon::handoff::{self, show};
 use waitdaemon::login::Login;
-use waitdaemon::machine::namespaces;
+use waitdaemon::machine::{Machine, namespaces};
 use waitdaemon::process::Process;
 use waitdaemon::settings::{Problem, Settings, Syslog, reader, variables};
 use waitdaemon::signals::Signals;
@@ -34,61 +35,41 @@ fn main() -> ExitCode {
 /// Runs the action container's journey; returns the exit code.
 fn be_action() -> u8 {
     let process = Process::own();
-    let settings =
-        match Settings::read(std::env::vars_os(), process.command.get(1..).unwrap_or_default()) {
-            Ok(settings) => settings,
-            Err(problems) => {
-                logging::start(LevelFilter::Info, "handoff");
-                if reader::asks_for_dry_run(std::env::vars_os()) {
-                    return show::invalid(&problems);
-                }
-                return on_one_thread(exit::INVALID_SETTINGS, async {
-                    tell_syslog(&reader::syslog(std::env::vars_os()), &process);
-                    for Problem { field, value, problem, fix } in problems {
-                        log::error!(field, value = value.as_deref(), fix; "{problem}");
-                    }
-                    Ok(exit::INVALID_SETTINGS)
-                });
+    on_one_thread(exit::HANDOFF_FAILED, async {
+        let settings =
+            match Settings::read(std::env::vars_os(), process.command.get(1..).unwrap_or_default())
+            {
+                Ok(settings) => settings,
+                Err(problems) => return Ok(reject(&problems, &process)),
+            };
+        logging::start(settings.log.into(), "handoff");
+        warn_of_misspelled_variables();
+        // Read while we are in our own mount namespace: the password file is the action's.
+        let login = match Login::given(&settings) {
+            Ok(login) => login,
+            Err(failure) if settings.dry_run => return Ok(show::failed(&failure)),
+            Err(failure) => {
+                start_syslog(&settings.syslog, &process.machine);
+                logging::failure(&failure);
+                return Ok(exit::INVALID_SETTINGS);
             }
         };
-    logging::start(settings.log.into(), "handoff");
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if let Some(warning) = variables::misspelled(&name) {
-            log::warn!(field = format!("environment.{name}").as_str(); "{warning}");
+        if settings.dry_run {
+            return Ok(show::run(&settings, &process, login).await);
         }
-    }
-    // Read while we are in our own mount namespace: the password file is the action's.
-    let login = match Login::given(&settings) {
-        Ok(login) => login,
-        Err(failure) if settings.dry_run => return show::failed(&failure),
-        Err(failure) => {
-            return on_one_thread(exit::INVALID_SETTINGS, async {
-                tell_syslog(&settings.syslog, &process);
-                Err(failure)
-            });
-        }
-    };
-    if settings.dry_run {
-        return on_one_thread(exit::HANDOFF_FAILED, async {
-            Ok(show::run(&settings, &process, login).await)
-        });
-    }
-    on_one_thread(exit::HANDOFF_FAILED, async {
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let reached = match choose(&settings, &process).await {
             Ok(reached) => reached,
             Err(failures) => {
-                tell_syslog(&settings.syslog, &process);
+                start_syslog(&settings.syslog, &process.machine);
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
                 return Ok(exit::NO_ENGINE);
             }
         };
-        let keeps_logs = reached.engine.about().keeps_logs;
-        let server = syslog::server(&settings.syslog, keeps_logs, &process.command_line);
-        server.iter().for_each(|address| syslog::start(address));
-        match handoff::run(&reached, &process, &settings, login, &mut signals).await {
+        reached.syslog.iter().for_each(|address| syslog::start(address));
+        let job = Job::new(&reached, &process, &settings, login)?;
+        match handoff::run(&job, &mut signals).await {
             Ok(()) => Ok(0),
             Err(failures) => {
                 failures.iter().for_each(logging::failure);
@@ -98,15 +79,37 @@ fn be_action() -> u8 {
     })
 }
 
-/// Starts sending failures to the OSIE's syslog before an engine has answered, unless Docker is
-/// there: it sends what containers print.
-fn tell_syslog(wanted: &Syslog, process: &Process) {
+/// Says what is wrong with the settings; returns the exit code.
+fn reject(problems: &[Problem], process: &Process) -> u8 {
+    logging::start(LevelFilter::Info, "handoff");
+    if reader::asks_for_dry_run(std::env::vars_os()) {
+        return show::invalid(problems);
+    }
+    start_syslog(&reader::syslog(std::env::vars_os()), &process.machine);
+    for Problem { field, value, problem, fix } in problems {
+        log::error!(field = *field, value = value.as_deref(), fix = *fix; "{problem}");
+    }
+    exit::INVALID_SETTINGS
+}
+
+fn warn_of_misspelled_variables() {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if let Some(warning) = variables::misspelled(&name) {
+            log::warn!(field = format!("environment.{name}").as_str(); "{warning}");
+        }
+    }
+}
+
+/// Starts sending failures to the OSIE's syslog if no engine was reached, unless Docker is there:
+/// it sends what containers print.
+fn start_syslog(wanted: &Syslog, machine: &Machine) {
     let socket = Path::new("/var/run/docker.sock");
     let found =
         |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let docker =
         found(socket) || namespaces::path_through_init(socket).is_some_and(|path| found(&path));
-    if let Some(address) = syslog::server(wanted, !docker, &process.command_line) {
+    if let Some(address) = syslog::server(wanted, !docker, &machine.command_line) {
         syslog::start(&address);
     }
 }

@@ -1,4 +1,4 @@
-//! This process and its surroundings, as the journeys see them.
+//! This process as the journeys see it: what it knows, and what it can do.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -10,8 +10,8 @@ use crate::end::{End, Init};
 use crate::error::Failure;
 use crate::logging;
 use crate::machine::clock::Clock;
-use crate::machine::procfs::{self, Traces};
-use crate::machine::{namespaces, power};
+use crate::machine::procfs::Traces;
+use crate::machine::{Machine, power};
 use crate::names::{HandoffId, JOURNAL_FILE, RequestMark};
 
 /// Writes a line that another process waits for: the message and the handoff's mark.
@@ -50,14 +50,8 @@ pub struct Process {
     pub command: Vec<String>,
     /// The mark of what the action asks for.
     pub request: RequestMark,
-    /// This container's network has more than the loopback interface.
-    pub has_network: bool,
-    /// The kernel's command line.
-    pub command_line: String,
-    /// What PID 1 is.
-    pub init: Init,
-    /// The ID of this boot of the machine (random(4), `boot_id`); may be empty.
-    pub boot: String,
+    /// The machine on which it runs.
+    pub machine: Machine,
     /// Asks the machine for an end.
     pub ask: Ask,
     /// Flushes data to the disks.
@@ -73,15 +67,6 @@ pub struct Process {
     pub fail: Box<dyn Fn(&Failure)>,
     /// Opens lines that outlive this process.
     pub keep: Keep,
-}
-
-/// Reads the kernel's command line, as the host's PID 1 sees it if this process can see PID 1: an
-/// OSIE may mount another file over it.
-fn read_command_line() -> String {
-    let own = Path::new("/proc/cmdline");
-    let hosts =
-        namespaces::path_through_init(own).and_then(|path| std::fs::read_to_string(path).ok());
-    hosts.or_else(|| std::fs::read_to_string(own).ok()).unwrap_or_default()
 }
 
 fn read_request() -> RequestMark {
@@ -105,17 +90,10 @@ impl Process {
     pub fn own() -> Self {
         Self {
             request: read_request(),
-            has_network: std::fs::read_to_string("/proc/self/net/dev")
-                .is_ok_and(|text| procfs::has_network(&text)),
             command: std::env::args_os()
                 .map(|argument| argument.to_string_lossy().into_owned())
                 .collect(),
-            command_line: read_command_line(),
-            init: power::init(),
-            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            machine: Machine::read(),
             ask: Box::new(|whom, end| match whom {
                 Whom::Init(init) => power::ask_init(init, end),
                 Whom::Kernel => power::ask_kernel(end),

@@ -86,7 +86,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
     let Some(wait_for) = &settings.wait_for else { return Ok(None) };
     let (name, url, status, times) = match &wait_for.what {
         Awaited::NetbootOff { smee } => {
-            let script = boot_script(&process.command_line, smee.as_ref())?;
+            let script = boot_script(&process.machine.command_line, smee.as_ref())?;
             ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, NETBOOT_ANSWERS)
         }
         Awaited::Status { url, status } => {

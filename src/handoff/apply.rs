@@ -3,15 +3,14 @@
 
 use std::cell::Cell;
 
+use super::job::Job;
 use super::plan::Plan;
 use super::stop::{finish_then_stop, or_stopped};
-use crate::choose::Reached;
 use crate::engine::{Created, Kind};
 use crate::error::Failure;
 use crate::failures;
 use crate::lifecycle::{EarlierAttempt, HANDOFF_PATIENCE, Lifecycle};
 use crate::machine::command_line;
-use crate::process::Process;
 use crate::retry::{Attempts, Retry};
 use crate::signals::Signals;
 
@@ -22,8 +21,7 @@ use crate::signals::Signals;
 /// # Errors
 /// If a step fails. The caller must roll back what was created.
 pub async fn apply(
-    reached: &Reached,
-    process: &Process,
+    job: &Job<'_>,
     plan: &mut Plan,
     loaded: &Cell<bool>,
     signals: &mut Signals,
@@ -39,16 +37,16 @@ pub async fn apply(
         let entry = finish_then_stop(signals, load).await?.entry;
         log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::shown(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
     }
-    let engine = reached.engine.as_ref();
+    let engine = job.reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);
     let own = &plan.action.container;
     let mut others = !plan.earlier.is_empty();
     let mut attempts = Attempts::within(HANDOFF_PATIENCE);
     loop {
         if others {
-            let cleared =
-                or_stopped(signals, lifecycle.clear_earlier(&own.name, &own.id, &process.request))
-                    .await?;
+            let request = &job.process.request;
+            let clear = lifecycle.clear_earlier(&own.name, &own.id, request);
+            let cleared = or_stopped(signals, clear).await?;
             match cleared {
                 EarlierAttempt::Cleared => {}
                 EarlierAttempt::Running(user) => {
@@ -68,7 +66,7 @@ pub async fn apply(
         // Another handoff of this action is running at the same time. One of the two gets both
         // names, and the other waits for it.
         others = true;
-        or_stopped(signals, lifecycle.roll_back(&plan.duty.handoff)).await?;
+        or_stopped(signals, lifecycle.roll_back(&job.id)).await?;
         let wait = async {
             Ok::<_, Failure>(
                 attempts.wait_as(not_created.retry, CREATING, &not_created.failure).await,

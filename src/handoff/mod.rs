@@ -6,6 +6,7 @@
 pub mod apply;
 mod armed;
 mod ends;
+pub mod job;
 mod kernel;
 pub mod plan;
 mod pull;
@@ -19,18 +20,14 @@ use tokio::time::timeout;
 
 use self::apply::{already_running, apply};
 use self::armed::Waiter;
+use self::job::Job;
 use self::plan::{Plan, plan};
 use self::pull::pull;
 use self::stop::or_stopped;
-use crate::choose::Reached;
 use crate::error::{Context, Failure};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
-use crate::login::Login;
 use crate::machine::kexec;
-use crate::names::HandoffId;
-use crate::process::Process;
-use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::syslog::{self, FLUSH_LIMIT};
 
@@ -41,23 +38,15 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
 /// How long cleaning up may take without a signal: a removal that gets no answer takes 30 s and is
 /// then tried again.
 const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(90);
+
 /// Hands the action over to a waiter.
 ///
 /// # Errors
 /// If a step fails. Everything that was created has been removed again, or a line in the log says
 /// what has not.
-pub async fn run(
-    reached: &Reached,
-    process: &Process,
-    settings: &Settings,
-    login: Option<Login>,
-    signals: &mut Signals,
-) -> Result<(), Vec<Failure>> {
-    let handoff = HandoffId::random()
-        .context("the kernel gives no random numbers")
-        .map_err(|failure| vec![failure])?;
+pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure>> {
     let loaded = Cell::new(false);
-    let result = hand_over(reached, process, settings, login, &handoff, &loaded, signals).await;
+    let result = hand_over(job, &loaded, signals).await;
     if result.is_err() {
         if loaded.get()
             && let Err(failure) =
@@ -65,30 +54,22 @@ pub async fn run(
         {
             logging::failure(&failure);
         }
-        roll_back(reached, &handoff, signals).await;
+        roll_back(job, signals).await;
     }
     result
 }
 
 async fn hand_over(
-    reached: &Reached,
-    process: &Process,
-    settings: &Settings,
-    login: Option<Login>,
-    handoff: &HandoffId,
+    job: &Job<'_>,
     loaded: &Cell<bool>,
     signals: &mut Signals,
 ) -> Result<(), Vec<Failure>> {
     let begin = Instant::now();
-    let Some(mut plan) = settle(reached, process, settings, login, handoff, signals).await? else {
-        return Ok(());
-    };
-    let created = apply(reached, process, &mut plan, loaded, signals)
-        .await
-        .map_err(|failure| vec![failure])?;
+    let Some(mut plan) = settle(job, signals).await? else { return Ok(()) };
+    let created = apply(job, &mut plan, loaded, signals).await.map_err(|failure| vec![failure])?;
     let Some(created) = created else { return Ok(()) };
-    let waiter =
-        or_stopped(signals, Waiter::start(reached.engine.as_ref(), &created, handoff)).await?;
+    let engine = job.reached.engine.as_ref();
+    let waiter = or_stopped(signals, Waiter::start(engine, &created, &job.id)).await?;
     syslog::flush(FLUSH_LIMIT).await;
     or_stopped(signals, waiter.give_word()).await?;
     // From here on, only exiting with 0 is left to do; signals are no longer handled.
@@ -99,17 +80,11 @@ async fn hand_over(
 
 /// Makes a plan that can be applied; `None` if there is nothing to do. If the image is not on this
 /// machine, pulls it and plans again, because the plan depends on what the image runs.
-async fn settle(
-    reached: &Reached,
-    process: &Process,
-    settings: &Settings,
-    login: Option<Login>,
-    handoff: &HandoffId,
-    signals: &mut Signals,
-) -> Result<Option<Plan>, Vec<Failure>> {
+async fn settle(job: &Job<'_>, signals: &mut Signals) -> Result<Option<Plan>, Vec<Failure>> {
+    let Job { reached, settings, .. } = *job;
     let mut pulled = false;
     loop {
-        let mut plan = or_stopped(signals, plan(reached, process, settings, handoff)).await?;
+        let mut plan = or_stopped(signals, plan(job)).await?;
         if let Some(user) = plan.running_user() {
             already_running(&user.id);
             return Ok(None);
@@ -120,18 +95,16 @@ async fn settle(
         let Some(image) = settings.image().filter(|_| plan.image.is_none() && !pulled) else {
             return Ok(Some(plan));
         };
-        let of_machine = Login::of_machine(&process.command_line, image);
-        let login = login.as_ref().or(of_machine.as_ref());
-        or_stopped(signals, pull(reached.engine.as_ref(), image, login, settings.pull_timeout))
-            .await?;
+        let (engine, login) = (reached.engine.as_ref(), job.login.as_ref());
+        or_stopped(signals, pull(engine, image, login, settings.pull_timeout)).await?;
         pulled = true;
     }
 }
 
 /// Removes what the handoff created, if it created anything.
-async fn roll_back(reached: &Reached, handoff: &HandoffId, signals: &mut Signals) {
-    let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
-    let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(handoff));
+async fn roll_back(job: &Job<'_>, signals: &mut Signals) {
+    let lifecycle = Lifecycle::new(job.reached.engine.as_ref(), HANDOFF_PATIENCE);
+    let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(&job.id));
     tokio::pin!(removal);
     let removed = tokio::select! {
         biased;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ends;
+use super::job::Job;
 use super::kernel::Kernel;
-use crate::choose::Reached;
 use crate::command;
 use crate::end::{End, Init};
 use crate::engine::{Image, Order, Prepared, Seen, UserOrder};
@@ -17,11 +17,9 @@ use crate::identity::{self, Action};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, of_another_request, running_user};
 use crate::logging;
 use crate::machine::command_line;
-use crate::names::{HandoffId, Role};
-use crate::process::Process;
+use crate::names::Role;
 use crate::safe_moment::{self, Signal};
 use crate::settings::{FinishReboot, Settings, Work};
-use crate::syslog;
 use crate::ticket::{Duty, Report};
 
 /// The default for WAIT_SECONDS when no signal is configured.
@@ -65,21 +63,14 @@ impl Plan {
 /// If a problem prevents the plan from being completed. All other problems are in
 /// [`Plan::problems`].
 pub fn plan<'a>(
-    reached: &'a Reached,
-    process: &'a Process,
-    settings: &'a Settings,
-    handoff: &'a HandoffId,
+    job: &'a Job<'_>,
 ) -> Pin<Box<dyn Future<Output = Result<Plan, Vec<Failure>>> + 'a>> {
     // Boxed, so that its code exists once.
-    Box::pin(make(reached, process, settings, handoff))
+    Box::pin(make(job))
 }
 
-async fn make(
-    reached: &Reached,
-    process: &Process,
-    settings: &Settings,
-    handoff: &HandoffId,
-) -> Result<Plan, Vec<Failure>> {
+async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
+    let Job { reached, process, settings, .. } = *job;
     let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
     let about = reached.engine.about();
     let look_for_image = async {
@@ -91,7 +82,7 @@ async fn make(
         }
     };
     let (action, image) = tokio::join!(
-        identity::identify(&lifecycle, process, &reached.candidates, handoff),
+        identity::identify(&lifecycle, process, &reached.candidates, &job.id),
         look_for_image
     );
     let mut problems = Vec::new();
@@ -142,7 +133,7 @@ async fn make(
     let runs =
         if settings.own_end().is_some() { Vec::new() } else { command::of(&arguments, config) };
     if running_user(&earlier).is_some() {
-        let duty = duty(&action, process, settings, handoff, None, &runs, about.keeps_logs);
+        let duty = duty(job, &action, &runs, None);
         let (prepared, problems) = (Prepared::default(), Vec::new());
         return Ok(Plan {
             action,
@@ -163,7 +154,7 @@ async fn make(
         problems.push(failure);
         None
     });
-    let duty = duty(&action, process, settings, handoff, signal, &runs, about.keeps_logs);
+    let duty = duty(job, &action, &runs, signal);
     problems.extend(ends::problems(&duty));
     ends::warn(&lifecycle, &duty, &runs, &others).await;
     let kernel = match &settings.work {
@@ -181,7 +172,7 @@ async fn make(
             own_image,
         }),
         request: &process.request,
-        has_network: process.has_network,
+        has_network: process.machine.has_network,
         duty: &duty,
     };
     let mut prepared = reached.engine.prepare(&order).await;
@@ -231,24 +222,17 @@ fn problems_of_image(
 }
 
 /// Returns what the waiter is told.
-fn duty(
-    action: &Action,
-    process: &Process,
-    settings: &Settings,
-    handoff: &HandoffId,
-    signal: Option<Signal>,
-    runs: &[String],
-    keeps_logs: bool,
-) -> Duty {
-    let finish_reboot = finish_reboot(settings, process.init, runs);
+fn duty(job: &Job<'_>, action: &Action, runs: &[String], signal: Option<Signal>) -> Duty {
+    let Job { reached, process, settings, .. } = *job;
+    let finish_reboot = finish_reboot(settings, process.machine.init, runs);
     // To finish what the command could not do, the waiter must see the command's end.
     let min_watch = if finish_reboot.is_some() { MIN_WATCH } else { Duration::ZERO };
     let own = &action.container;
-    let line = process.command_line.as_str();
+    let line = process.machine.command_line.as_str();
     let worker =
         command_line::value(line, "worker_id").or_else(|| command_line::value(line, "hw_addr"));
     Duty {
-        handoff: handoff.clone(),
+        handoff: job.id.clone(),
         action_id: own.id.clone(),
         action_name: own.name.clone(),
         action_pid: own.life.pid(),
@@ -263,13 +247,13 @@ fn duty(
         has_host_pids: own.whole.has_host_pids,
         fallback: settings.fallback,
         force_after_seconds: settings.force_after.map_or(0, |after| after.as_secs()),
-        init: process.init,
+        init: process.machine.init,
         report: settings.report.as_ref().map(|url| Report {
             url: url.to_string(),
             worker: worker.unwrap_or_default().to_owned(),
         }),
         log: settings.log,
-        syslog: syslog::server(&settings.syslog, keeps_logs, &process.command_line),
+        syslog: reached.syslog.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value, json};
 
+use super::job::Job;
 use super::plan::{Plan, plan};
 use crate::bootloader::entry::Entry;
 use crate::choose::{Reached, choose};
@@ -16,7 +17,7 @@ use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::login::Login;
 use crate::machine::command_line;
-use crate::names::{HandoffId, Role};
+use crate::names::Role;
 use crate::process::Process;
 use crate::settings::{Problem, Settings};
 
@@ -86,8 +87,8 @@ impl Report {
         login: Option<Login>,
     ) -> Result<(), Vec<Failure>> {
         self.say("engine", reached.engine.about().described);
-        let handoff = HandoffId::random().context("the kernel gives no random numbers")?;
-        let mut plan = plan(reached, process, settings, &handoff).await?;
+        let job = Job::new(reached, process, settings, login)?;
+        let mut plan = plan(&job).await?;
         let own = &plan.action.container;
         self.say("action", json!({"name": own.name, "id": own.id, "proof": plan.action.proof}));
         if let Some(user) = plan.running_user() {
@@ -98,20 +99,14 @@ impl Report {
             return Ok(());
         }
         std::mem::take(&mut plan.problems).iter().for_each(|failure| self.failed(failure));
-        self.foresee(reached, process, settings, &plan, login).await?;
+        self.foresee(&job, &plan).await?;
         self.say_containers(settings, &plan);
         Ok(())
     }
 
     /// Asks for what only applying the plan would tell.
-    async fn foresee(
-        &mut self,
-        reached: &Reached,
-        process: &Process,
-        settings: &Settings,
-        plan: &Plan,
-        login: Option<Login>,
-    ) -> Result<(), Vec<Failure>> {
+    async fn foresee(&mut self, job: &Job<'_>, plan: &Plan) -> Result<(), Vec<Failure>> {
+        let Job { reached, settings, .. } = *job;
         let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
         let action = plan.action.container.name.as_str();
         let names = [Role::Waiter, Role::User].map(|role| role.container_name(action));
@@ -132,9 +127,8 @@ impl Report {
         self.say("earlier_attempt", earlier.collect::<Vec<_>>());
         let absent = settings.image().filter(|_| plan.image.is_none());
         if let Some((image, own)) = absent.zip(plan.own_image.as_ref()) {
-            let login = login.or_else(|| Login::of_machine(&process.command_line, image));
             let machine = own.architecture();
-            match reached.engine.pull(image, login.as_ref(), Pulling::Find).await {
+            match reached.engine.pull(image, job.login.as_ref(), Pulling::Find).await {
                 Ok(platforms)
                     if !platforms.is_empty()
                         && !platforms.iter().any(|one| one.runs_on(machine)) =>

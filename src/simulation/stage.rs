@@ -15,6 +15,8 @@ use crate::end::Init;
 use crate::engine::Life;
 use crate::engine::fake::{FakeEngine, Fate, Ways, World};
 use crate::handoff;
+use crate::handoff::job::Job;
+use crate::machine::Machine;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
 use crate::names::{RequestMark, Role};
@@ -159,10 +161,12 @@ impl Stage {
         Process {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             request: RequestMark::default(),
-            has_network: true,
-            command_line: String::new(),
-            init: Init::BusyBox,
-            boot: "one".into(),
+            machine: Machine {
+                command_line: String::new(),
+                init: Init::BusyBox,
+                boot: "one".into(),
+                has_network: true,
+            },
             ask: Box::new(move |whom, _| {
                 World::ask_for_end(
                     &world_for_end,
@@ -326,14 +330,15 @@ impl Stage {
         )
         .unwrap();
         let mut stop = Signals::simulated(signals);
-        let reached = match introduce(Box::new(engine), &process).await {
+        let reached = match introduce(Box::new(engine), &settings, &process).await {
             Ok(reached) => reached,
             Err(failure) => {
                 (process.fail)(&failure);
                 return 12;
             }
         };
-        match handoff::run(&reached, &process, &settings, None, &mut stop).await {
+        let job = Job::new(&reached, &process, &settings, None).unwrap();
+        match handoff::run(&job, &mut stop).await {
             Ok(()) => 0,
             Err(failures) => {
                 failures.iter().for_each(|failure| (process.fail)(failure));

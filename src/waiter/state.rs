@@ -76,7 +76,7 @@ pub fn resume(memory: &Memory, pending: Option<End>, process: &Process) -> State
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
         // This engine's containers outlive the machine's end.
-        Memory { ending: Some((_, _, ref boot)), .. } if *boot != process.boot => {
+        Memory { ending: Some((_, _, ref boot)), .. } if *boot != process.machine.boot => {
             (State::Done, "the machine did end, and has booted again")
         }
         Memory { ending: Some((since, end, _)), .. } => {
