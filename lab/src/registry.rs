@@ -1,6 +1,6 @@
 //! Debian's image registry in a machine, on 127.0.0.1:5000, and other ways to it: a slow one on
 //! 127.0.0.1:5001, one with faults on 127.0.0.1:5002, one with a login on 127.0.0.1:5003, and one
-//! with TLS on port 5004 of [`TLS_NAME`].
+//! with TLS on port 5004.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,8 +22,10 @@ pub const USERNAME: &str = "fleet";
 pub const PASSWORD: &str = "s3cret";
 /// The login as htpasswd(1) writes it, with bcrypt.
 const HTPASSWD: &str = "fleet:$2b$04$NCP8grLKZR31gIWqbBWlzeh6iQ9RIaP3y.qmdT75AJk77k.T9V7xq\n";
-/// The name in the certificate of the registry with TLS.
+/// The first name in the certificate of the registry with TLS.
 pub const TLS_NAME: &str = "tls.lab";
+/// The name by which a proxy knows the registry; nothing else in a machine does.
+pub const BEHIND: &str = "registry.lab";
 /// How long the registry may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -74,7 +76,7 @@ impl Registry {
     }
 
     /// Opens port 5004, the same registry with TLS; returns its self-signed certificate for
-    /// [`TLS_NAME`].
+    /// [`TLS_NAME`] and [`BEHIND`].
     ///
     /// # Errors
     /// If it does not start.
@@ -85,7 +87,7 @@ impl Registry {
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab",
             "-addext",
         ]);
-        make.arg(format!("subjectAltName=DNS:{TLS_NAME}"))
+        make.arg(format!("subjectAltName=DNS:{TLS_NAME},DNS:{BEHIND}"))
             .arg("-out")
             .arg(&certificate)
             .arg("-keyout")

@@ -14,7 +14,7 @@ use lab::system::System;
 use lab::until::until;
 
 use crate::case;
-use crate::cases::{ON_ALL, ON_CAPTAIN, ON_CAPTAINS, ON_DOCKER, ON_DOCKER_MAIN, ON_MAIN};
+use crate::cases::{ON_ALL, ON_CAPTAIN, ON_CAPTAINS, ON_DOCKER_MAIN, ON_MAIN, ON_VERSIONS};
 use crate::world::{
     Action, LIMIT, RUN, count, load, machine, nothing_left, nothing_there, own_image_with_nerdctl,
     ran_at, ran_once, runs,
@@ -163,8 +163,8 @@ case!(example_registry_password, ON_MAIN, |machine| {
     Ok(())
 });
 
-// Without a volume, Docker's socket is reached through PID 1.
-case!(example_no_volumes, ON_DOCKER, |system: System| example(system, "no-volumes", 10.0));
+// Without a volume, the engine is reached through PID 1.
+case!(example_no_volumes, ON_VERSIONS, |system: System| example(system, "no-volumes", 10.0));
 
 case!(example_docker_only, ON_DOCKER_MAIN, |system: System| example(system, "docker-only", 10.0));
 
@@ -222,9 +222,28 @@ case!(example_dry_run, ON_MAIN, |mut machine| {
 
 case!(example_kexec, ON_MAIN, |machine| {
     load(&machine, "kexec")?;
-    let agent = Agent::start(&machine, &paths::root().join("examples/kexec.yaml"))?;
-    succeed(&machine, &agent)?;
-    let user = format!("{}-user", container("kexec"));
+    by_stand_in(&machine, &paths::root().join("examples/kexec.yaml"), "kexec")
+});
+
+// With the volumes that CAPT gives to the whole task, and with a blank in the action's name.
+case!(example_capt_default, ON_MAIN, |machine| {
+    load(&machine, "kexec")?;
+    let names =
+        ["quay.io/tinkerbell-actions/kexec:v1.0.0", "quay.io/tinkerbell/actions/kexec:latest"];
+    machine.engine(&["tag", names[0], names[1]])?;
+    let action = fs::read_to_string(paths::root().join("examples/capt-default.yaml"))?;
+    let of_task = ["/dev:/dev", "/dev/console:/dev/console", "/lib/firmware:/lib/firmware:ro"];
+    let volumes = of_task.map(|volume| format!("    - {volume}\n")).concat();
+    let place = machine.out().join("capt-default.yaml");
+    fs::write(&place, action.trim_end().to_owned() + "\n" + &volumes)?;
+    by_stand_in(&machine, &place, "kexec_image")
+});
+
+/// Checks that the stand-in for Tinkerbell's kexec action runs after SUCCESS.
+fn by_stand_in(machine: &Machine, actions: &Path, name: &str) -> Result<()> {
+    let agent = Agent::start(machine, actions)?;
+    succeed(machine, &agent)?;
+    let user = format!("{}-user", container(name));
     until("the kexec stand-in's words", LIMIT, || {
         Ok((machine.log_of(&user)?.0.trim() == "kexec stand-in: /dev/sda1 ext4").then_some(()))
     })?;
@@ -236,7 +255,7 @@ case!(example_kexec, ON_MAIN, |machine| {
         );
     }
     Ok(())
-});
+}
 
 case!(reboot_at_once, ON_MAIN, |system: System| {
     changed(system, "reboot", 2.0, false, |text| {

@@ -107,7 +107,7 @@ case!(the_handoff_does_what_the_plan_says, ON_DOCKER_MAIN, |machine: Shared| {
     Ok(())
 });
 
-case!(all_problems_are_found, ON_DOCKER_MAIN, |machine| {
+case!(all_problems_are_found, ON_MAIN, |machine| {
     machine.engine(&["create", "--name", USER, "alpine"])?;
     let (said, plan) =
         dry(&machine, Action::new(&machine).env("IMAGE", "127.0.0.1:5000/nothing:1"))?;
@@ -159,7 +159,7 @@ case!(the_registry_is_asked, ON_MAIN, |machine| {
     Ok(())
 });
 
-case!(reports_settings_and_engines, ON_DOCKER_MAIN, |machine: Shared| {
+case!(reports_settings_and_engines, ON_MAIN, |machine: Shared| {
     let (said, plan) = dry(&machine, Action::new(&machine).wait("1m"))?;
     ensure!(said.code == 78 && problems(&plan).len() == 2, "{plan}");
     let (said, plan) = dry(

@@ -7,7 +7,7 @@ use lab::machine::Machine;
 use lab::registry::{PASSWORD, Registry, USERNAME};
 
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_MAIN};
+use crate::cases::{ON_CAPTAIN, ON_VERSIONS};
 use crate::world::{Action, USER, WAITER, nothing_left, nothing_there, waiter_log};
 
 /// The image in the registry that requires a login.
@@ -72,7 +72,7 @@ fn neither_shows_it(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-case!(the_login_is_for_the_pull_alone, ON_MAIN, |machine| {
+case!(the_login_is_for_the_pull_alone, ON_VERSIONS, |machine| {
     let _registry = lock(&machine)?;
     let dry = with_password(&machine, PASSWORD)?
         .env("WAITDAEMON_DRY_RUN", "true")
@@ -92,7 +92,7 @@ case!(the_login_is_for_the_pull_alone, ON_MAIN, |machine| {
     ran_without_a_trace(&machine)
 });
 
-case!(a_wrong_login_is_reported, ON_MAIN, |machine| {
+case!(a_wrong_login_is_reported, ON_VERSIONS, |machine| {
     let _registry = lock(&machine)?;
     let said = with_password(&machine, "wrong")?.run()?;
     said.expect(1, "environment.IMAGE", "cannot pull")?;

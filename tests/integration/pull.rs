@@ -37,7 +37,7 @@ const STUMBLES: [Fault; 6] = [
 const REFUSALS: [Fault; 2] =
     [(("*", "/manifests/", "all"), "401"), (("*", "/manifests/", "all"), "403")];
 
-case!(a_registry_that_stumbles, ON_MAIN, |machine| {
+case!(a_registry_that_stumbles, ON_VERSIONS, |machine| {
     let registry = Registry::start(&machine)?;
     machine.engine(&["rmi", "alpine"])?;
     forget_what_was_imported(&machine)?;
@@ -58,7 +58,7 @@ case!(a_registry_that_stumbles, ON_MAIN, |machine| {
     Ok(())
 });
 
-case!(a_registry_that_refuses, ON_MAIN, |machine| {
+case!(a_registry_that_refuses, ON_VERSIONS, |machine| {
     let registry = Registry::start(&machine)?;
     for (request, fault) in REFUSALS {
         let way = registry.faulty(&machine, request, fault)?;

@@ -7,17 +7,14 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use lab::machine::Machine;
 use lab::proxy::{PASSWORD, Proxy};
-use lab::registry::{Registry, TLS_NAME};
+use lab::registry::{BEHIND, Registry, TLS_NAME};
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::ON_CAPTAIN;
+use crate::cases::{ON_CAPTAIN, ON_CAPTAINS};
 use crate::world::{
     Action, RUN, USER, WAITER, nothing_left, nothing_there, own_image_with_nerdctl, ran_once,
 };
-
-/// A registry that only the proxy can resolve.
-const BEHIND: &str = "registry.lab";
 
 /// Runs a script in the machine.
 fn in_machine(machine: &Machine, script: &str) -> Result<()> {
@@ -49,8 +46,8 @@ fn action(machine: &Machine) -> Action<'_> {
         .script(RUN)
 }
 
-case!(by_the_proxy_of_the_environment, ON_CAPTAIN, |machine| {
-    let (_registry, proxy) = behind(&machine)?;
+case!(by_the_proxy_of_the_environment, ON_CAPTAINS, |machine| {
+    let (mut registry, proxy) = behind(&machine)?;
     for name in ["HTTP_PROXY", "http_proxy"] {
         let dry =
             action(&machine).env(name, &proxy.url()).env("WAITDAEMON_DRY_RUN", "true").run()?;
@@ -61,6 +58,18 @@ case!(by_the_proxy_of_the_environment, ON_CAPTAIN, |machine| {
         ensure!(proxy.asked() > before, "{name}: pulled without the proxy");
         fs::remove_file(machine.out().join("runs"))?;
         machine.engine(&["rmi", &format!("{BEHIND}:5000/ok:1")])?;
+    }
+    // A registry with TLS is reached by the other proxy.
+    let tls = format!("{BEHIND}:5004/ok:1");
+    trust(&machine, &registry.with_tls(&machine)?)?;
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        let before = proxy.asked();
+        let action = action(&machine).env("IMAGE", &tls).env(name, &proxy.url());
+        action.env("HTTP_PROXY", "http://127.0.0.1:9").wait("0").run_well()?;
+        ran_once(&machine)?;
+        ensure!(proxy.asked() > before, "{name}: pulled without the proxy");
+        fs::remove_file(machine.out().join("runs"))?;
+        machine.engine(&["rmi", &tls])?;
     }
     // The proxy is not used for this host.
     let said = action(&machine).env("HTTP_PROXY", &proxy.url()).env("NO_PROXY", BEHIND);
@@ -108,7 +117,7 @@ fn own<'a>(machine: &'a Machine, image: &str, more: &[&str]) -> Action<'a> {
     action.network("host").wait("0").script(RUN)
 }
 
-case!(own_nerdctl_has_the_hosts_certificates, ON_CAPTAIN, |machine| {
+case!(own_nerdctl_has_the_hosts_certificates, ON_CAPTAINS, |machine| {
     let mut registry = Registry::start(&machine)?;
     let certificate = registry.with_tls(&machine)?;
     machine.load(&own_image_with_nerdctl())?;

@@ -228,7 +228,7 @@ case!(on_expiry_runs_or_gives_up, ON_MAIN, |machine| {
 });
 
 // Any URL and any status, over IPv6; WAIT_SECONDS is the minimum wait.
-case!(any_url_and_status, ON_DOCKER_MAIN, |machine| {
+case!(any_url_and_status, ON_MAIN, |machine| {
     let smee = Smee::start(&machine, "[::1]:8080", "503")?;
     let waits = |status: &str, url: &str| {
         let action = Action::alpine(&machine).network("host").env("WAITDAEMON_WAIT_FOR", url);
@@ -282,7 +282,7 @@ case!(any_url_and_status, ON_DOCKER_MAIN, |machine| {
 });
 
 // A setting that cannot work is an error before SUCCESS, or a warning if WAIT_SECONDS still counts.
-case!(bad_signals_fail_before_success, ON_DOCKER_MAIN, |machine| {
+case!(bad_signals_fail_before_success, ON_MAIN, |machine| {
     let field = "environment.WAITDAEMON_WAIT_FOR";
     waits(&machine)?.run()?.expect(1, field, "refused")?;
     nothing_there(&machine)?;
@@ -333,9 +333,9 @@ case!(bad_signals_fail_before_success, ON_DOCKER_MAIN, |machine| {
 });
 
 // The documentation's example reboots the machine once netboot is off, and not before.
-case!(example_netboot_off, ON_CAPTAIN, |machine| example_waits(machine, "netboot-off"));
+case!(example_netboot_off, ON_MAIN, |machine| example_waits(machine, "netboot-off"));
 
-case!(example_end_netboot_off, ON_CAPTAIN, |machine| example_waits(machine, "end-netboot-off"));
+case!(example_end_netboot_off, ON_MAIN, |machine| example_waits(machine, "end-netboot-off"));
 
 fn example_waits(mut machine: Machine, example: &str) -> Result<()> {
     machine.set_command_line("grpc_authority=127.0.0.1:42113 worker_id=aa:bb:cc:00:11:22\n")?;

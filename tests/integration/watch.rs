@@ -107,7 +107,7 @@ case!(still_running_is_left_alone, ON_MAIN, |machine: Shared| {
     running(&machine, USER).map(drop)
 });
 
-case!(no_watch_leaves_at_once, ON_DOCKER_MAIN, |machine: Shared| {
+case!(no_watch_leaves_at_once, ON_MAIN, |machine: Shared| {
     run(&machine, &[("WAITDAEMON_WATCH_SECONDS", "0")], &["sleep", "1000"])?;
     let (start, gone) =
         (await_event(&machine, "start", USER)?, await_event(&machine, "destroy", WAITER)?);
@@ -116,7 +116,7 @@ case!(no_watch_leaves_at_once, ON_DOCKER_MAIN, |machine: Shared| {
     running(&machine, USER).map(drop)
 });
 
-case!(lines_are_json_with_the_documented_fields, ON_DOCKER_MAIN, |machine: Shared| {
+case!(lines_are_json_with_the_documented_fields, ON_MAIN, |machine: Shared| {
     let action = Action::alpine(&machine).wait("30").env("WAITDAEMON_LOG", "debug");
     let said = action.env("WAITDAEMON_WATCH_SECOND", "1").run_well()?;
     let lines: Vec<Value> = said.out.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
