@@ -1,12 +1,11 @@
 //! The entry point: picks one of the two journeys, and is the only place that sets the exit code.
 
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use waitdaemon::choose::choose;
+use waitdaemon::choose::{choose, start_syslog};
 use waitdaemon::engine::Engine;
 use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
@@ -14,9 +13,8 @@ use waitdaemon::error::{Context, Failure, exit};
 use waitdaemon::handoff::job::Job;
 use waitdaemon::handoff::{self, show};
 use waitdaemon::login::Login;
-use waitdaemon::machine::{Machine, namespaces};
 use waitdaemon::process::Process;
-use waitdaemon::settings::{Problem, Settings, Syslog, reader, variables};
+use waitdaemon::settings::{Problem, Settings, reader, variables};
 use waitdaemon::signals::Signals;
 use waitdaemon::ticket::{EngineTicket, Ticket};
 use waitdaemon::waiter::{self, Exit};
@@ -47,9 +45,11 @@ fn be_action() -> u8 {
         // Read while we are in our own mount namespace: the password file is the action's.
         let login = match Login::given(&settings) {
             Ok(login) => login,
-            Err(failure) if settings.dry_run => return Ok(show::failed(&failure)),
             Err(failure) => {
                 start_syslog(&settings.syslog, &process.machine);
+                if settings.dry_run {
+                    return Ok(show::failed(&failure));
+                }
                 logging::failure(&failure);
                 return Ok(exit::INVALID_SETTINGS);
             }
@@ -61,13 +61,11 @@ fn be_action() -> u8 {
         let reached = match choose(&settings, &process).await {
             Ok(reached) => reached,
             Err(failures) => {
-                start_syslog(&settings.syslog, &process.machine);
                 failures.iter().for_each(logging::failure);
                 logging::failure(&Failure::new("no container engine can be used"));
                 return Ok(exit::NO_ENGINE);
             }
         };
-        reached.syslog.iter().for_each(|address| syslog::start(address));
         let job = Job::new(&reached, &process, &settings, login)?;
         match handoff::run(&job, &mut signals).await {
             Ok(()) => Ok(0),
@@ -82,10 +80,10 @@ fn be_action() -> u8 {
 /// Says what is wrong with the settings; returns the exit code.
 fn reject(problems: &[Problem], process: &Process) -> u8 {
     logging::start(LevelFilter::Info, "handoff");
+    start_syslog(&reader::syslog(std::env::vars_os()), &process.machine);
     if reader::asks_for_dry_run(std::env::vars_os()) {
         return show::invalid(problems);
     }
-    start_syslog(&reader::syslog(std::env::vars_os()), &process.machine);
     for Problem { field, value, problem, fix } in problems {
         log::error!(field = *field, value = value.as_deref(), fix = *fix; "{problem}");
     }
@@ -98,19 +96,6 @@ fn warn_of_misspelled_variables() {
         if let Some(warning) = variables::misspelled(&name) {
             log::warn!(field = format!("environment.{name}").as_str(); "{warning}");
         }
-    }
-}
-
-/// Starts sending failures to the OSIE's syslog if no engine was reached, unless Docker is there:
-/// it sends what containers print.
-fn start_syslog(wanted: &Syslog, machine: &Machine) {
-    let socket = Path::new("/var/run/docker.sock");
-    let found =
-        |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let docker =
-        found(socket) || namespaces::path_through_init(socket).is_some_and(|path| found(&path));
-    if let Some(address) = syslog::server(wanted, !docker, &machine.command_line) {
-        syslog::start(&address);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::error::Failure;
+use crate::error::chain;
 use crate::http::{self, Accept};
 use crate::logging::now;
 use crate::retry;
@@ -91,7 +91,7 @@ impl Reporter {
                         return log::warn!(status; "WAITDAEMON_REPORT_URL does not take the report");
                     }
                     Err(error) if begin.elapsed() > SEND_LIMIT => {
-                        let error = Failure::new("").cause(error).causes();
+                        let error = chain(&error);
                         return log::warn!(error = error.as_str(); "a report did not reach WAITDAEMON_REPORT_URL");
                     }
                     Err(_) => failed += 1,

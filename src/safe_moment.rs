@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::Uri;
 use tokio::time::sleep;
 
-use crate::error::{Context, Failure};
+use crate::error::{Context, Failure, chain};
 use crate::http::{self, Accept};
 use crate::machine::clock::{Clock, Moment};
 use crate::machine::command_line;
@@ -138,7 +138,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
 /// Waits for the signal, and for at least `min_wait` from the moment `action_ended`.
 ///
 /// # Errors
-/// If the kernel gives no timer, or the ticket has no URL.
+/// If the kernel provides no timer, or the ticket has no URL.
 pub async fn wait_until_safe(
     clock: Clock,
     action_ended: Moment,
@@ -152,7 +152,7 @@ pub async fn wait_until_safe(
             biased;
             () = poll_until_signal(&url, signal) => {}
             over = clock.sleep_until(action_ended + Duration::from_secs(signal.max_seconds)) => {
-                return over.context("the kernel gives no timer").map(|()| Waited::Expired);
+                return over.map(|()| Waited::Expired);
             }
         }
     }
@@ -180,7 +180,7 @@ async fn poll_until_signal(url: &Uri, signal: &Signal) {
         asked += 1;
         let (answered, said) = match answer {
             Ok(status) => (true, format!("HTTP status {status}")),
-            Err(error) => (false, Failure::new("").cause(error).causes()),
+            Err(error) => (false, chain(&error)),
         };
         if said != last {
             if answered {
@@ -228,7 +228,7 @@ fn boot_script(line: &str, smee: Option<&Uri>) -> Result<Uri, Failure> {
 async fn count_down(clock: Clock, end: Moment) -> Result<(), Failure> {
     loop {
         let next = (clock.now() + STILL_WAITING_EVERY).min(end);
-        clock.sleep_until(next).await.context("the kernel gives no timer")?;
+        clock.sleep_until(next).await?;
         let left = end.since(clock.now());
         if left.is_zero() {
             return Ok(());

@@ -12,9 +12,9 @@ use crate::ticket::{Duty, Ticket};
 pub fn problems(duty: &Duty) -> Vec<Failure> {
     let mut problems = Vec::new();
     if duty.ends_machine() && !duty.has_host_pids {
-        let what = match (duty.own_end, duty.fallback) {
-            (Some(end), _) => format!("command {} without IMAGE", end.name()),
-            (None, _) => "WAITDAEMON_FALLBACK".to_owned(),
+        let what = match duty.own_end {
+            Some(end) => format!("command {} without IMAGE", end.name()),
+            None => "WAITDAEMON_FALLBACK".to_owned(),
         };
         let failure = Failure::new(format!(
             "{what} needs the host's PIDs: without them it would end a container"

@@ -6,6 +6,7 @@ use std::ops::Add;
 use std::time::Duration;
 
 use super::readable;
+use crate::error::{Context, Failure};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
@@ -73,9 +74,9 @@ impl Clock {
     ///
     /// # Errors
     /// If the kernel provides no timer.
-    pub async fn sleep_until(self, moment: Moment) -> io::Result<()> {
+    pub async fn sleep_until(self, moment: Moment) -> Result<(), Failure> {
         match self {
-            Self::SinceBoot => sleep_since_boot(moment.0).await,
+            Self::SinceBoot => sleep_since_boot(moment.0).await.context("cannot set a timer"),
             #[cfg(test)]
             Self::Simulated { boot } => {
                 tokio::time::sleep_until(boot + moment.0).await;

@@ -39,10 +39,6 @@ fn check<T>(value: T, valid: bool, problem: &'static str) -> Result<T, &'static 
     if valid { Ok(value) } else { Err(problem) }
 }
 
-fn named<T>(value: Option<T>, problem: &'static str) -> Result<T, &'static str> {
-    value.ok_or(problem)
-}
-
 /// Accepts any text.
 pub fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
@@ -83,13 +79,13 @@ pub fn image(text: &str) -> Result<Reference, &'static str> {
 
 /// Parses seconds, from 0.
 pub fn seconds(text: &str) -> Result<Duration, &'static str> {
-    named(whole_seconds(text), "is not a whole number from 0 to 86400")
+    whole_seconds(text).ok_or("is not a whole number from 0 to 86400")
 }
 
 /// Parses seconds, from 1.
 pub fn seconds_from_one(text: &str) -> Result<Duration, &'static str> {
     let seconds = whole_seconds(text).filter(|seconds| !seconds.is_zero());
-    named(seconds, "is not a whole number from 1 to 86400")
+    seconds.ok_or("is not a whole number from 1 to 86400")
 }
 
 fn whole_seconds(text: &str) -> Option<Duration> {
@@ -117,19 +113,19 @@ pub fn url(text: &str) -> Result<Uri, &'static str> {
     let url = text.parse::<Uri>().ok();
     let https = url.as_ref().is_some_and(|url| url.scheme_str() == Some("https"));
     let problem = if https { "is https, which is not supported" } else { "is not an http:// URL" };
-    named(url.filter(|url| is_plain_http(url) && !text.contains('#')), problem)
+    url.filter(|url| is_plain_http(url) && !text.contains('#')).ok_or(problem)
 }
 
 /// Parses the status of an HTTP response.
 pub fn status(text: &str) -> Result<u16, &'static str> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let status = text.parse::<u16>().ok().filter(|status| digits && (200..600).contains(status));
-    named(status, "is not an HTTP status code")
+    status.ok_or("is not an HTTP status code")
 }
 
 /// Parses what happens if a signal does not come in time.
 pub fn expired(text: &str) -> Result<Expired, &'static str> {
-    named(Expired::named(text), "is neither run nor abort")
+    Expired::named(text).ok_or("is neither run nor abort")
 }
 
 /// Parses what a fallback does; `None` for none.
@@ -162,7 +158,7 @@ pub fn docker_host(text: &str) -> Result<DockerHost, &'static str> {
         return Err("has a scheme that is not supported");
     };
     let address = host_and_port(address.trim_end_matches('/'), DOCKER_PORT);
-    named(address.map(DockerHost::Tcp), "is not tcp://host:port")
+    address.map(DockerHost::Tcp).ok_or("is not tcp://host:port")
 }
 
 /// Parses a namespace by containerd's rule (`pkg/identifiers`): words of letters and digits, joined
@@ -175,7 +171,7 @@ pub fn namespace(text: &str) -> Result<String, &'static str> {
 
 /// Parses the lowest level that is logged.
 pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
-    named(LogLevel::named(text), "is not one of error, warn, info, debug")
+    LogLevel::named(text).ok_or("is not one of error, warn, info, debug")
 }
 
 /// Parses where WARN and ERROR lines go.
@@ -183,7 +179,7 @@ pub fn syslog(text: &str) -> Result<Syslog, &'static str> {
     if text == "off" {
         return Ok(Syslog::Off);
     }
-    named(host_and_port(text, SYSLOG_PORT).map(Syslog::To), "is not a valid host")
+    host_and_port(text, SYSLOG_PORT).map(Syslog::To).ok_or("is not a valid host")
 }
 
 /// True for a URL that can be requested: http with a host, and a valid port if there is one. TLS

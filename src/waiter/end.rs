@@ -71,7 +71,7 @@ impl Waiter<'_> {
                 let next = (process.clock.now() + ASK_AGAIN_EVERY).min(until);
                 tokio::select! {
                     biased;
-                    slept = process.clock.sleep_until(next) => slept.context("the kernel gives no timer")?,
+                    slept = process.clock.sleep_until(next) => slept?,
                     _ = signals.stop() => return Ok(State::Interrupted),
                 }
                 if process.clock.now() >= until {
@@ -154,7 +154,7 @@ impl Waiter<'_> {
         tokio::select! {
             biased;
             slept = self.process.clock.sleep_until(since + Duration::from_secs(seconds)) => {
-                slept.context("the kernel gives no timer")?;
+                slept?;
             }
             signal = signals.stop() => return self.give_up_fallback(signal, name).await,
         }
@@ -188,7 +188,7 @@ impl Waiter<'_> {
             fallback.map_or(STILL_RUNNING_AFTER, |fallback| fallback.min(STILL_RUNNING_AFTER));
         tokio::select! {
             biased;
-            slept = self.process.clock.sleep_until(since + after) => slept.context("the kernel gives no timer")?,
+            slept = self.process.clock.sleep_until(since + after) => slept?,
             signal = signals.stop() => return Ok(State::Stopped { signal, started: true }),
         }
         let seconds = after.as_secs();

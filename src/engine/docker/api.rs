@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::api_error::ApiError;
+use super::socket::is_socket;
 use crate::http::{self, Transport};
 use crate::retry::retry_within;
 use crate::settings::DockerHost;
@@ -378,10 +378,7 @@ impl Api {
                 let socket = match (UnixStream::connect(path).await, &self.socket_after_restart) {
                     // The kernel refuses a folder just as it refuses a socket on which nothing is
                     // listening (connect(2)); only the latter can change.
-                    (Err(error), _)
-                        if std::fs::metadata(path)
-                            .is_ok_and(|found| !found.file_type().is_socket()) =>
-                    {
+                    (Err(error), _) if path.exists() && !is_socket(path) => {
                         Err(io::Error::new(io::ErrorKind::InvalidInput, error))
                     }
                     // If the engine has not made a new socket yet, the old one's refusal stands.

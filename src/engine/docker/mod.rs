@@ -9,7 +9,7 @@ mod reach;
 pub mod refusal;
 pub mod request;
 pub mod seen;
-mod socket;
+pub mod socket;
 pub mod waiter_request;
 
 use std::cell::RefCell;
@@ -24,7 +24,6 @@ use self::api::{Api, escape, is_newer};
 use self::api_error::ApiError;
 use self::attach::Attached;
 use self::pull::PullStream;
-
 use self::request::Creation;
 use self::socket::{SOCKET_LINES, belongs_to_another};
 use self::waiter_request::{WaiterParts, Way};

@@ -6,15 +6,11 @@ use std::path::Path;
 
 use super::api::Api;
 use super::api_error::ApiError;
-use super::socket::SOCKET_LINES;
+use super::socket::{self, SOCKET_LINES};
 use super::{CHECK, Docker};
 use crate::error::Failure;
-use crate::machine::namespaces;
 use crate::settings::DockerHost;
 
-/// Where the host's engine listens, on HookOS and others; used if no volume leads there.
-const HOSTS_SOCKETS: [&str; 3] =
-    ["/var/run/docker.sock", "/run/docker/docker.sock", "/var/run/docker/docker.sock"];
 impl Docker {
     /// Reaches the engine at `host`.
     ///
@@ -25,19 +21,10 @@ impl Docker {
             Ok(api) => return Ok(Self { api, through_init: false }),
             Err(error) => error,
         };
-        let mounted =
-            |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-        if *host == DockerHost::default()
-            && !matches!(host, DockerHost::Unix(path) if mounted(path))
-        {
+        let default = DockerHost::default();
+        if *host == default && !matches!(host, DockerHost::Unix(path) if socket::is_socket(path)) {
             let mut refused = None;
-            for path in HOSTS_SOCKETS
-                .into_iter()
-                .filter_map(|path| namespaces::path_through_init(Path::new(path)))
-            {
-                if !mounted(&path) {
-                    continue;
-                }
+            for path in socket::of_host() {
                 match Api::reach(&DockerHost::Unix(path.clone())).await {
                     Ok(api) => return Ok(Self { api, through_init: true }),
                     Err(error) => refused = refused.or(Some((path, error))),

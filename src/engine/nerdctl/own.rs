@@ -17,6 +17,7 @@ pub const VOLUMES: [&str; 5] = [
 const BUNDLED: &str = "/usr/local/bin/nerdctl";
 /// The host's nerdctl, seen from a container with the host's PIDs and from the host itself.
 const HOSTS: &str = "/proc/1/root/usr/local/bin/nerdctl";
+
 /// Returns the nerdctl to run in our own namespaces, if everything it needs is there.
 ///
 /// # Errors
