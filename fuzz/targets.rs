@@ -264,10 +264,8 @@ impl nerdctl::Host for NoHost {
 /// nerdctl's native documents of an action and its image.
 pub fn nerdctl_flags(data: &[u8]) {
     let Some((container, image)) = documents(data) else { return };
-    let Ok(made) = nerdctl::user_container(&container, &image, "alpine", "a-user", &[], &NoHost)
-    else {
-        return;
-    };
+    let wanted = nerdctl::Wanted { image: "alpine", name: "a-user", labels: &[] };
+    let Ok(made) = nerdctl::user_container(&container, &image, &wanted, &NoHost) else { return };
     let at = made.arguments.iter().position(|word| !word.starts_with("--")).unwrap();
     assert_eq!(made.arguments[at..at + 2], ["alpine", "--"]);
     assert!(made.arguments[..at].iter().all(|word| word.contains('=')), "{:?}", made.arguments);

@@ -75,19 +75,19 @@ pub fn start_syslog(wanted: &Syslog, machine: &Machine) {
 
 async fn by_docker(settings: &Settings, process: &Process) -> Result<Reached, Failure> {
     let docker = Docker::reach(&settings.docker_host).await?;
-    introduce(Box::new(docker), settings, process).await
+    query_first(Box::new(docker), settings, process).await
 }
 
 async fn by_nerdctl(settings: &Settings, process: &Process) -> Result<Reached, Failure> {
     let nerdctl = Nerdctl::reach(settings, &process.machine.command_line)?;
-    introduce(Box::new(nerdctl), settings, process).await
+    query_first(Box::new(nerdctl), settings, process).await
 }
 
 /// Queries the engine, in parallel, for what every handoff needs first.
 ///
 /// # Errors
 /// If the engine does not answer.
-pub async fn introduce(
+pub async fn query_first(
     engine: Box<dyn Engine>,
     settings: &Settings,
     process: &Process,

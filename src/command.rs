@@ -66,7 +66,7 @@ pub fn is_end(command: &[String]) -> bool {
 /// machines.
 pub fn asks_init_for(command: &[String]) -> Option<End> {
     let (name, arguments) = program(command);
-    let end = End::named(name).filter(|end| *end != End::Kexec)?;
+    let end = End::from_name(name).filter(|end| *end != End::Kexec)?;
     let mut rest = arguments.iter();
     while let Some(word) = rest.next() {
         let seconds = match word.strip_prefix('-')?.trim_start_matches('n') {
@@ -81,7 +81,7 @@ pub fn asks_init_for(command: &[String]) -> Option<End> {
 
 /// Returns the first of the words `reboot`, `poweroff` and `halt` in a command, wherever it stands.
 pub fn end_named(command: &[String]) -> Option<End> {
-    words(command).find_map(|word| End::named(word).filter(|end| *end != End::Kexec))
+    words(command).find_map(|word| End::from_name(word).filter(|end| *end != End::Kexec))
 }
 
 /// Returns the word that says that a command takes the machine down, wherever it stands: in a

@@ -11,7 +11,7 @@ use log::Level;
 pub const DEVICE: &str = "/dev/kmsg";
 /// The longest message in bytes, well below what the kernel takes in one write (1024, less its own
 /// prefix).
-const LONGEST: usize = 900;
+const MAX_MESSAGE: usize = 900;
 
 static CONSOLE: OnceLock<File> = OnceLock::new();
 
@@ -37,7 +37,7 @@ fn record(level: Level, action: Option<&str>, message: &str, cause: Option<&str>
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
     let text = format!("<{severity}>waitdaemon {}: {message}{cause}", action.unwrap_or_default());
     let mut record: Vec<u8> = text.into_bytes();
-    record.truncate(LONGEST);
+    record.truncate(MAX_MESSAGE);
     record
 }
 
@@ -55,6 +55,6 @@ mod tests {
         );
         assert_eq!(short, b"<3>waitdaemon tinkerbell_last_a0: cannot start it: no such host");
         let long = record(Level::Warn, None, &"\u{e4}".repeat(2000), None);
-        assert!(long.len() == LONGEST && long.starts_with(b"<4>waitdaemon "));
+        assert!(long.len() == MAX_MESSAGE && long.starts_with(b"<4>waitdaemon "));
     }
 }

@@ -17,7 +17,7 @@ impl End {
     const ALL: [Self; 4] = [Self::Reboot, Self::PowerOff, Self::Halt, Self::Kexec];
 
     /// Returns the end with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|end| end.name() == name)
     }
 
@@ -47,7 +47,7 @@ impl Init {
     const ALL: [Self; 3] = [Self::Systemd, Self::BusyBox, Self::Other];
 
     /// Returns the init with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|init| init.name() == name)
     }
 
@@ -89,10 +89,10 @@ mod tests {
     #[test]
     fn an_end_is_known_by_its_name_alone() {
         for end in End::ALL {
-            assert_eq!(End::named(end.name()), Some(end));
+            assert_eq!(End::from_name(end.name()), Some(end));
         }
         for name in ["", "Reboot", "reboot ", "/sbin/reboot", "shutdown", "reboot -f"] {
-            assert_eq!(End::named(name), None, "{name:?}");
+            assert_eq!(End::from_name(name), None, "{name:?}");
         }
     }
 }

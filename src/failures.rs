@@ -58,7 +58,7 @@ pub fn image_is_for(image: &Reference, platforms: &[Platform], machine: &str) ->
 
 /// The user container's network cannot be created.
 pub fn no_network(why: &str) -> Failure {
-    Failure::new("the user container's network cannot be made")
+    Failure::new("cannot create the user container's network")
         .field("namespaces.network")
         .fix(
             "fix the CNI plugins of the OSIE (the agent's log says what failed), or with Tinkerbell v0.25 and later give \
@@ -125,8 +125,7 @@ pub fn creation_failed(what: &str, name: &str, about: &About, refusal: Refusal) 
         }
         _ if refusal.retry() != Retry::Never => failure.fix(about.check),
         _ => {
-            let failure = failure
-                .fix("the engine's message names the setting of the action that it does not take");
+            let failure = failure.fix("the engine's message names the setting that it rejects");
             field_of(&refusal.said).into_iter().fold(failure, Failure::field)
         }
     };
@@ -141,7 +140,7 @@ pub fn start_failed(about: &About, refusal: Refusal) -> Failure {
             .field("command")
             .fix("check that it exists in IMAGE and may be executed; the container is kept"),
         Kind::Gone => failure
-            .fix("look for who removes containers on this machine, and run the Workflow again"),
+            .fix("find out what removes containers on this machine, and run the Workflow again"),
         _ if refusal.retry() == Retry::UntilDeadline => failure.fix(about.check),
         _ => failure
             .fix("the engine's message names what could not be set up; the container is kept"),

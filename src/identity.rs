@@ -5,8 +5,8 @@
 //! made for that container. Our own output: we write a line with our random mark to our standard
 //! output. The candidate whose output contains the mark is us, because nothing else writes there.
 //! That holds with every log driver, network, hostname, cgroup and user namespace, while each trace
-//! alone can be missing or name another container (observed: tests/integration/identity.rs,
-//! captain_identity.rs). In addition, the candidate's command line must be ours, so that a
+//! alone can be missing or name another container (observed: tests/integration/identity.rs).
+//! In addition, the candidate's command line must be ours, so that a
 //! container that merely repeats our log is not taken for us.
 
 use std::pin::Pin;
@@ -31,12 +31,12 @@ const ECHO_LIMIT: Duration = Duration::from_secs(5);
 /// listens (moby `containerAttach`).
 const SAY_AGAIN: Duration = Duration::from_millis(50);
 /// The most containers to check if no trace leads to us.
-const MOST_ASKED: usize = 256;
+const MAX_ASKED: usize = 256;
 
 /// Proof by the kernel's statement.
 const BY_CGROUP: &str = "its process is in the cgroup that was made for this container";
 /// Proof by our own output.
-const BY_VOICE: &str = "the engine gave back a line that this container alone wrote";
+const BY_VOICE: &str = "the engine returned a line that only this container wrote";
 
 /// The action container, which is our own, with the proof.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct Action {
 
 /// Returns the containers that our traces point to and that run our command line.
 pub async fn gather(lifecycle: &Lifecycle<'_>, process: &Process) -> Vec<Seen> {
-    like_us(lifecycle, process, &(process.traces)().ids).await
+    find_like_us(lifecycle, process, &(process.read_traces)().ids).await
 }
 
 /// Finds our own container, first among the `candidates`, then among all running containers.
@@ -92,34 +92,38 @@ async fn prove(
     handoff: &HandoffId,
 ) -> Result<(Seen, &'static str), Failure> {
     let about = lifecycle.engine.about();
-    let cgroup = (process.traces)().cgroup;
+    let cgroup = (process.read_traces)().cgroup;
     let named = candidates
         .iter()
         .find(|seen| about.names_cgroups && procfs::is_in_cgroup_of(&cgroup, &seen.id));
     if let Some(own) = named {
         return Ok((own.clone(), BY_CGROUP));
     }
-    if let Some(own) = hear(lifecycle, process, candidates, handoff).await {
+    if let Some(own) = prove_by_echo(lifecycle, process, candidates, handoff).await {
         return Ok((own, BY_VOICE));
     }
     log::debug!("no trace leads to our container; asking all that run");
     let mut running =
         lifecycle.list(Which::Running).await.context("cannot list the running containers")?;
     running.retain(|id| !candidates.iter().any(|known| known.id == *id));
-    running.truncate(MOST_ASKED);
-    let others = like_us(lifecycle, process, &running).await;
-    if let Some(own) = hear(lifecycle, process, &others, handoff).await {
+    running.truncate(MAX_ASKED);
+    let others = find_like_us(lifecycle, process, &running).await;
+    if let Some(own) = prove_by_echo(lifecycle, process, &others, handoff).await {
         return Ok((own, BY_VOICE));
     }
     let (field, fix) = about.place;
-    Err(Failure::new(format!("none of the containers of {} is this one", about.described))
+    Err(Failure::new(format!("this container is not among those of {}", about.described))
         .field(field)
         .fix(fix))
 }
 
 /// Returns those of these containers that run our command line, possibly behind an init. A
 /// container that cannot be inspected, perhaps because it is being deleted, proves nothing.
-async fn like_us(lifecycle: &Lifecycle<'_>, process: &Process, containers: &[String]) -> Vec<Seen> {
+async fn find_like_us(
+    lifecycle: &Lifecycle<'_>,
+    process: &Process,
+    containers: &[String],
+) -> Vec<Seen> {
     let mut found: Vec<Seen> = Vec::new();
     for container in containers {
         match lifecycle.inspect(container).await {
@@ -134,7 +138,7 @@ async fn like_us(lifecycle: &Lifecycle<'_>, process: &Process, containers: &[Str
 }
 
 /// Writes the mark while listening to all candidates; returns the first whose output contains it.
-async fn hear(
+async fn prove_by_echo(
     lifecycle: &Lifecycle<'_>,
     process: &Process,
     candidates: &[Seen],

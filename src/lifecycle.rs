@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::{
-    Answer, Created, Detail, End, Engine, Image, Kind, Life, Refusal, Removal, Request, Seen, Which,
+    Answer, Created, Detail, Engine, Image, Kind, Life, PendingEnd, Refusal, Removal, Request,
+    Seen, Which,
 };
 use crate::error::{Context, Failure};
 use crate::names::{HandoffId, RequestMark, Role};
@@ -28,11 +29,11 @@ const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 /// armed and to receive the word.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a wait for a container's end must have been open to count as healthy.
-const STOOD: Duration = Duration::from_secs(20);
+const HEALTHY_AFTER: Duration = Duration::from_secs(20);
 /// The pause between two checks for another handoff.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
-const QUESTION: &str = "a question to the engine";
+const QUESTION: &str = "querying the engine";
 
 /// What became of a user container that is not to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +204,7 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If it cannot be started; [`Kind::Gone`] if it does not exist.
-    pub fn start_surely<'b>(&'b self, container: &'b str) -> Answer<'b, ()> {
+    pub fn start_once<'b>(&'b self, container: &'b str) -> Answer<'b, ()> {
         Box::pin(async move {
             let mut attempts = self.attempts();
             loop {
@@ -231,7 +232,7 @@ impl<'a> Lifecycle<'a> {
         match &seen.life {
             Life::Created | Life::Starting { .. } => self.engine.start(&seen).await,
             Life::Running { .. } | Life::Ended { .. } => Ok(()),
-            Life::Leaving => Err(Refusal::new(Kind::Gone, "somebody is removing it")),
+            Life::Removing => Err(Refusal::new(Kind::Gone, "it is being removed")),
             Life::Unknown(said) => Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), said)),
         }
     }
@@ -245,7 +246,7 @@ impl<'a> Lifecycle<'a> {
         &'b self,
         container: &'b str,
         pid: Option<u32>,
-        pending: Option<End>,
+        pending: Option<PendingEnd>,
     ) -> Answer<'b, Life> {
         Box::pin(async move {
             let mut attempts = self.attempts();
@@ -265,7 +266,7 @@ impl<'a> Lifecycle<'a> {
                 };
                 // A wait that broke after it was open for a while is a new failure, however long
                 // ago the first one began.
-                if since.elapsed() > STOOD {
+                if since.elapsed() > HEALTHY_AFTER {
                     attempts = self.attempts();
                 }
                 if !attempts.wait("waiting for the end of a container", &refusal).await {
@@ -281,7 +282,7 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If it still exists in the end, or if it runs and `how` is [`Removal::Idle`].
-    pub fn remove_surely<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
+    pub fn ensure_removed<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
         Box::pin(async move {
             let mut attempts = Attempts::within(REMOVAL_LIMIT);
             loop {
@@ -309,8 +310,7 @@ impl<'a> Lifecycle<'a> {
         })
     }
 
-    /// Clears what other attempts of the action `action` left pending; `own` is this attempt's
-    /// container.
+    /// Clears what other attempts of an action left pending; `own` is this attempt's container.
     ///
     /// The user container goes first, and the engine refuses to remove it if it runs. So either it
     /// never ran and its waiter is no longer needed, or it runs and keeps its waiter.
@@ -319,8 +319,7 @@ impl<'a> Lifecycle<'a> {
     /// If a container cannot be removed.
     pub async fn clear_earlier(
         &self,
-        action: &str,
-        own: &str,
+        own: &Seen,
         request: &RequestMark,
     ) -> Result<EarlierAttempt, Failure> {
         let failed = |refusal: Refusal| {
@@ -328,7 +327,7 @@ impl<'a> Lifecycle<'a> {
                 .fix(self.engine.about().check)
                 .cause(refusal)
         };
-        let found = self.settled(action, own).await.map_err(failed)?;
+        let found = self.await_other_handoffs(own).await.map_err(failed)?;
         if let Some(other) = of_another_request(&found, request) {
             return Ok(EarlierAttempt::OfAnother(other.name.clone()));
         }
@@ -337,7 +336,7 @@ impl<'a> Lifecycle<'a> {
         }
         for user in found.iter().filter(|seen| seen.role == Some(Role::User)) {
             log::warn!(container = user.id.as_str(); "removing the user container of an earlier attempt of this action");
-            if let Err(refusal) = self.remove_surely(&user.id, Removal::Idle).await {
+            if let Err(refusal) = self.ensure_removed(&user.id, Removal::Idle).await {
                 let now = self.look(&[&user.id]).await.map_err(failed)?;
                 return match running_user(&now) {
                     Some(user) => Ok(EarlierAttempt::Running(user.id.clone())),
@@ -347,7 +346,7 @@ impl<'a> Lifecycle<'a> {
         }
         for waiter in found.iter().filter(|seen| seen.role != Some(Role::User)) {
             log::warn!(container = waiter.id.as_str(); "removing the waiter of an earlier attempt of this action");
-            self.remove_surely(&waiter.id, Removal::Any).await.map_err(failed)?;
+            self.ensure_removed(&waiter.id, Removal::Any).await.map_err(failed)?;
         }
         Ok(EarlierAttempt::Cleared)
     }
@@ -355,14 +354,14 @@ impl<'a> Lifecycle<'a> {
     /// Returns the containers of an action once no other handoff of it is under way. While the
     /// action container that made one of them runs, its handoff may make more or remove them. This
     /// is a lock that ends with its process.
-    async fn settled(&self, action: &str, own: &str) -> Result<Vec<Seen>, Refusal> {
+    async fn await_other_handoffs(&self, own: &Seen) -> Result<Vec<Seen>, Refusal> {
         let end = Instant::now() + SETTLE_LIMIT;
         let mut before: Option<Vec<String>> = None;
         loop {
             let ours = self.list(Which::Ours).await?;
-            let found = self.of_action(action, &ours).await?;
+            let found = self.of_action(&own.name, &ours).await?;
             let mut makers: Vec<&str> = found.iter().map(|seen| seen.made_by.as_str()).collect();
-            makers.retain(|maker| *maker != own);
+            makers.retain(|maker| *maker != own.id);
             let makers = self.look(&makers).await?;
             let under_way = makers.iter().any(|maker| matches!(maker.life, Life::Running { .. }));
             let now: Vec<String> = found.iter().map(|seen| seen.id.clone()).collect();
@@ -393,13 +392,13 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If it cannot be removed.
     pub async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
-        let failed = "cannot remove the user container, which is not to run";
+        let failed = "cannot remove the cancelled user container";
         match self.look_at(user).await.context(failed)? {
             None => return Ok(Discarded::Removed),
             Some(seen) if seen.life.has_run() => return Ok(Discarded::Started),
             Some(_) => {}
         }
-        match self.remove_surely(user, Removal::Idle).await {
+        match self.ensure_removed(user, Removal::Idle).await {
             Ok(()) => Ok(Discarded::Removed),
             Err(refusal) if refusal.kind == Kind::Final => Ok(Discarded::Started),
             Err(refusal) => Err(refusal).context(failed),
@@ -421,7 +420,7 @@ impl<'a> Lifecycle<'a> {
         let mut result = Ok(());
         for seen in others.into_iter().chain(waiters) {
             let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Any };
-            let removed = self.remove_surely(&seen.id, how).await;
+            let removed = self.ensure_removed(&seen.id, how).await;
             result = result.and(removed.context(format!("{failed}: {}", seen.id)));
         }
         result

@@ -28,7 +28,7 @@ const NAME: &str = "waitdaemon-login-";
 /// The configuration's name in the folder (docker/cli, `cli/config`).
 const FILE: &str = "config.json";
 /// The longest password that is read, in bytes; a token of a cloud's registry has a few thousand.
-const LONGEST_PASSWORD: u64 = 64 * 1024;
+const MAX_PASSWORD: u64 = 64 * 1024;
 const DOCKER_HUB_LOGIN: &str = "https://index.docker.io/v1/";
 
 /// A username and its password. It cannot be printed.
@@ -42,7 +42,7 @@ impl Login {
     ///
     /// # Errors
     /// If the password's file cannot be read, or holds no password.
-    pub fn given(settings: &Settings) -> Result<Option<Self>, Failure> {
+    pub fn from_settings(settings: &Settings) -> Result<Option<Self>, Failure> {
         let Some((username, file)) = &settings.registry_login else { return Ok(None) };
         // Somebody may have put the password itself there.
         let shown = if file.is_absolute() { file } else { Path::new("a file without a path") };
@@ -113,7 +113,7 @@ fn read_password(file: &Path) -> io::Result<String> {
     if !found.is_file() {
         return invalid("it is not a regular file");
     }
-    if found.len() > LONGEST_PASSWORD {
+    if found.len() > MAX_PASSWORD {
         return invalid("it is longer than 64 KiB: it holds something else than a password");
     }
     let password = fs::read_to_string(file)?.trim_end_matches(['\r', '\n']).to_owned();

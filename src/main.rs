@@ -11,7 +11,7 @@ use waitdaemon::engine::docker::Docker;
 use waitdaemon::engine::nerdctl::Nerdctl;
 use waitdaemon::error::{Context, Failure, exit};
 use waitdaemon::handoff::job::Job;
-use waitdaemon::handoff::{self, show};
+use waitdaemon::handoff::{self, dry_run};
 use waitdaemon::login::Login;
 use waitdaemon::process::Process;
 use waitdaemon::settings::{Problem, Settings, reader, variables};
@@ -23,17 +23,17 @@ use waitdaemon::{console, logging, names, syslog};
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     let code = if Path::new(&program) == Path::new(names::WAITER_PROGRAM) {
-        be_waiter()
+        run_waiter()
     } else {
-        be_action()
+        run_action()
     };
     ExitCode::from(code)
 }
 
 /// Runs the action container's journey; returns the exit code.
-fn be_action() -> u8 {
-    let process = Process::own();
-    on_one_thread(exit::HANDOFF_FAILED, async {
+fn run_action() -> u8 {
+    let process = Process::current();
+    block_on(exit::HANDOFF_FAILED, async {
         let settings =
             match Settings::read(std::env::vars_os(), process.command.get(1..).unwrap_or_default())
             {
@@ -43,19 +43,19 @@ fn be_action() -> u8 {
         logging::start(settings.log.into(), "handoff");
         warn_of_misspelled_variables();
         // Read while we are in our own mount namespace: the password file is the action's.
-        let login = match Login::given(&settings) {
+        let login = match Login::from_settings(&settings) {
             Ok(login) => login,
             Err(failure) => {
                 start_syslog(&settings.syslog, &process.machine);
                 if settings.dry_run {
-                    return Ok(show::failed(&failure));
+                    return Ok(dry_run::failed(&failure));
                 }
                 logging::failure(&failure);
                 return Ok(exit::INVALID_SETTINGS);
             }
         };
         if settings.dry_run {
-            return Ok(show::run(&settings, &process, login).await);
+            return Ok(dry_run::run(&settings, &process, login).await);
         }
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let reached = match choose(&settings, &process).await {
@@ -82,7 +82,7 @@ fn reject(problems: &[Problem], process: &Process) -> u8 {
     logging::start(LevelFilter::Info, "handoff");
     start_syslog(&reader::syslog(std::env::vars_os()), &process.machine);
     if reader::asks_for_dry_run(std::env::vars_os()) {
-        return show::invalid(problems);
+        return dry_run::invalid(problems);
     }
     for Problem { field, value, problem, fix } in problems {
         log::error!(field = *field, value = value.as_deref(), fix = *fix; "{problem}");
@@ -100,7 +100,7 @@ fn warn_of_misspelled_variables() {
 }
 
 /// Runs the waiter's journey; returns the exit code.
-fn be_waiter() -> u8 {
+fn run_waiter() -> u8 {
     let argument = std::env::args().nth(1).unwrap_or_default();
     let ticket = match Ticket::from_argument(&argument) {
         Ok(ticket) => ticket,
@@ -115,8 +115,8 @@ fn be_waiter() -> u8 {
     let Ticket { engine, duty } = ticket;
     logging::start(duty.log.into(), "waiter");
     logging::set_action(&duty.action_name);
-    let process = Process::own();
-    on_one_thread(exit::WAITER_FAILED, async {
+    let process = Process::current();
+    block_on(exit::WAITER_FAILED, async {
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let engine: Box<dyn Engine> = match engine {
             EngineTicket::Docker { host, socket_after_restart, version } => {
@@ -136,13 +136,13 @@ fn be_waiter() -> u8 {
 }
 
 /// Runs a journey on this thread; a failure is logged and gives the exit code `failed`.
-fn on_one_thread<'a>(failed: u8, journey: impl Future<Output = Result<u8, Failure>> + 'a) -> u8 {
+fn block_on<'a>(failed: u8, journey: impl Future<Output = Result<u8, Failure>> + 'a) -> u8 {
     // Boxed, so that the code that follows exists once.
     let journey: Pin<Box<dyn Future<Output = Result<u8, Failure>> + 'a>> = Box::pin(journey);
-    run_to_the_end(failed, journey)
+    block_on_boxed(failed, journey)
 }
 
-fn run_to_the_end(
+fn block_on_boxed(
     failed: u8,
     journey: Pin<Box<dyn Future<Output = Result<u8, Failure>> + '_>>,
 ) -> u8 {

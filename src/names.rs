@@ -45,7 +45,7 @@ impl Role {
     }
 
     /// Returns the role for a label's value.
-    pub fn of(label: &str) -> Option<Self> {
+    pub fn from_label(label: &str) -> Option<Self> {
         [Self::Waiter, Self::User].into_iter().find(|role| role.as_str() == label)
     }
 

@@ -17,16 +17,16 @@ use crate::names::{HandoffId, JOURNAL_FILE, RequestMark};
 /// Writes a line that another process waits for: the message and the handoff's mark.
 pub type Announce = Box<dyn Fn(&'static str, &HandoffId)>;
 /// Opens lines that outlive this process, in a folder that its container keeps.
-pub type Keep = Box<dyn Fn(&Path) -> io::Result<Kept>>;
+pub type OpenJournal = Box<dyn Fn(&Path) -> io::Result<JournalFile>>;
 /// Asks for an end of the machine.
-pub type Ask = Box<dyn Fn(Whom, End) -> io::Result<()>>;
+pub type RequestEnd = Box<dyn Fn(EndTarget, End) -> io::Result<()>>;
 
 /// Flushes data to the disks, which may take long.
-pub type Sync = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
+pub type FlushDisks = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Who is asked for an end of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whom {
+pub enum EndTarget {
     /// PID 1, which ends everything in order.
     Init(Init),
     /// The kernel, at once.
@@ -34,14 +34,14 @@ pub enum Whom {
 }
 
 /// Adds a line in one piece.
-pub type Add = Box<dyn Fn(&str) -> io::Result<()>>;
+pub type AddLine = Box<dyn Fn(&str) -> io::Result<()>>;
 
 /// Lines that outlive this process.
-pub struct Kept {
+pub struct JournalFile {
     /// Reads them all.
     pub read: Box<dyn Fn() -> io::Result<String>>,
     /// Adds one more.
-    pub add: Add,
+    pub add: AddLine,
 }
 
 /// What a journey needs from its own process and machine. A simulation replaces it.
@@ -53,20 +53,20 @@ pub struct Process {
     /// The machine on which it runs.
     pub machine: Machine,
     /// Asks the machine for an end.
-    pub ask: Ask,
+    pub request_end: RequestEnd,
     /// Flushes data to the disks.
-    pub sync: Sync,
+    pub flush_disks: FlushDisks,
     /// The clock of the wait.
     pub clock: Clock,
     /// Reads which container this process may be in. Entering other namespaces changes what the
     /// kernel shows.
-    pub traces: Box<dyn Fn() -> Traces>,
+    pub read_traces: Box<dyn Fn() -> Traces>,
     /// Writes a line that another process waits for: the message and the handoff's mark.
     pub announce: Announce,
     /// Logs a failure at ERROR.
-    pub fail: Box<dyn Fn(&Failure)>,
+    pub log_failure: Box<dyn Fn(&Failure)>,
     /// Opens lines that outlive this process.
-    pub keep: Keep,
+    pub open_journal: OpenJournal,
 }
 
 fn read_request() -> RequestMark {
@@ -77,35 +77,35 @@ fn read_request() -> RequestMark {
     RequestMark::of(arguments.iter().map(|word| word.as_encoded_bytes()), variables)
 }
 
-fn keep(folder: &Path) -> io::Result<Kept> {
+fn open_journal(folder: &Path) -> io::Result<JournalFile> {
     let path = folder.join(JOURNAL_FILE);
     let file = RefCell::new(OpenOptions::new().append(true).create(true).open(&path)?);
     // Not flushed to a disk: it need not outlive the machine.
     let add = move |line: &str| file.borrow_mut().write_all(format!("{line}\n").as_bytes());
-    Ok(Kept { read: Box::new(move || std::fs::read_to_string(&path)), add: Box::new(add) })
+    Ok(JournalFile { read: Box::new(move || std::fs::read_to_string(&path)), add: Box::new(add) })
 }
 
 impl Process {
     /// Describes this process.
-    pub fn own() -> Self {
+    pub fn current() -> Self {
         Self {
             request: read_request(),
             command: std::env::args_os()
                 .map(|argument| argument.to_string_lossy().into_owned())
                 .collect(),
             machine: Machine::read(),
-            ask: Box::new(|whom, end| match whom {
-                Whom::Init(init) => power::ask_init(init, end),
-                Whom::Kernel => power::ask_kernel(end),
+            request_end: Box::new(|whom, end| match whom {
+                EndTarget::Init(init) => power::ask_init(init, end),
+                EndTarget::Kernel => power::ask_kernel(end),
             }),
             clock: Clock::SinceBoot,
-            sync: Box::new(|| {
+            flush_disks: Box::new(|| {
                 Box::pin(async { drop(tokio::task::spawn_blocking(rustix::fs::sync).await) })
             }),
-            traces: Box::new(Traces::read),
+            read_traces: Box::new(Traces::read),
             announce: Box::new(logging::announce),
-            fail: Box::new(logging::failure),
-            keep: Box::new(keep),
+            log_failure: Box::new(logging::failure),
+            open_journal: Box::new(open_journal),
         }
     }
 }

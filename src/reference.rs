@@ -7,9 +7,9 @@ use std::fmt;
 
 /// The longest repository name that registries accept, in bytes (distribution
 /// `NameTotalLengthMax`).
-const NAME_MAX: usize = 255;
+const MAX_NAME: usize = 255;
 /// The longest tag, in bytes (distribution, `tag` in `regexp.go`).
-const TAG_MAX: usize = 128;
+const MAX_TAG: usize = 128;
 
 /// A valid image reference, kept as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +129,7 @@ fn check_name(name: &str) -> Result<(), Malformed> {
     if name.is_empty() {
         return Err(Malformed("has no name"));
     }
-    if name.len() > NAME_MAX {
+    if name.len() > MAX_NAME {
         return Err(Malformed("has a name of more than 255 characters"));
     }
     let path = match name.split_once('/') {
@@ -195,7 +195,7 @@ fn check_path_part(part: &str) -> Result<(), Malformed> {
 
 fn check_tag(tag: &str) -> Result<(), Malformed> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let valid = tag.len() <= TAG_MAX
+    let valid = tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
     valid.then_some(()).ok_or(Malformed("has a tag that is not valid"))

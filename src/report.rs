@@ -20,7 +20,7 @@ const VERSION: u64 = 1;
 const SEND_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first attempt; it grows to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The event that a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Reporter {
                     Ok(status) if (200..300).contains(&status) => return,
                     Ok(status) => {
                         let status = u64::from(status);
-                        return log::warn!(status; "WAITDAEMON_REPORT_URL does not take the report");
+                        return log::warn!(status; "WAITDAEMON_REPORT_URL rejected the report");
                     }
                     Err(error) if begin.elapsed() > SEND_LIMIT => {
                         let error = chain(&error);
@@ -96,7 +96,7 @@ impl Reporter {
                     }
                     Err(_) => failed += 1,
                 }
-                sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, failed)).await;
+                sleep(retry::pause(FIRST_PAUSE, MAX_PAUSE, failed)).await;
             }
         });
         self.sending.borrow_mut().push(task);

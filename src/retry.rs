@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 /// The pause after the first attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause: short enough to go on soon after an engine is back.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How many attempts [`Retry::AFewTimes`] makes in all.
 const FEW: u32 = 3;
 
@@ -69,7 +69,7 @@ impl Attempts {
     pub async fn wait_as(&mut self, retry: Retry, what: &str, error: &dyn Display) -> bool {
         self.failed += 1;
         self.doubtful += u32::from(retry == Retry::AFewTimes);
-        let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, self.failed);
+        let pause = pause(FIRST_PAUSE, MAX_PAUSE, self.failed);
         let enough = match retry {
             Retry::Never => true,
             Retry::AFewTimes => self.doubtful >= FEW && !self.persistent,
@@ -185,7 +185,7 @@ mod tests {
         for (failed, whole) in [(1, 100), (2, 200), (4, 800), (7, 5000), (100, 5000)] {
             let whole = Duration::from_millis(whole);
             assert_eq!((shorten(whole, 0), shorten(whole, 255)), (whole, whole / 2));
-            let pause = pause(FIRST_PAUSE, LONGEST_PAUSE, failed);
+            let pause = pause(FIRST_PAUSE, MAX_PAUSE, failed);
             assert!(whole / 2 <= pause && pause <= whole, "{pause:?}");
         }
     }

@@ -31,7 +31,7 @@ const REACH_LIMIT: Duration = Duration::from_secs(15);
 /// The pause after the first request; it grows to the longest. Many machines end in the same
 /// second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How many answers of 404 mean that netboot is off: three in a row, over two seconds. Smee answers
 /// 404 for other reasons too, some of which pass (docs/reference.md).
 const NETBOOT_ANSWERS: u32 = 3;
@@ -63,7 +63,7 @@ impl Signal {
         if self.times > 1 {
             "set bootOptions.toggleAllowNetboot: true in the Workflow; for a slow server raise WAITDAEMON_WAIT_MAX_SECONDS"
         } else {
-            "look at who answers there; if it only takes longer raise WAITDAEMON_WAIT_MAX_SECONDS"
+            "check which server answers at that URL; if the signal only takes longer raise WAITDAEMON_WAIT_MAX_SECONDS"
         }
     }
 }
@@ -90,7 +90,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
             ("netboot to be switched off".to_owned(), script, NETBOOT_IS_OFF, NETBOOT_ANSWERS)
         }
         Awaited::Status { url, status } => {
-            (format!("status {status} at {}", shown(url)), url.clone(), *status, 1)
+            (format!("status {status} at {}", without_query(url)), url.clone(), *status, 1)
         }
     };
     let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
@@ -108,7 +108,7 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
         }
     }
     let answer =
-        answer.context(format!("cannot wait for {name}: no response from {}", shown(&url)));
+        answer.context(format!("cannot wait for {name}: no response from {}", without_query(&url)));
     let answer = answer.map_err(|failure| {
         let smee = "add to the action (Tinkerbell v0.25 and later):  namespaces: {network: host}; or name another place: WAITDAEMON_SMEE_URL; or leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
         let other = "check the URL; if the action's own network does not lead there, add (Tinkerbell v0.25 and later):  namespaces: {network: host}";
@@ -118,13 +118,14 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
         let what = "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off";
         let fix = "check that the Hardware allows netboot, and for this address; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
         if answer != NETBOOT_IS_OFF || wait_for.expired == Expired::Abort {
-            let failure = Failure::new(format!("{what}: HTTP status {answer} at {}", shown(&url)));
+            let failure =
+                Failure::new(format!("{what}: HTTP status {answer} at {}", without_query(&url)));
             return Err(failure.field(FIELD).fix(fix));
         }
-        log::warn!(field = FIELD, fix; "{what}; WAIT_SECONDS alone counts");
+        log::warn!(field = FIELD, fix; "{what}; waiting for WAIT_SECONDS only");
         return Ok(None);
     }
-    log::info!(url = shown(&url).as_str(), status = u64::from(answer); "the waiter will wait for {name}");
+    log::info!(url = without_query(&url).as_str(), status = u64::from(answer); "the waiter will wait for {name}");
     Ok(Some(Signal {
         name,
         url: url.to_string(),
@@ -190,12 +191,12 @@ async fn poll_until_signal(url: &Uri, signal: &Signal) {
             }
             last = said;
         }
-        sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, asked)).await;
+        sleep(retry::pause(FIRST_PAUSE, MAX_PAUSE, asked)).await;
     }
 }
 
 /// Returns a URL without its query, which may be a secret.
-fn shown(url: &Uri) -> String {
+fn without_query(url: &Uri) -> String {
     format!("http://{}{}", url.authority().map_or("", |authority| authority.as_str()), url.path())
 }
 
@@ -211,7 +212,7 @@ fn boot_script(line: &str, smee: Option<&Uri>) -> Result<Uri, Failure> {
     };
     let base = match smee {
         Some(url) if url.path().ends_with(".ipxe") => return Ok(url.clone()),
-        Some(url) => shown(url).trim_end_matches('/').to_owned(),
+        Some(url) => without_query(url).trim_end_matches('/').to_owned(),
         None => {
             let server = command_line::server(line).ok_or_else(|| {
                 lacks("grpc_authority", "set WAITDAEMON_SMEE_URL: http://<tinkerbell>:7080")
@@ -267,6 +268,6 @@ mod tests {
 
     #[test]
     fn a_query_is_not_shown() {
-        assert_eq!(shown(&"http://h:1/ready?token=x".parse().unwrap()), "http://h:1/ready");
+        assert_eq!(without_query(&"http://h:1/ready?token=x".parse().unwrap()), "http://h:1/ready");
     }
 }

@@ -18,11 +18,11 @@ use crate::settings::values::{SYSLOG_PORT, host_and_port};
 /// Facility `daemon`, as in Docker's syslog driver.
 const DAEMON: u8 = 3;
 /// The longest message, in bytes, that every receiver should take (RFC 5426, 3.2).
-const LONGEST: usize = 2048;
+const MAX_MESSAGE: usize = 2048;
 /// The longest APP-NAME (RFC 5424, 6.2.5).
-const LONGEST_NAME: usize = 48;
+const MAX_NAME: usize = 48;
 /// How many lines are kept until the server's name is resolved.
-const MOST_KEPT: usize = 64;
+const MAX_KEPT: usize = 64;
 /// How long a process waits at its end for the server's name.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// The pause between two checks whether the server's name is resolved.
@@ -69,7 +69,7 @@ pub fn start(address: &str) {
         match found {
             Some(address) => set(awaited, address),
             None => {
-                log::info!(address = address.as_str(); "the syslog server's name is not known; nothing is sent there")
+                log::info!(address = address.as_str(); "cannot resolve the syslog server's name; nothing is sent there")
             }
         }
     });
@@ -105,7 +105,7 @@ pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
     );
     match &mut *server {
         Server::None => {}
-        Server::Awaited(kept) if kept.len() < MOST_KEPT => kept.push(message),
+        Server::Awaited(kept) if kept.len() < MAX_KEPT => kept.push(message),
         Server::Awaited(_) => {}
         Server::Known(socket) => deliver(socket, &message),
     }
@@ -144,7 +144,7 @@ fn set(before: Server, address: SocketAddr) {
             put(Server::Known(socket));
         }
         Err(error) => {
-            log::info!(error = error.to_string().as_str(); "nothing can be sent to the syslog server {address}")
+            log::info!(error = error.to_string().as_str(); "cannot send to the syslog server {address}")
         }
     }
 }
@@ -162,12 +162,12 @@ fn message(severity: u8, time: &str, (host, action): (&str, &str), line: &str) -
         "<{}>1 {time} {} {} - - - {}",
         DAEMON * 8 + severity,
         name(host, 255),
-        name(action, LONGEST_NAME),
+        name(action, MAX_NAME),
         line.trim_end()
     );
     let mut bytes = text.into_bytes();
-    if bytes.len() > LONGEST {
-        bytes.truncate(LONGEST);
+    if bytes.len() > MAX_MESSAGE {
+        bytes.truncate(MAX_MESSAGE);
         // Do not cut within a character.
         while std::str::from_utf8(&bytes).is_err() {
             bytes.pop();
@@ -235,9 +235,9 @@ mod tests {
                 ("h", &"a".repeat(99)),
                 &format!("{}{}", " ".repeat(blanks), "ä€".repeat(2000)),
             );
-            assert!((LONGEST - 3..=LONGEST).contains(&made.len()), "{}", made.len());
+            assert!((MAX_MESSAGE - 3..=MAX_MESSAGE).contains(&made.len()), "{}", made.len());
             let text = String::from_utf8(made).unwrap();
-            assert_eq!(text.split(' ').nth(3).unwrap().len(), LONGEST_NAME);
+            assert_eq!(text.split(' ').nth(3).unwrap().len(), MAX_NAME);
         }
     }
 }

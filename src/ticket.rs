@@ -205,7 +205,7 @@ fn read(value: &Value) -> Option<Ticket> {
             namespace: text(&engine["namespace"])?,
         },
     };
-    let end = |value: &Value| value.as_str().and_then(End::named);
+    let end = |value: &Value| value.as_str().and_then(End::from_name);
     let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
     let signal = |value: &Value| {
         Some(Signal {
@@ -214,7 +214,7 @@ fn read(value: &Value) -> Option<Ticket> {
             status: number(&value["status"])?.try_into().ok()?,
             times: number(&value["times"])?,
             max_seconds: value["max_seconds"].as_u64()?,
-            expired: Expired::named(value["expired"].as_str()?)?,
+            expired: Expired::from_name(value["expired"].as_str()?)?,
         })
     };
     let fallback = end(&value["fallback"]).zip(value["fallback_after_seconds"].as_u64());
@@ -235,9 +235,9 @@ fn read(value: &Value) -> Option<Ticket> {
         has_host_pids: value["has_host_pids"].as_bool()?,
         fallback: fallback.map(|(end, after_seconds)| Fallback { end, after_seconds }),
         force_after_seconds: value["force_after_seconds"].as_u64()?,
-        init: Init::named(value["init"].as_str()?)?,
+        init: Init::from_name(value["init"].as_str()?)?,
         report: report.map(|(url, worker)| Report { url, worker }),
-        log: LogLevel::named(value["log"].as_str()?)?,
+        log: LogLevel::from_name(value["log"].as_str()?)?,
         syslog: text(&value["syslog"]),
     };
     Some(Ticket { engine, duty })

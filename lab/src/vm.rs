@@ -56,7 +56,7 @@ const PANICS: &str = "Kernel panic - not syncing";
 /// The architecture of the machines that boot: this machine's, unless `MACHINES` names another.
 pub fn architecture() -> Architecture {
     let named = std::env::var("MACHINES").ok();
-    named.and_then(|name| Architecture::named(&name)).unwrap_or(Architecture::NATIVE)
+    named.and_then(|name| Architecture::from_name(&name)).unwrap_or(Architecture::NATIVE)
 }
 
 /// The folder with the kernel, the initrds and the disks (lab/qemu/disks).

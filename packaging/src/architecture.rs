@@ -48,7 +48,7 @@ impl Architecture {
     }
 
     /// Returns the architecture with this name in Go, Debian and OCI.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 

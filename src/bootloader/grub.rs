@@ -10,7 +10,7 @@ use super::script::{self, Part, Statement, Word};
 
 /// The most that variables add to the words of one command, in bytes: each line of a file could
 /// double what the line before it set.
-const LONGEST_EXPANSION: usize = 16 * 1024;
+const MAX_EXPANSION: usize = 16 * 1024;
 
 /// Why a configuration leads to no kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
 
     /// Expands words into what the command receives.
     fn expand(&self, words: &[Word]) -> Vec<String> {
-        let (mut expanded, mut room) = (Vec::new(), LONGEST_EXPANSION);
+        let (mut expanded, mut room) = (Vec::new(), MAX_EXPANSION);
         let mut variable = |name: &str| {
             let value = self.variable(name).filter(|value| value.len() <= room).unwrap_or_default();
             room -= value.len();
@@ -303,7 +303,7 @@ mod tests {
     fn values_do_not_grow_without_end() {
         let doubled = "set a=$a$a\n".repeat(60);
         let config = format!("set a=xxxxxxxx\n{doubled}menuentry A {{ linux /a $a $a $a; }}\n");
-        assert!(boots(&config, "").command_line.len() <= LONGEST_EXPANSION + 2);
+        assert!(boots(&config, "").command_line.len() <= MAX_EXPANSION + 2);
     }
 
     #[test]

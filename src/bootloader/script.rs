@@ -2,7 +2,7 @@
 //! Pure.
 
 /// How deep blocks may nest; a real file has three levels.
-const DEEPEST: usize = 32;
+const MAX_DEPTH: usize = 32;
 
 /// Parses a script; leaves out what cannot be parsed.
 pub fn parse(text: &str) -> Vec<Statement> {
@@ -143,7 +143,7 @@ impl Parser<'_> {
             match token {
                 Token::Close if depth > 0 => break,
                 Token::Word(_) if ends.contains(&self.keyword()) => break,
-                Token::Word(_) if depth < DEEPEST => statements.extend(self.statement(depth + 1)),
+                Token::Word(_) if depth < MAX_DEPTH => statements.extend(self.statement(depth + 1)),
                 _ => self.at += 1,
             }
         }

@@ -33,7 +33,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + 'a>>;
 
 /// The awaited end of a container: [`Life::Ended`] if the engine says how it ended, else
 /// [`Life::Unknown`].
-pub type End = Pin<Box<dyn Future<Output = Result<Life, Refusal>>>>;
+pub type PendingEnd = Pin<Box<dyn Future<Output = Result<Life, Refusal>>>>;
 
 /// Primitives of a container engine. Each is tried once and has a time limit.
 pub trait Engine {
@@ -73,7 +73,7 @@ pub trait Engine {
 
     /// Opens the wait for a container's end; nothing is missed from then on. `pid` is its process,
     /// if known.
-    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End>;
+    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, PendingEnd>;
 
     /// Gives a waiter the handoff's word: a line in its journal if we can see it, else SIGUSR1.
     fn give_word<'a>(&'a self, waiter: &'a str) -> Answer<'a, ()>;
@@ -152,7 +152,7 @@ pub enum Life {
         note: String,
     },
     /// It is being removed.
-    Leaving,
+    Removing,
     /// The engine reports something else.
     Unknown(String),
 }

@@ -35,7 +35,7 @@ pub async fn apply(
             result
         };
         let entry = finish_then_stop(signals, load).await?.entry;
-        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::shown(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
+        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::redact(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
     }
     let engine = job.reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);
@@ -44,8 +44,7 @@ pub async fn apply(
     let mut attempts = Attempts::within(HANDOFF_PATIENCE);
     loop {
         if others {
-            let request = &job.process.request;
-            let clear = lifecycle.clear_earlier(&own.name, &own.id, request);
+            let clear = lifecycle.clear_earlier(own, &job.process.request);
             let cleared = or_stopped(signals, clear).await?;
             match cleared {
                 EarlierAttempt::Cleared => {}

@@ -26,14 +26,14 @@ impl<'a> Job<'a> {
     /// which the machine was booted.
     ///
     /// # Errors
-    /// If the kernel gives no random numbers.
+    /// If cannot get random bytes from the kernel.
     pub fn new(
         reached: &'a Reached,
         process: &'a Process,
         settings: &'a Settings,
         login: Option<Login>,
     ) -> Result<Self, Failure> {
-        let id = HandoffId::random().context("the kernel gives no random numbers")?;
+        let id = HandoffId::random().context("cannot get random bytes from the kernel")?;
         let line = process.machine.command_line.as_str();
         let of_machine = || settings.image().and_then(|image| Login::of_machine(line, image));
         let login = login.or_else(of_machine);

@@ -4,13 +4,13 @@
 //! dry run is plan and show.
 
 pub mod apply;
-mod armed;
-mod ends;
+pub mod dry_run;
+mod end_checks;
 pub mod job;
 mod kernel;
 pub mod plan;
 mod pull;
-pub mod show;
+mod start_waiter;
 mod stop;
 
 use std::cell::Cell;
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use self::apply::{already_running, apply};
-use self::armed::Waiter;
 use self::job::Job;
 use self::plan::{Plan, plan};
 use self::pull::pull;
+use self::start_waiter::ArmedWaiter;
 use self::stop::or_stopped;
 use crate::error::{Context, Failure};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
@@ -65,11 +65,11 @@ async fn hand_over(
     signals: &mut Signals,
 ) -> Result<(), Vec<Failure>> {
     let begin = Instant::now();
-    let Some(mut plan) = settle(job, signals).await? else { return Ok(()) };
+    let Some(mut plan) = plan_and_pull(job, signals).await? else { return Ok(()) };
     let created = apply(job, &mut plan, loaded, signals).await.map_err(|failure| vec![failure])?;
     let Some(created) = created else { return Ok(()) };
     let engine = job.reached.engine.as_ref();
-    let waiter = or_stopped(signals, Waiter::start(engine, &created, &job.id)).await?;
+    let waiter = or_stopped(signals, ArmedWaiter::start(engine, &created, &job.id)).await?;
     syslog::flush(FLUSH_LIMIT).await;
     or_stopped(signals, waiter.give_word()).await?;
     // From here on, only exiting with 0 is left to do; signals are no longer handled.
@@ -80,7 +80,7 @@ async fn hand_over(
 
 /// Makes a plan that can be applied; `None` if there is nothing to do. If the image is not on this
 /// machine, pulls it and plans again, because the plan depends on what the image runs.
-async fn settle(job: &Job<'_>, signals: &mut Signals) -> Result<Option<Plan>, Vec<Failure>> {
+async fn plan_and_pull(job: &Job<'_>, signals: &mut Signals) -> Result<Option<Plan>, Vec<Failure>> {
     let Job { reached, settings, .. } = *job;
     let mut pulled = false;
     loop {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ends;
+use super::end_checks;
 use super::job::Job;
 use super::kernel::Kernel;
 use crate::command;
@@ -155,8 +155,8 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
         None
     });
     let duty = duty(job, &action, &runs, signal);
-    problems.extend(ends::problems(&duty));
-    ends::warn(&lifecycle, &duty, &runs, &others).await;
+    problems.extend(end_checks::problems(&duty));
+    end_checks::warn(&lifecycle, &duty, &runs, &others).await;
     let kernel = match &settings.work {
         Work::Kexec(wanted) => Kernel::find(wanted.as_ref().clone())
             .await

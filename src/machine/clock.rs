@@ -107,7 +107,7 @@ async fn sleep_since_boot(until: Duration) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn run(future: impl Future<Output = io::Result<()>>) {
+    fn run(future: impl Future<Output = Result<(), Failure>>) {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

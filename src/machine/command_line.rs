@@ -19,7 +19,7 @@ pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Returns the line as it may be shown: without passwords, and without URLs that hold a login.
-pub fn shown(line: &str) -> String {
+pub fn redact(line: &str) -> String {
     let shown = |word: &str| match word.split_once('=') {
         Some((name, value))
             if name.contains("password") || (value.contains("://") && value.contains('@')) =>
@@ -71,7 +71,7 @@ mod tests {
     fn secrets_are_not_shown() {
         let line = "root=/dev/sda1 ro registry_password=s3cret HTTPS_PROXY=http://u:s3cret@proxy:3128 url=http://smee/x";
         assert_eq!(
-            shown(line),
+            redact(line),
             "root=/dev/sda1 ro registry_password=... HTTPS_PROXY=... url=http://smee/x"
         );
     }

@@ -19,7 +19,7 @@ use rustix::mount::{
 use crate::bootloader::Files;
 
 /// How much of a configuration to read, in bytes.
-const LONGEST_TEXT: u64 = 1 << 20;
+const MAX_TEXT: u64 = 1 << 20;
 
 /// A mounted file system.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Filesystem {
 impl Files for Filesystem {
     fn read(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
-        self.open_file(path)?.take(LONGEST_TEXT).read_to_end(&mut bytes).ok()?;
+        self.open_file(path)?.take(MAX_TEXT).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 

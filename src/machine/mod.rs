@@ -28,7 +28,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads it all; what cannot be read is empty, [`Init::Other`] or false.
+    /// Reads the machine's properties. One that cannot be read is empty, [`Init::Other`] or false.
     pub fn read() -> Self {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self {

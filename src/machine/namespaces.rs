@@ -9,7 +9,7 @@ use super::procfs;
 use crate::error::Failure;
 
 /// How many links the kernel follows in one path (path_resolution(7)).
-const MOST_LINKS: u32 = 40;
+const MAX_LINKS: u32 = 40;
 
 /// Returns the path of a block device by major and minor number (sysfs, `uevent`); `None` if there
 /// is no such device.
@@ -73,7 +73,7 @@ fn in_root(root: &Path, path: &Path) -> Option<PathBuf> {
             Component::Normal(name) => {
                 let next = found.join(name);
                 match std::fs::read_link(&next) {
-                    Ok(target) if links < MOST_LINKS => {
+                    Ok(target) if links < MAX_LINKS => {
                         links += 1;
                         todo.extend(names(&target));
                     }

@@ -213,7 +213,7 @@ impl Expired {
     }
 
     /// Returns the value with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Run, Self::Abort].into_iter().find(|expired| expired.name() == name)
     }
 }
@@ -230,7 +230,7 @@ impl LogLevel {
     }
 
     /// Returns the value with this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug]
             .into_iter()
             .find(|level| level.name() == name)

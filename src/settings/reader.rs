@@ -143,7 +143,7 @@ impl Reader {
             return self.read(&var::IMAGE).map(Work::Container);
         }
         let word = match arguments {
-            [word] => End::named(word),
+            [word] => End::from_name(word),
             _ => None,
         };
         match word {

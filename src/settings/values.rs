@@ -22,9 +22,9 @@ pub const SYSLOG_PORT: u16 = 514;
 const DOCKER_PORT: u16 = 2375;
 /// The longest command line of a kernel, including its end (Linux,
 /// arch/x86/kernel/kexec-bzimage64.c: COMMAND_LINE_SIZE - 1).
-const LONGEST_COMMAND_LINE: usize = 2047;
+const MAX_COMMAND_LINE: usize = 2047;
 /// The longest wait that is accepted, in seconds: a day.
-const LONGEST_SECONDS: u64 = 86_400;
+const MAX_SECONDS: u64 = 86_400;
 
 /// What `WAITDAEMON_WAIT_FOR` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub fn file_system(text: &str) -> Result<String, &'static str> {
 pub fn command_line(text: &str) -> Result<String, &'static str> {
     check(
         text.into(),
-        text.len() < LONGEST_COMMAND_LINE && !text.contains('\n'),
+        text.len() < MAX_COMMAND_LINE && !text.contains('\n'),
         "is not a kernel's command line",
     )
 }
@@ -90,7 +90,7 @@ pub fn seconds_from_one(text: &str) -> Result<Duration, &'static str> {
 
 fn whole_seconds(text: &str) -> Option<Duration> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
-    let seconds = text.parse::<u64>().ok().filter(|seconds| digits && *seconds <= LONGEST_SECONDS);
+    let seconds = text.parse::<u64>().ok().filter(|seconds| digits && *seconds <= MAX_SECONDS);
     seconds.map(Duration::from_secs)
 }
 
@@ -125,10 +125,10 @@ pub fn status(text: &str) -> Result<u16, &'static str> {
 
 /// Parses what happens if a signal does not come in time.
 pub fn expired(text: &str) -> Result<Expired, &'static str> {
-    Expired::named(text).ok_or("is neither run nor abort")
+    Expired::from_name(text).ok_or("is neither run nor abort")
 }
 
-/// Parses what a fallback does; `None` for none.
+/// Parses what a fallback does; `None` if it is `none`.
 pub fn fallback(text: &str) -> Result<Option<End>, &'static str> {
     match text {
         "none" => Ok(None),
@@ -171,7 +171,7 @@ pub fn namespace(text: &str) -> Result<String, &'static str> {
 
 /// Parses the lowest level that is logged.
 pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
-    LogLevel::named(text).ok_or("is not one of error, warn, info, debug")
+    LogLevel::from_name(text).ok_or("is not one of error, warn, info, debug")
 }
 
 /// Parses where WARN and ERROR lines go.

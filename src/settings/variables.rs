@@ -24,13 +24,13 @@ pub struct Variable<T: 'static> {
 pub struct Row {
     /// The field of the Action in the Template, such as `environment.IMAGE`.
     pub field: &'static str,
-    /// The value that counts where none is set; empty if that is not one value.
+    /// The value if none is set; empty if that is not a single value.
     pub default: &'static str,
     /// What to write instead of a value that is wrong.
     pub fix: &'static str,
     /// What it has no use without.
     pub only_with: OnlyWith,
-    /// A value that is wrong may hold a secret, which no log shows.
+    /// True if an invalid value may hold a secret and must not be logged.
     pub secret: bool,
     /// The text of the reference.
     #[cfg(test)]
@@ -138,7 +138,7 @@ variables! {
     /// script. Left out, it is port 7080 of the host in `grpc_authority` on the kernel's command
     /// line.
     WAITDAEMON_SMEE_URL: Uri = values::url, { fix: URL, only_with: OnlyWith::NetbootOff, secret: true };
-    /// The engine: `auto`, `docker` or `nerdctl`. `auto` takes Docker where it answers, else
+    /// The engine: `auto`, `docker` or `nerdctl`. `auto` uses Docker if it answers, else
     /// nerdctl.
     CONTAINER_RUNTIME: Runtime = values::runtime, {
         default: "auto", fix: "use auto, docker or nerdctl, or leave it out (auto)"
@@ -158,16 +158,17 @@ variables! {
     /// namespaces, see [CaptainOS only](quick-start.md#captainos-only).
     NERDCTL_HOST: bool = values::switch, { default: "true", fix: SWITCH };
     /// How long your container is watched for a failure, in seconds. A command that is to take the
-    /// machine down is watched to its end. 0 is not at all.
+    /// machine down is watched to its end. With 0 your container is not watched, unless there is
+    /// a fallback or systemd may have to be asked.
     WAITDAEMON_WATCH_SECONDS: Duration = values::seconds, { default: "60", fix: SECONDS };
-    /// The longest time for getting `IMAGE`, in seconds, new tries included. A shorter `timeout` of
+    /// The time limit for pulling `IMAGE`, in seconds, including retries; 1 to 86400. A shorter `timeout` of
     /// the action ends the pull first.
     WAITDAEMON_PULL_TIMEOUT_SECONDS: Duration = values::seconds_from_one, { default: "600", fix: SECONDS };
     /// Whether systemd is asked for the reboot that your container's command could not get from it.
     /// Left out: if the command is `reboot`, `poweroff` or `halt`. See
     /// [unfinished reboots](#unfinished-reboots).
     WAITDAEMON_FINISH_REBOOT: bool = values::switch, { fix: SWITCH };
-    /// How long PID 1 gets to end the machine, in seconds; then the kernel is asked. 0 is for ever.
+    /// How long PID 1 gets to end the machine, in seconds; then the kernel is asked. With 0 it never is.
     /// See [ends](#ends-of-the-machine).
     WAITDAEMON_FORCE_AFTER_SECONDS: Duration = values::seconds, {
         default: "60", fix: SECONDS, only_with: OnlyWith::OwnEnd
@@ -177,11 +178,11 @@ variables! {
     WAITDAEMON_FALLBACK: Option<End> = values::fallback, {
         default: "none", fix: "use none, reboot or poweroff, or leave it out (none)"
     };
-    /// How long after that the fallback comes, in seconds.
+    /// The delay before the fallback, in seconds.
     WAITDAEMON_FALLBACK_AFTER_SECONDS: Duration = values::seconds, {
         default: "60", fix: SECONDS, only_with: OnlyWith::Fallback
     };
-    /// An `http://` URL that is told what becomes of it all. See [reports](#reports).
+    /// An `http://` URL to which the waiter reports what becomes of the action. See [reports](#reports).
     WAITDAEMON_REPORT_URL: Uri = values::url, { fix: URL, secret: true };
     /// The partition with the kernel, such as `/dev/sda2`. Required.
     BLOCK_DEVICE: PathBuf = values::device, {
@@ -203,7 +204,7 @@ variables! {
     };
     /// The path of GRUB's configuration on the partition. Left out, [the usual places](#kexec).
     GRUBCFG_PATH: String = values::text, { fix: PATH, only_with: OnlyWith::Kexec };
-    /// The least level that is logged: `error`, `warn`, `info` or `debug`, which shows every
+    /// The lowest level that is logged: `error`, `warn`, `info` or `debug`, which shows every
     /// request to the engine.
     WAITDAEMON_LOG: LogLevel = values::log_level, {
         default: "info", fix: "use error, warn, info or debug, or leave it out (info)"
@@ -258,7 +259,7 @@ pub fn misspelled(name: &str) -> Option<String> {
         }
         Some(_) => Some(format!("unknown variable {name}; docs/reference.md has every name")),
         None if distance <= NEAR && nearest.len() >= LONG => {
-            Some(format!("{name} is none of waitdaemon's variables; did you mean {nearest}?"))
+            Some(format!("{name} is not a variable of waitdaemon; did you mean {nearest}?"))
         }
         None => None,
     }

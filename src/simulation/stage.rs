@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::promises;
 use super::scenario::{Agent, Event, Scenario, Target};
-use crate::choose::introduce;
+use crate::choose::query_first;
 use crate::end::Init;
 use crate::engine::Life;
 use crate::engine::fake::{FakeEngine, Fate, Ways, World};
@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::machine::clock::Clock;
 use crate::machine::procfs::Traces;
 use crate::names::{RequestMark, Role};
-use crate::process::{Kept, Process, Whom};
+use crate::process::{EndTarget, JournalFile, Process};
 use crate::retry::chance;
 use crate::settings::Settings;
 use crate::signals::{Signal, Signals};
@@ -167,23 +167,23 @@ impl Stage {
                 boot: "one".into(),
                 has_network: true,
             },
-            ask: Box::new(move |whom, _| {
+            request_end: Box::new(move |whom, _| {
                 World::ask_for_end(
                     &world_for_end,
                     &own_for_end,
-                    init_obeys || whom == Whom::Kernel,
+                    init_obeys || whom == EndTarget::Kernel,
                 );
                 Ok(())
             }),
-            sync: Box::new(|| Box::pin(std::future::ready(()))),
+            flush_disks: Box::new(|| Box::pin(std::future::ready(()))),
             clock: Clock::Simulated { boot: self.boot },
-            traces: Box::new(move || traced.clone()),
+            read_traces: Box::new(move || traced.clone()),
             announce: Box::new(move |message, handoff| {
                 let line = serde_json::json!({"message": message, "handoff": handoff.as_str()});
                 world.borrow_mut().say(&own, &format!("{line}\n"));
             }),
-            fail: Box::new(move |failure| world_too.borrow_mut().fail(&own_too, failure)),
-            keep: Box::new(move |_| {
+            log_failure: Box::new(move |failure| world_too.borrow_mut().fail(&own_too, failure)),
+            open_journal: Box::new(move |_| {
                 let (world, own) = (Rc::clone(&world_for_journal), own_for_journal.clone());
                 let (world_to_read, own_to_read) = (Rc::clone(&world), own.clone());
                 let read = move || {
@@ -198,7 +198,7 @@ impl Stage {
                     World::keep(&world, &own, &format!("{line}\n"));
                     Ok(())
                 };
-                Ok(Kept { read: Box::new(read), add: Box::new(add) })
+                Ok(JournalFile { read: Box::new(read), add: Box::new(add) })
             }),
         }
     }
@@ -330,10 +330,10 @@ impl Stage {
         )
         .unwrap();
         let mut stop = Signals::simulated(signals);
-        let reached = match introduce(Box::new(engine), &settings, &process).await {
+        let reached = match query_first(Box::new(engine), &settings, &process).await {
             Ok(reached) => reached,
             Err(failure) => {
-                (process.fail)(&failure);
+                (process.log_failure)(&failure);
                 return 12;
             }
         };
@@ -341,7 +341,7 @@ impl Stage {
         match handoff::run(&job, &mut stop).await {
             Ok(()) => 0,
             Err(failures) => {
-                failures.iter().for_each(|failure| (process.fail)(failure));
+                failures.iter().for_each(|failure| (process.log_failure)(failure));
                 1
             }
         }

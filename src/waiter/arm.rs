@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::journal::{Fact, Journal, Memory};
-use crate::engine::{End, Seen};
+use crate::engine::{PendingEnd, Seen};
 use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::names::Role;
@@ -27,7 +27,7 @@ pub struct Armed {
     /// The user container's ID, if there is one.
     pub user: Option<String>,
     /// The wait for the action's end, if it is open.
-    pub pending: Option<End>,
+    pub pending: Option<PendingEnd>,
     /// What an earlier run of the waiter noted.
     pub memory: Memory,
     /// Where this run notes what it does.
@@ -36,15 +36,15 @@ pub struct Armed {
 
 /// Why a waiter is not armed.
 pub enum NotArmed {
-    /// Nobody counts on the waiter: the handoff fails or is gone. Nothing of the handoff may stay.
-    Useless(Failure),
+    /// No handoff relies on this waiter: it has failed or is gone. Everything that it created must go.
+    Abandoned(Failure),
     /// The waiter cannot even find itself. An earlier run may have been armed.
     Lost(Failure),
 }
 
 impl From<Failure> for NotArmed {
     fn from(failure: Failure) -> Self {
-        Self::Useless(failure)
+        Self::Abandoned(failure)
     }
 }
 
@@ -104,15 +104,15 @@ pub async fn arm(
 }
 
 fn open_journal(process: &Process, own: &Seen) -> Journal {
-    let kept = own.folder.as_deref().map(|folder| (process.keep)(folder));
+    let kept = own.folder.as_deref().map(|folder| (process.open_journal)(folder));
     match kept {
         Some(Ok(kept)) => return Journal::of(kept),
         Some(Err(error)) => {
-            log::warn!(error = error.to_string().as_str(); "cannot keep a journal; ended and started again, the waiter will not know what it did")
+            log::warn!(error = error.to_string().as_str(); "cannot keep a journal; after a restart the waiter will not know what it has done")
         }
         None => {
             log::warn!(
-                "there is no place for a journal; ended and started again, the waiter will not know what it did"
+                "there is no place for a journal; after a restart the waiter will not know what it has done"
             )
         }
     }
@@ -131,7 +131,7 @@ fn ours(found: Option<Seen>, role: Role, name: &str, duty: &Duty) -> Result<Seen
 async fn await_user(
     lifecycle: &Lifecycle<'_>,
     name: &str,
-    pending: &mut End,
+    pending: &mut PendingEnd,
 ) -> Result<Option<Seen>, Failure> {
     loop {
         // Once the action has ended, nobody creates the container any more. Look once more, because

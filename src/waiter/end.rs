@@ -12,7 +12,7 @@ use crate::end::{End, Init};
 use crate::error::{Context, Failure};
 use crate::machine::clock::Moment;
 use crate::machine::kexec;
-use crate::process::{Process, Whom};
+use crate::process::{EndTarget, Process};
 use crate::report::Event;
 use crate::signals::Signals;
 
@@ -54,7 +54,7 @@ impl Waiter<'_> {
             let message =
                 "cannot kexec: the kernel that was loaded before SUCCESS is not loaded any more";
             self.tell(Event::Failed, message);
-            let fix = "look for who unloads kernels on this machine, and run the Workflow again";
+            let fix = "find out what unloads kernels on this machine, and run the Workflow again";
             return Err(Failure::new(message).field("command").fix(fix));
         }
         self.tell(Event::GoingDown, name);
@@ -65,7 +65,7 @@ impl Waiter<'_> {
                 .then(|| Duration::from_secs(duty.force_after_seconds));
             let until = since + forced.unwrap_or(EFFECT_LIMIT);
             loop {
-                if let Err(error) = (process.ask)(Whom::Init(init), end) {
+                if let Err(error) = (process.request_end)(EndTarget::Init(init), end) {
                     log::warn!(error = error.to_string().as_str(); "cannot ask {} for {name}", init.name());
                 }
                 let next = (process.clock.now() + ASK_AGAIN_EVERY).min(until);
@@ -104,11 +104,14 @@ impl Waiter<'_> {
     /// Asks the kernel, once data has reached the disks or [`SYNC_LIMIT`] is over.
     async fn force(&self, end: End, signals: &mut Signals) -> Result<State, Failure> {
         let (name, process) = (end.name(), self.process);
-        if timeout(SYNC_LIMIT, (process.sync)()).await.is_err() {
-            log::warn!("data did not reach the disks within {} s; going on", SYNC_LIMIT.as_secs());
+        if timeout(SYNC_LIMIT, (process.flush_disks)()).await.is_err() {
+            log::warn!(
+                "sync did not finish within {} s; asking the kernel anyway",
+                SYNC_LIMIT.as_secs()
+            );
         }
-        let asked =
-            (process.ask)(Whom::Kernel, end).context(format!("the kernel refuses the {name}"));
+        let asked = (process.request_end)(EndTarget::Kernel, end)
+            .context(format!("the kernel refuses the {name}"));
         let failure = match asked {
             Ok(()) => tokio::select! {
                 biased;
@@ -131,7 +134,7 @@ impl Waiter<'_> {
         if self.duty.fallback.is_none() || self.fell_back.get() {
             return Err(failure);
         }
-        (self.process.fail)(&failure);
+        (self.process.log_failure)(&failure);
         Ok(self.falling_back(self.process.clock.now()))
     }
 
@@ -150,7 +153,9 @@ impl Waiter<'_> {
     ) -> Result<State, Failure> {
         let fallback = self.duty.fallback.ok_or_else(|| Failure::new("there is no fallback"))?;
         let (seconds, name) = (fallback.after_seconds, fallback.end.name());
-        log::warn!("if the machine still runs {seconds} s from then, the fallback is due: {name}");
+        log::warn!(
+            "falling back to {name} if the machine still runs {seconds} s after the failure"
+        );
         tokio::select! {
             biased;
             slept = self.process.clock.sleep_until(since + Duration::from_secs(seconds)) => {
@@ -168,7 +173,7 @@ impl Waiter<'_> {
         if !self.engine_is_there().await {
             return Ok(State::Interrupted);
         }
-        let message = format!("the waiter got {signal}; there is no fallback to {name}");
+        let message = format!("the waiter received {signal}; cancelling the fallback to {name}");
         log::warn!("{message}");
         self.tell(Event::Cancelled, &message);
         Ok(State::Retired)
@@ -193,14 +198,14 @@ impl Waiter<'_> {
         }
         let seconds = after.as_secs();
         let message = format!(
-            "the machine still runs {seconds} s after the user container ended with success, and its command speaks of {word}"
+            "the machine still runs {seconds} s after the user container ended with success, although its command contains {word}"
         );
         self.tell(Event::StillRunning, &message);
         let failure = without_effect(message, self.duty.has_host_pids);
         if fallback.is_none() {
             return Err(failure);
         }
-        (self.process.fail)(&failure);
+        (self.process.log_failure)(&failure);
         Ok(self.falling_back(since))
     }
 }
@@ -208,7 +213,7 @@ impl Waiter<'_> {
 /// Explains why a command that was to take the machine down may not have done so. Pure.
 pub(super) fn without_effect(message: String, has_host_pids: bool) -> Failure {
     if has_host_pids {
-        let fix = "nothing acted on it: leave IMAGE out for command: [\"reboot\"], or see that somebody watches what it writes \
+        let fix = "nothing acted on it: leave IMAGE out for command: [\"reboot\"], or make sure that something watches the file it writes \
                    (such as /worker/reboot), or set WAITDAEMON_FALLBACK: reboot";
         return Failure::new(message).field("command").fix(fix);
     }
@@ -238,7 +243,7 @@ pub async fn finish_reboot(
     );
     let over = Instant::now() + EFFECT_LIMIT;
     while Instant::now() < over {
-        (process.ask)(Whom::Init(Init::Systemd), end)
+        (process.request_end)(EndTarget::Init(Init::Systemd), end)
             .context(format!("cannot ask systemd for {name}"))?;
         tokio::select! {
             biased;
@@ -251,7 +256,7 @@ pub async fn finish_reboot(
         EFFECT_LIMIT.as_secs()
     );
     let fix = format!(
-        "use {name} -f, which asks the kernel, or leave IMAGE out: then waitdaemon does after a minute"
+        "use {name} -f, which asks the kernel, or leave IMAGE out: waitdaemon then asks the kernel itself"
     );
     Err(Failure::new(message).field("command").fix(fix))
 }

@@ -9,7 +9,7 @@ use std::io;
 use crate::end::End;
 use crate::machine::clock::Moment;
 use crate::names::WORD;
-use crate::process::Kept;
+use crate::process::JournalFile;
 
 /// A fact that is noted in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct Memory {
     pub started: bool,
     /// The moment from which the fallback counts.
     pub failed: Option<Moment>,
-    /// Which end the machine was asked for, since when, and in which boot.
+    /// The end that was requested, since when, and in which boot.
     pub ending: Option<(Moment, End, String)>,
     /// The user container ended with success.
     pub done: bool,
@@ -63,13 +63,13 @@ pub struct Memory {
 
 /// The journal of this waiter.
 pub struct Journal {
-    kept: Option<Kept>,
+    kept: Option<JournalFile>,
     broken: Cell<bool>,
 }
 
 impl Journal {
     /// Creates a journal on these kept lines.
-    pub fn of(kept: Kept) -> Self {
+    pub fn of(kept: JournalFile) -> Self {
         Self { kept: Some(kept), broken: Cell::new(false) }
     }
 
@@ -149,7 +149,7 @@ impl Memory {
                 ("ending", rest) => {
                     let mut words = rest.split(' ');
                     let mut word = || words.next().unwrap_or_default();
-                    let (since, end) = (moment(word()), End::named(word()));
+                    let (since, end) = (moment(word()), End::from_name(word()));
                     memory.ending =
                         since.zip(end).map(|(since, end)| (since, end, word().to_owned()));
                 }

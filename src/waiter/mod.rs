@@ -19,8 +19,8 @@ use self::arm::{Armed, NotArmed};
 use self::journal::{Fact, Journal};
 use self::state::{State, resume};
 use self::verdict::Verdict;
-use crate::end::End as MachineEnd;
-use crate::engine::{End, Engine, Life, Listen, Output, Refusal, Removal};
+use crate::end::End;
+use crate::engine::{Engine, Life, Listen, Output, PendingEnd, Refusal, Removal};
 use crate::error::{Context, Failure};
 use crate::failures;
 use crate::lifecycle::{Discarded, Lifecycle, WAITER_PATIENCE};
@@ -102,16 +102,16 @@ pub async fn run(
     let Armed { waiter: own, user, pending, memory, journal } = match armed {
         Ok(armed) => armed,
         Err(NotArmed::Lost(failure)) => {
-            (process.fail)(&failure.fix(engine.about().check));
+            (process.log_failure)(&failure.fix(engine.about().check));
             return Exit::Failed;
         }
-        Err(NotArmed::Useless(failure)) => {
-            (process.fail)(&failure);
+        Err(NotArmed::Abandoned(failure)) => {
+            (process.log_failure)(&failure);
             let message =
                 "could not arm the waiter; it removed everything this handoff had created";
             let roll_back = or_interrupted(signals, lifecycle.roll_back(&duty.handoff)).await;
             let Some(rolled_back) = roll_back else { return Exit::Interrupted };
-            (process.fail)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
+            (process.log_failure)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
             return Exit::Failed;
         }
     };
@@ -130,7 +130,7 @@ pub async fn run(
         Err(failure) => {
             // Log the failure before anything else: whatever ends us from now on comes too late to
             // hide it.
-            (process.fail)(&failure);
+            (process.log_failure)(&failure);
             waiter.retire(signals).await
         }
     }
@@ -209,13 +209,13 @@ impl Waiter<'_> {
     /// runs.
     async fn await_end(
         &self,
-        pending: Option<End>,
+        pending: Option<PendingEnd>,
         signals: &mut Signals,
     ) -> Result<State, Failure> {
         let Self { lifecycle, duty, journal, word, .. } = self;
         // On containerd the handoff writes the word into the journal itself.
         let heard = || word.get() || journal.memory().word;
-        let mut verdict = pin!(verdict::verdict(lifecycle, duty, pending, &heard));
+        let mut verdict = pin!(verdict::await_verdict(lifecycle, duty, pending, &heard));
         let verdict = loop {
             tokio::select! {
                 biased;
@@ -242,12 +242,11 @@ impl Waiter<'_> {
             }
             Verdict::Unknown(why) => {
                 let failure =
-                    Failure::new("cannot know how the action ended, so nothing is started")
-                        .cause(why);
-                (self.process.fail)(
+                    Failure::new("cannot tell how the action ended; starting nothing").cause(why);
+                (self.process.log_failure)(
                     &failure.fix("look at the engine's log, and run the Workflow again"),
                 );
-                self.tell(Event::Failed, "cannot know how the action ended, so nothing is started");
+                self.tell(Event::Failed, "cannot tell how the action ended; starting nothing");
                 Ok(State::Failed)
             }
         }
@@ -278,7 +277,7 @@ impl Waiter<'_> {
         let user = self.user()?;
         let start = async {
             let output = if self.watches() { self.listen(user, false).await } else { None };
-            let started = lifecycle.start_surely(user).await;
+            let started = lifecycle.start_once(user).await;
             started
                 .map_err(|refusal| failures::start_failed(&lifecycle.engine.about(), refusal))?;
             Ok::<_, Failure>(output)
@@ -316,21 +315,21 @@ impl Waiter<'_> {
     async fn stop(&self, signal: &'static str, started: bool) -> Result<State, Failure> {
         if !self.engine_is_there().await {
             log::warn!(
-                "the waiter got {signal}, and the engine does not answer: it or the machine goes down"
+                "the waiter received {signal}, but the engine does not answer: the engine or the machine is going down"
             );
             return Ok(State::Interrupted);
         }
         if started {
             log::info!(
-                "the waiter got {signal} after the user container was started; nothing else is done"
+                "the waiter received {signal} after it had started the user container; exiting"
             );
             return Ok(State::LastCall);
         }
-        let why = format!("the waiter got {signal}");
+        let why = format!("the waiter received {signal}");
         if let Ok(Ok(_)) = timeout(CANCEL_LIMIT, self.cancel(&why)).await {
             return Ok(State::LastCall);
         }
-        log::warn!("{why}, and the engine does not remove {} any more", self.what());
+        log::warn!("{why}, but the engine did not remove {} in time", self.what());
         Ok(State::Interrupted)
     }
 
@@ -349,12 +348,12 @@ impl Waiter<'_> {
             Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
         let then = match (signal.expired, self.duty.own_end) {
             (Expired::Run, None) => "the user container is started anyway",
-            (Expired::Run, Some(_)) => "the machine is ended all the same",
+            (Expired::Run, Some(_)) => "taking the machine down anyway",
             (Expired::Abort, None) => "the user container is removed and will not run",
-            (Expired::Abort, Some(_)) => "the machine is not ended",
+            (Expired::Abort, Some(_)) => "the machine stays up",
         };
         self.tell(Event::Expired, &format!("{}: {then}", failure.message));
-        (self.process.fail)(&failure.cause(then));
+        (self.process.log_failure)(&failure.cause(then));
         signal.expired
     }
 
@@ -362,11 +361,7 @@ impl Waiter<'_> {
     async fn cancel(&self, why: &str) -> Result<State, Failure> {
         self.journal.note(&Fact::Cancelled);
         self.tell(Event::Cancelled, why);
-        log::warn!(
-            "{why}; {} is not to {}",
-            self.what(),
-            if self.user.is_some() { "run" } else { "be" }
-        );
+        log::warn!("{why}; cancelling {}", self.what());
         log::info!("{}", self.discard().await?);
         Ok(State::Done)
     }
@@ -389,7 +384,7 @@ impl Waiter<'_> {
 
     async fn remove_ended(&self) -> Result<(), Refusal> {
         match &self.user {
-            Some(user) => self.lifecycle.remove_surely(user, Removal::Idle).await,
+            Some(user) => self.lifecycle.ensure_removed(user, Removal::Idle).await,
             None => Ok(()),
         }
     }
@@ -402,10 +397,10 @@ impl Waiter<'_> {
     /// Returns what is to be done, in words.
     fn what(&self) -> &'static str {
         self.duty.own_end.map_or("the user container", |end| match end {
-            MachineEnd::Reboot => "the reboot",
-            MachineEnd::PowerOff => "the poweroff",
-            MachineEnd::Halt => "the halt",
-            MachineEnd::Kexec => "the kexec",
+            End::Reboot => "the reboot",
+            End::PowerOff => "the poweroff",
+            End::Halt => "the halt",
+            End::Kexec => "the kexec",
         })
     }
 
@@ -429,7 +424,7 @@ impl Waiter<'_> {
         if let Err(failure) =
             retired.context("cannot keep the engine from starting the waiter again")
         {
-            (self.process.fail)(&failure);
+            (self.process.log_failure)(&failure);
         }
         self.reporter.flush(REPORT_LIMIT).await;
         Exit::Failed
@@ -437,7 +432,7 @@ impl Waiter<'_> {
 
     /// Removes our own container; this process ends with it.
     async fn remove_self(&self) -> Result<(), Failure> {
-        let removed = self.lifecycle.remove_surely(&self.own, Removal::Own).await;
+        let removed = self.lifecycle.ensure_removed(&self.own, Removal::Own).await;
         removed.context("cannot remove the waiter's own container")
     }
 }

@@ -1,8 +1,8 @@
 //! The states of a waiter's journey, and where a restarted waiter goes on.
 
 use super::journal::Memory;
-use crate::end::End as MachineEnd;
-use crate::engine::{End, Output};
+use crate::end::End;
+use crate::engine::{Output, PendingEnd};
 use crate::machine::clock::Moment;
 use crate::process::Process;
 
@@ -11,7 +11,7 @@ pub enum State {
     /// The action container has not ended, as far as the waiter knows.
     AwaitEnd {
         /// The wait for it, if it is open.
-        pending: Option<End>,
+        pending: Option<PendingEnd>,
     },
     /// The action succeeded; the user container is to start at the safe moment.
     Waiting {
@@ -39,7 +39,7 @@ pub enum State {
     /// The machine is to end.
     Ending {
         /// Which end.
-        end: MachineEnd,
+        end: End,
         /// When the machine was first asked.
         since: Moment,
     },
@@ -71,26 +71,26 @@ pub enum State {
 }
 
 /// Returns where to go on, by what an earlier run noted. Pure except for its log line.
-pub fn resume(memory: &Memory, pending: Option<End>, process: &Process) -> State {
+pub fn resume(memory: &Memory, pending: Option<PendingEnd>, process: &Process) -> State {
     let now = process.clock.now();
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
         // This engine's containers outlive the machine's end.
         Memory { ending: Some((_, _, ref boot)), .. } if *boot != process.machine.boot => {
-            (State::Done, "the machine did end, and has booted again")
+            (State::Done, "the machine went down and has booted again")
         }
         Memory { ending: Some((since, end, _)), .. } => {
             (State::Ending { end, since: since.min(now) }, "the machine was about to end")
         }
         Memory { failed: Some(since), .. } => {
-            (State::FallingBack { since: since.min(now) }, "the fallback was due after its time")
+            (State::FallingBack { since: since.min(now) }, "it was waiting for the fallback")
         }
         Memory { started: true, .. } => {
             (State::Watching { output: None }, "the user container was started before")
         }
         Memory { cancelled: true, .. } => {
             let why = "the user container was about to be removed".to_owned();
-            (State::Cancelled { why }, "the user container is not to run")
+            (State::Cancelled { why }, "it was removing the user container")
         }
         Memory { starting: true, .. } => (State::Starting, "the wait was over"),
         // A machine that has rebooted counts from the start again.
@@ -100,6 +100,6 @@ pub fn resume(memory: &Memory, pending: Option<End>, process: &Process) -> State
         Memory { armed: true, .. } => (State::AwaitEnd { pending }, "the action's end is awaited"),
         Memory { .. } => return State::AwaitEnd { pending },
     };
-    log::warn!("this waiter was ended and started again: {at}");
+    log::warn!("the waiter was restarted: {at}");
     state
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{End, Life};
+use crate::engine::{Life, PendingEnd};
 use crate::lifecycle::Lifecycle;
 use crate::retry;
 use crate::ticket::Duty;
@@ -25,7 +25,7 @@ const SLOW_ANSWER: Duration = Duration::from_secs(5);
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// The first pause between two looks; it grows to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// How the action container ended, as far as the waiter can know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,22 +40,22 @@ pub enum Verdict {
 
 /// Waits for the action container's end and returns how it ended. `word` tells whether the handoff
 /// gave its word.
-pub async fn verdict(
+pub async fn await_verdict(
     lifecycle: &Lifecycle<'_>,
     duty: &Duty,
-    pending: Option<End>,
+    pending: Option<PendingEnd>,
     word: &dyn Fn() -> bool,
 ) -> Verdict {
     let end = lifecycle.await_end(&duty.action_id, duty.action_pid, pending).await;
     match end {
-        Ok(Life::Ended { code, note }) => match of_code(code, &note) {
+        Ok(Life::Ended { code, note }) => match judge_code(code, &note) {
             Verdict::Succeeded if duty.deleted_on_success => {
-                by_looking(lifecycle, duty, true, word).await
+                judge_by_container(lifecycle, duty, true, word).await
             }
             verdict => verdict,
         },
         Err(refusal) if !refusal.is_gone() && !word() => Verdict::Unknown(refusal.said),
-        _ => by_looking(lifecycle, duty, false, word).await,
+        _ => judge_by_container(lifecycle, duty, false, word).await,
     }
 }
 
@@ -66,7 +66,7 @@ pub async fn verdict(
 /// containerd meanwhile, it has reported something other than what the exit code says (seen with
 /// containerd killed). If it cannot delete the container, it reports SUCCESS anyway, and has
 /// removed its log.
-async fn by_looking(
+async fn judge_by_container(
     lifecycle: &Lifecycle<'_>,
     duty: &Duty,
     mut zero: bool,
@@ -76,7 +76,7 @@ async fn by_looking(
     loop {
         looks += 1;
         let asked = Instant::now();
-        let pause = sleep(retry::pause(FIRST_PAUSE, LONGEST_PAUSE, looks));
+        let pause = sleep(retry::pause(FIRST_PAUSE, MAX_PAUSE, looks));
         let seen = match lifecycle.look_at(&duty.action_id).await {
             Ok(seen) => seen,
             // nerdctl fails on a container that is deleted while it inspects it.
@@ -91,7 +91,7 @@ async fn by_looking(
         // While the engine hangs, the agent cannot delete its container either.
         ended += asked.elapsed().saturating_sub(SLOW_ANSWER);
         if let Some(Life::Ended { code, note }) = seen.as_ref().map(|seen| &seen.life) {
-            match of_code(*code, note) {
+            match judge_code(*code, note) {
                 Verdict::Succeeded => zero = true,
                 verdict => return verdict,
             }
@@ -114,7 +114,7 @@ async fn by_looking(
                 return Verdict::Unknown("the action container is gone".into());
             }
             (false, _) if !may_be_told || ended.elapsed() > END_LIMIT => {
-                return Verdict::Failed("nothing tells that it exited with 0".into());
+                return Verdict::Failed("there is no evidence that it exited with 0".into());
             }
             _ => pause.await,
         }
@@ -122,7 +122,7 @@ async fn by_looking(
 }
 
 /// Returns the verdict on an exit code: only 0 without an error is success. Pure.
-fn of_code(code: i64, note: &str) -> Verdict {
+fn judge_code(code: i64, note: &str) -> Verdict {
     if code == 0 && note.is_empty() {
         Verdict::Succeeded
     } else {
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn only_exit_code_0_without_an_error_is_success() {
-        assert_eq!(of_code(0, ""), Verdict::Succeeded);
-        assert_eq!(of_code(137, ""), Verdict::Failed("exit code 137".into()));
-        assert!(matches!(of_code(0, "x"), Verdict::Failed(_)));
+        assert_eq!(judge_code(0, ""), Verdict::Succeeded);
+        assert_eq!(judge_code(137, ""), Verdict::Failed("exit code 137".into()));
+        assert!(matches!(judge_code(0, "x"), Verdict::Failed(_)));
     }
 }

@@ -69,7 +69,8 @@ impl Waiter<'_> {
             None => self.listen(user, true).await,
         };
         let limit = Duration::from_secs(self.duty.watch_seconds);
-        // What is to take the machine down is watched to its end: only then it shows whether it did.
+        // A command that should take the machine down is watched until it ends: only then is it
+        // clear whether it did.
         let duty = self.duty;
         let goes_on =
             duty.fallback.is_some() || duty.finish_reboot.is_some() || duty.word_of_end.is_some();
@@ -124,9 +125,9 @@ impl Waiter<'_> {
             Outcome::Removed => Failure::new(
                 "the user container was removed by something else while it was watched",
             )
-            .fix("look for who removes containers on this machine, and run the Workflow again"),
+            .fix("find out what removes containers on this machine, and run the Workflow again"),
             Outcome::Unseen => Failure::new(
-                "the user container ended while the engine was away; nothing tells how",
+                "the user container ended while the engine was unavailable; its exit code is unknown",
             )
             .fix("see the log of the OSIE's engine, and whether the machine did what it should"),
             Outcome::Exited { code, note, last_lines } => {

@@ -103,7 +103,7 @@ case!(while_the_waiter_is_killed, ON_MAIN, |machine: Shared| {
     });
     let (_, again) = again.with_context(|| machine.list().unwrap_or_default())?;
     ensure!(again.id == waiter.id, "another waiter: {again:?}");
-    let watches = "this waiter was ended and started again: the user container was started before";
+    let watches = "the waiter was restarted: the user container was started before";
     waiter_line(&machine, watches, |line| line["message"] == watches)?;
     ensure!(running(&machine, USER)? == user, "the user container was not left alone");
     ensure!(runs(&machine) == 1, "it was started again");

@@ -43,7 +43,7 @@ case!(nothing_tells_how_the_action_ended, ON_DOCKER_MAIN, |machine: Shared| {
     let error = until("the waiter's error", LIMIT, || {
         Ok(log(&machine, WAITER)?.1.into_iter().find(|line| line["level"] == "ERROR"))
     })?;
-    ensure!(error["message"].to_string().contains("cannot know how the action ended"), "{error}");
+    ensure!(error["message"].to_string().contains("cannot tell how the action ended"), "{error}");
     until("the waiter's end with 2", LIMIT, || {
         let state = &machine.inspect(WAITER)?["State"];
         Ok((state["Status"] == "exited" && state["ExitCode"] == 2).then_some(()))

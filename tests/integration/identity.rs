@@ -158,7 +158,7 @@ case!(not_a_container_of_this_engine, ON_DOCKER_MAIN, |machine: Shared| {
     let text = String::from_utf8_lossy(&said.stderr);
     ensure!(
         said.status.code() == Some(1)
-            && text.contains("none of the containers of Docker Engine at"),
+            && text.contains("this container is not among those of Docker Engine at"),
         "{}: {text}",
         said.status
     );

@@ -12,7 +12,7 @@ use lab::system::System;
 use lab::until::until;
 
 use crate::case;
-use crate::cases::{ON_DOCKER, ON_MAIN};
+use crate::cases::{ON_DOCKER, ON_VERSIONS};
 use crate::world::{ACTION, Action, LIMIT, RUN, log, nothing_there, ran_once};
 
 /// The registry's image, reached through the proxy that injects a fault.

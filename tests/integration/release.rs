@@ -128,7 +128,7 @@ case!(other_architecture_hands_over, ON_DOCKER_MAIN, |machine| {
     ensure!(said.code == 78 && words.iter().all(|words| said.all().contains(words)), "{said:?}");
     let said = dry().env("IMAGE", "alpine").run()?;
     ensure!(
-        said.code == 0 && said.all().contains("\"proof\":\"the engine gave back a line"),
+        said.code == 0 && said.all().contains("\"proof\":\"the engine returned a line"),
         "{said:?}"
     );
     hands_over(&machine, "waitdaemon:other")

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN, ON_MAIN};
+use crate::cases::{ON_CAPTAIN, ON_MAIN};
 use crate::world::{
     ACTION, Action, LIMIT, RUN, USER, WAITER, await_event, count, event, host, kill_waiter,
     nothing_left, nothing_there, ran_at, runs, waiter_line, waiter_log, waiter_says,

@@ -6,7 +6,7 @@ use lab::until::until;
 use serde_json::Value;
 
 use crate::case;
-use crate::cases::{ON_DOCKER_MAIN, ON_MAIN};
+use crate::cases::ON_MAIN;
 use crate::world::{
     ACTION, Action, LIMIT, USER, WAITER, await_event, log, nothing_left, running, waiter_line,
     waiter_log, waiter_says, watches,

@@ -27,7 +27,7 @@ fn run() -> Result<ExitCode> {
     let names = System::ALL.map(System::name).join(", ");
     let name = arguments.next().with_context(|| format!("name a machine: {names}"))?;
     let system =
-        System::named(&name).with_context(|| format!("there is no machine {name}: {names}"))?;
+        System::from_name(&name).with_context(|| format!("there is no machine {name}: {names}"))?;
     let command: Vec<String> = arguments.collect();
     let image = paths::root().join("dist/waitdaemon.tar");
     let machine = Machine::boot(system)?;

@@ -31,8 +31,8 @@ use super::json::{differences, list, text};
 use super::platform::Platform;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Life, Listen, Order, Output, Prepared,
-    Progress, Pulling, Refusal, Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, Engine, Image, Life, Listen, Order, Output, PendingEnd,
+    Prepared, Progress, Pulling, Refusal, Removal, Request, Seen, Which,
 };
 use crate::console::DEVICE;
 use crate::error::Failure;
@@ -102,7 +102,7 @@ impl Docker {
             .api
             .post_stream(&format!("/images/create?fromImage={name}&tag={tag}"), auth.as_deref())
             .await;
-        let mut stream = opened.map_err(of_registry)?;
+        let mut stream = opened.map_err(registry_refusal)?;
         let mut said = PullStream::default();
         while let Some(piece) = stream.next().await? {
             said.feed(&piece).map_err(|error| refusal_of_pull(error.0))?;
@@ -115,7 +115,7 @@ impl Docker {
     /// Opens the wait. The engine sends the answer's head once it is listening (API 1.30 and
     /// later), so nothing is missed from then on. If the container is gone, the engine's remembered
     /// events tell.
-    async fn open_wait(&self, container: &str) -> Result<End, Refusal> {
+    async fn open_wait(&self, container: &str) -> Result<PendingEnd, Refusal> {
         let path = format!("/containers/{}/wait?condition=not-running", escape(container));
         match self.api.listen(&path).await.map_err(Refusal::from) {
             Ok(answer) => Ok(Box::pin(async move {
@@ -308,7 +308,7 @@ impl Engine for Docker {
                     let auth = login.map(|login| login.registry_auth(image));
                     let path = format!("/distribution/{}/json", escape(image.as_written()));
                     let found =
-                        self.api.get_as(&path, auth.as_deref()).await.map_err(of_registry)?;
+                        self.api.get_as(&path, auth.as_deref()).await.map_err(registry_refusal)?;
                     Ok(Platform::read_all(&found["Platforms"]))
                 }
                 Pulling::Whole(progress) => {
@@ -353,7 +353,7 @@ impl Engine for Docker {
         })
     }
 
-    fn wait<'a>(&'a self, container: &'a str, _: Option<u32>) -> Answer<'a, End> {
+    fn wait<'a>(&'a self, container: &'a str, _: Option<u32>) -> Answer<'a, PendingEnd> {
         Box::pin(self.open_wait(container))
     }
 
@@ -398,7 +398,7 @@ impl Engine for Docker {
 }
 
 /// Judges a registry's refusal by its words: the engine passes it on with a status of its own.
-fn of_registry(error: ApiError) -> Refusal {
+fn registry_refusal(error: ApiError) -> Refusal {
     match error {
         ApiError::Refused { message, .. } => refusal_of_pull(message),
         other => other.into(),

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use crate::engine::json::{empty, list, text};
 
 /// Returns the networks that the user chose, with the user's settings and nothing generated.
-pub fn endpoints(action: &Value, mode: &str, id: &str) -> Vec<(String, Value)> {
+pub fn endpoints(action: &Value) -> Vec<(String, Value)> {
+    let mode = mode(action);
     if mode == "host" || mode == "none" || mode.starts_with("container:") {
         return Vec::new();
     }
@@ -13,13 +14,17 @@ pub fn endpoints(action: &Value, mode: &str, id: &str) -> Vec<(String, Value)> {
         return Vec::new();
     };
     let endpoints =
-        networks.iter().map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action, id)));
+        networks.iter().map(|(name, endpoint)| (name.clone(), settings_of(endpoint, action)));
     // The default network is implied unless something is set on it.
     let by_default = |name: &str| name == "bridge" && (mode == "default" || mode == "bridge");
     endpoints.filter(|(name, settings)| !(by_default(name) && empty(settings))).collect()
 }
 
-fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
+fn mode(action: &Value) -> &str {
+    text(&action["HostConfig"]["NetworkMode"])
+}
+
+fn settings_of(endpoint: &Value, action: &Value) -> Value {
     let mut kept = Map::new();
     for field in ["IPAMConfig", "Links", "DriverOpts", "GwPriority"] {
         if let Some(value) = endpoint.get(field).filter(|value| !empty(value)) {
@@ -29,7 +34,7 @@ fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
     // Before API 1.44 the engine adds the container's short ID to the aliases.
     let aliases: Vec<_> = list(&endpoint["Aliases"])
         .iter()
-        .filter(|alias| text(alias) != short(id))
+        .filter(|alias| text(alias) != short(text(&action["Id"])))
         .cloned()
         .collect();
     if !aliases.is_empty() {
@@ -45,7 +50,8 @@ fn settings_of(endpoint: &Value, action: &Value, id: &str) -> Value {
 }
 
 /// True if `NetworkMode` names this network, by name or by ID.
-pub fn is_mode(action: &Value, mode: &str, name: &str) -> bool {
+pub fn is_mode(action: &Value, name: &str) -> bool {
+    let mode = mode(action);
     let network = &action["NetworkSettings"]["Networks"][name]["NetworkID"];
     mode == name
         || (mode == "default" && name == "bridge")

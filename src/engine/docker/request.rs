@@ -72,11 +72,10 @@ pub fn user_container(
     links(&mut host);
     anonymous_volumes(&mut config, &mut host, &action["Mounts"], own);
 
-    let mode = text(get(&host, "NetworkMode"));
-    let mut connect = endpoints(action, mode, id);
+    let mut connect = endpoints(action);
     let first = connect
         .iter()
-        .position(|(name, _)| is_mode(action, mode, name))
+        .position(|(name, _)| is_mode(action, name))
         .map(|index| connect.remove(index));
     config.insert("HostConfig".into(), host.into());
     if let Some((name, endpoint)) = first {

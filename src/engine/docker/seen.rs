@@ -23,7 +23,7 @@ pub fn container(document: Value) -> Result<Seen, Refusal> {
     };
     let (config, labels) = (&document["Config"], &document["Config"]["Labels"]);
     let words = std::iter::once(&document["Path"]).chain(list(&document["Args"]));
-    let role = Role::of(text(&labels[LABEL_ROLE]));
+    let role = Role::from_label(text(&labels[LABEL_ROLE]));
     Ok(Seen {
         id: id.to_owned(),
         name: text(&document["Name"]).trim_start_matches('/').to_owned(),
@@ -70,7 +70,7 @@ fn life(state: &Value) -> Life {
                 note: note.trim().to_owned(),
             }
         }
-        "removing" | "dead" => Life::Leaving,
+        "removing" | "dead" => Life::Removing,
         other => Life::Unknown(format!("the engine calls its state {other:?}")),
     }
 }
@@ -130,8 +130,8 @@ mod tests {
                 json!({"Status": "exited", "ExitCode": 137, "Error": "", "OOMKilled": true}),
                 Life::Ended { code: 137, note: "out of memory".into() },
             ),
-            (json!({"Status": "removing"}), Life::Leaving),
-            (json!({"Status": "dead"}), Life::Leaving),
+            (json!({"Status": "removing"}), Life::Removing),
+            (json!({"Status": "dead"}), Life::Removing),
         ] {
             assert_eq!(life(&state), expected, "{state}");
         }

@@ -19,7 +19,7 @@ use self::world::short;
 pub use self::world::{Container, Fate, Fault, Ways, World};
 
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output,
+    About, Answer, Created, Detail, Engine, Image, Kind, Life, Listen, Order, Output, PendingEnd,
     Prepared, Pulling, Refusal, Removal, Request, Seen, Which, Whole,
 };
 use crate::engine::platform::Platform;
@@ -363,7 +363,7 @@ impl Engine for FakeEngine {
         ))
     }
 
-    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End> {
+    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, PendingEnd> {
         Box::pin(self.request(
             || format!("wait {}", short(container)),
             15,
@@ -378,7 +378,7 @@ impl Engine for FakeEngine {
                         let code = remembered.ok_or_else(gone)?;
                         return Ok(Box::pin(
                             async move { Ok(Life::Ended { code, note: String::new() }) },
-                        ) as End);
+                        ) as PendingEnd);
                     }
                     (Some(Life::Running { pid: now }), Some(_)) if containerd && now != pid => {
                         return Err(gone());
@@ -390,7 +390,7 @@ impl Engine for FakeEngine {
                 }
                 let (world, id, epoch) =
                     (Rc::clone(&this.world), container.to_owned(), this.world().epoch);
-                Ok(Box::pin(async move { await_end(world, id, epoch).await }) as End)
+                Ok(Box::pin(async move { await_end(world, id, epoch).await }) as PendingEnd)
             },
         ))
     }

@@ -30,7 +30,7 @@ pub struct Creation {
     pub input: String,
 }
 
-/// Questions to the machine on which the action runs.
+/// What flags depend on beside the documents: facts about the machine.
 pub trait Host {
     /// Returns the path of a block device by major and minor number; the spec has no more.
     fn block_device(&self, major: u64, minor: u64) -> Option<String>;
@@ -53,26 +53,34 @@ const STOP_SIGNAL: &str = "io.containerd.image.config.stop-signal";
 /// The sysctl that nerdctl sets in every container with its own network.
 pub const USUAL_SYSCTL: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 
+/// What the user container does not have from the action.
+pub struct Wanted<'a> {
+    /// The name of its image.
+    pub image: &'a str,
+    /// Its own name.
+    pub name: &'a str,
+    /// Its labels beside the action's.
+    pub labels: &'a [(&'a str, String)],
+}
+
 /// Builds the call that creates the user container.
 ///
-/// `action` is the action's native document, `own` that of its image. `host` knows what the
+/// `action` is the action's native document, `own_image` that of its image. `host` knows what the
 /// documents do not say.
 ///
 /// # Errors
 /// If nerdctl has no flag for a setting ([`NotCarried`] names the first).
 pub fn user_container(
     action: &Value,
-    own: &Value,
-    image: &str,
-    name: &str,
-    labels: &[(&str, String)],
+    own_image: &Value,
+    wanted: &Wanted<'_>,
     host: &dyn Host,
 ) -> Result<Creation, NotCarried> {
     let spec = &action["Spec"];
-    let config = &own["ImageConfig"]["config"];
-    let mut flags = Flags(vec![format!("--name={name}")]);
-    flags.labels(action, own);
-    for (key, value) in labels {
+    let config = &own_image["ImageConfig"]["config"];
+    let mut flags = Flags(vec![format!("--name={}", wanted.name)]);
+    flags.labels(action, config);
+    for (key, value) in wanted.labels {
         flags.say("label", format!("{key}={value}"));
     }
     for variable in environment(action, config) {
@@ -90,7 +98,7 @@ pub fn user_container(
     // proxies.
     flags.say("pull", "never");
     let mut arguments = flags.0;
-    arguments.push(image.to_owned());
+    arguments.push(wanted.image.to_owned());
     // nerdctl 2.2.1 eats exactly one `--`; the rest is the user's.
     arguments.push("--".into());
     arguments.extend(words);
@@ -106,18 +114,17 @@ impl Flags {
     }
 
     /// Adds the action's labels, without those of nerdctl, containerd and our own image.
-    fn labels(&mut self, action: &Value, own: &Value) {
+    fn labels(&mut self, action: &Value, config: &Value) {
         for (key, value) in action["Labels"].as_object().into_iter().flatten() {
             let theirs = ["nerdctl/", "containerd.io/restart.", STOP_SIGNAL]
                 .iter()
                 .any(|start| key.starts_with(start));
-            if !theirs && own["ImageConfig"]["config"]["Labels"].get(key) != Some(value) {
+            if !theirs && config["Labels"].get(key) != Some(value) {
                 self.say("label", format!("{key}={}", text(value)));
             }
         }
         let signal = text(&action["Labels"][STOP_SIGNAL]);
-        let of_image =
-            own["ImageConfig"]["config"]["StopSignal"].as_str().filter(|signal| !signal.is_empty());
+        let of_image = config["StopSignal"].as_str().filter(|signal| !signal.is_empty());
         if !signal.is_empty() && signal != of_image.unwrap_or("SIGTERM") {
             self.say("label", format!("{STOP_SIGNAL}={signal}"));
         }
@@ -326,8 +333,13 @@ mod tests {
     fn copy(action: &Value) -> Result<Vec<String>, NotCarried> {
         let own = json!({"ImageConfig": {"config": {"Entrypoint": ["/waitdaemon"]}}});
         let labels = [("waitdaemon.role", "user".into())];
-        user_container(action, &own, "alpine", "a-user", &labels, &Nothing)
-            .map(|made| made.arguments)
+        user_container(
+            action,
+            &own,
+            &Wanted { image: "alpine", name: "a-user", labels: &labels },
+            &Nothing,
+        )
+        .map(|made| made.arguments)
     }
 
     #[test]
@@ -448,9 +460,7 @@ mod tests {
         let made = user_container(
             &recording["container"],
             &recording["image"],
-            "alpine",
-            "a-user",
-            &[],
+            &Wanted { image: "alpine", name: "a-user", labels: &[] },
             &Nothing,
         )
         .unwrap();
@@ -481,7 +491,12 @@ mod tests {
         #[test]
         fn any_document_is_answered(text in "\\PC{0,20}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Spec": {"process": {"args": [number, text], "env": text}, "mounts": [number]}})] {
-                let _ = user_container(&document, &document, &text, &text, &[], &Nothing);
+                let _ = user_container(
+                    &document,
+                    &document,
+                    &Wanted { image: &text, name: &text, labels: &[] },
+                    &Nothing,
+                );
             }
         }
     }

@@ -9,11 +9,11 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::cli::Cli;
-use super::refusal::of_question;
+use super::refusal::query_refusal;
 use crate::engine::{Answer, Output};
 
 /// How many bytes of a log to read at once; of a longer log, the end.
-const MOST: u64 = 256 * 1024;
+const MAX_READ: u64 = 256 * 1024;
 /// Time between two looks at a log, at first: a waiter is armed some 0.1 s after its start.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How many looks use that time.
@@ -68,15 +68,15 @@ impl Output for LogFile {
     }
 }
 
-/// Reads the complete lines of a file from `from` on, at most the last [`MOST`] bytes; moves `from`
+/// Reads the complete lines of a file from `from` on, at most the last [`MAX_READ`] bytes; moves `from`
 /// behind them.
 fn read_lines(path: &Path, from: &mut u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    let start = (*from).max(length.saturating_sub(MOST));
+    let start = (*from).max(length.saturating_sub(MAX_READ));
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes)?;
+    file.take(MAX_READ).read_to_end(&mut bytes)?;
     let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
     bytes.truncate(end);
     *from = start + end as u64;
@@ -113,8 +113,11 @@ impl Output for LogCommand {
                 sleep(ASK_EVERY).await;
             }
             // Returns the last lines again and again: the caller waits for one of them.
-            let said =
-                self.cli.ask(&["logs", "--tail=20", &self.container]).await.map_err(of_question)?;
+            let said = self
+                .cli
+                .ask(&["logs", "--tail=20", &self.container])
+                .await
+                .map_err(query_refusal)?;
             Ok(Some(said.into_bytes()))
         })
     }

@@ -4,16 +4,16 @@
 //! needs no volumes, only `pid: host`. Without it nerdctl runs in our own namespaces, with the
 //! volumes that docs/quick-start.md lists.
 
-mod access;
 pub mod check;
 mod cli;
 pub mod flags;
 mod log;
 mod network;
-mod own;
+mod own_namespaces;
 mod prepare;
 mod process;
 pub mod refusal;
+mod registry_access;
 pub mod seen;
 mod spec;
 mod waiter_call;
@@ -29,18 +29,18 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::access::Access;
 use self::cli::{Cli, CliError};
 use self::flags::Creation;
 use self::log::{LogCommand, LogFile};
-use self::own::own_program;
+use self::own_namespaces::own_program;
 use self::prepare::Call;
 use self::process::Process;
-use self::refusal::{of_change, of_question};
+use self::refusal::{change_refusal, query_refusal};
+use self::registry_access::Access;
 use super::platform::Platform;
 use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, End, Engine, Image, Kind, Life, Listen, Order, Output,
+    About, Answer, Created, Detail, Engine, Image, Kind, Life, Listen, Order, Output, PendingEnd,
     Prepared, Pulling, Refusal, Removal, Request, Seen, Which,
 };
 use crate::error::Failure;
@@ -88,7 +88,7 @@ impl Nerdctl {
                 "the host has no nerdctl in /usr/local/bin or another usual place",
             )
             .field("environment.CONTAINER_RUNTIME")
-            .fix("use an OSIE with nerdctl, such as CaptainOS"));
+            .fix("use an OSIE with nerdctl, such as CaptainOS; or set NERDCTL_HOST: \"false\", with its volumes and the image variant ending in -nerdctl"));
         }
         login::clear_leftovers();
         Ok(nerdctl)
@@ -120,7 +120,7 @@ impl Nerdctl {
         match self.show_all(&[container], detail).await {
             Ok(found) => match found.into_iter().next() {
                 Some(seen) => Ok(Some(seen)),
-                None => Err(of_question(CliError::Empty { call: "container inspect".into() })),
+                None => Err(query_refusal(CliError::Empty { call: "container inspect".into() })),
             },
             Err(refusal) if refusal.is_gone() => Ok(None),
             Err(refusal) => Err(refusal),
@@ -132,9 +132,9 @@ impl Nerdctl {
         let format: &[&str] =
             if detail == Detail::Life { &["--format", seen::LITTLE] } else { &[] };
         let call = [&["container", "inspect", "--mode=native"], format, containers].concat();
-        let documents = self.cli.documents(&call).await.map_err(of_question)?;
+        let documents = self.cli.documents(&call).await.map_err(query_refusal)?;
         if documents.len() != containers.len() {
-            return Err(of_question(CliError::Empty { call: "container inspect".into() }));
+            return Err(query_refusal(CliError::Empty { call: "container inspect".into() }));
         }
         let show = |document: Value| {
             let seen = seen::container(document, detail)?;
@@ -184,9 +184,9 @@ impl Nerdctl {
     async fn create_once(&self, request: &Request) -> Result<Created, Refusal> {
         let Creation { arguments, input } = &request.body::<Call>()?.creation;
         let call: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let id = self.cli.run(&call, input).await.map_err(of_change)?;
+        let id = self.cli.run(&call, input).await.map_err(change_refusal)?;
         if id.trim().is_empty() {
-            return Err(of_change(CliError::Empty { call: "create".into() }));
+            return Err(change_refusal(CliError::Empty { call: "create".into() }));
         }
         Ok(Created { id: id.trim().to_owned(), started: call.first() == Some(&"run") })
     }
@@ -225,7 +225,7 @@ impl Nerdctl {
 
     /// Opens the wait for a process through a pidfd. If the kernel does not say how it ended, the
     /// caller must ask containerd.
-    async fn open_wait(&self, container: &str, pid: Option<u32>) -> Result<End, Refusal> {
+    async fn open_wait(&self, container: &str, pid: Option<u32>) -> Result<PendingEnd, Refusal> {
         let gone = || Refusal::new(Kind::Gone, "its process has ended");
         let life = match pid {
             Some(pid) => Life::Running { pid: Some(pid) },
@@ -313,7 +313,7 @@ impl Engine for Nerdctl {
             if !filter.is_empty() {
                 call.extend(["--all", "--filter", &filter]);
             }
-            let listed = self.cli.ask(&call).await.map_err(of_question)?;
+            let listed = self.cli.ask(&call).await.map_err(query_refusal)?;
             Ok(listed.lines().map(str::to_owned).collect())
         })
     }
@@ -327,7 +327,7 @@ impl Engine for Nerdctl {
                 .cli
                 .documents(&["image", "inspect", "--mode=native", &asked.normalized()])
                 .await;
-            Ok(seen::image(&asked, found.map_err(of_question)?))
+            Ok(seen::image(&asked, found.map_err(query_refusal)?))
         })
     }
 
@@ -345,13 +345,13 @@ impl Engine for Nerdctl {
                     let found = cli
                         .documents(&["manifest", "inspect", &name])
                         .await
-                        .map_err(of_registry)?;
+                        .map_err(registry_refusal)?;
                     Ok(seen::platforms(&found))
                 }
                 Pulling::Whole(_) => {
                     cli.run_without_limit(&["pull", "--quiet", &name])
                         .await
-                        .map_err(of_registry)?;
+                        .map_err(registry_refusal)?;
                     Ok(Vec::new())
                 }
             }
@@ -378,7 +378,7 @@ impl Engine for Nerdctl {
     fn complete<'a>(&'a self, request: &'a Request, id: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             let Some((action, own)) = &request.body::<Call>()?.held_against else { return Ok(()) };
-            let gone = || Refusal::new(Kind::Gone, "it was removed by somebody");
+            let gone = || Refusal::new(Kind::Gone, "something else removed it");
             let user = self.show(id, Detail::Whole).await?.ok_or_else(gone)?;
             // nerdctl would say so only at start (observed).
             if user.whole.command.is_empty() {
@@ -394,15 +394,15 @@ impl Engine for Nerdctl {
                 self.end_half_started(container).await?;
             }
             // nerdctl prints what it has started.
-            let said = self.cli.run(&["start", &container.id], "").await.map_err(of_change)?;
+            let said = self.cli.run(&["start", &container.id], "").await.map_err(change_refusal)?;
             if said.trim().is_empty() {
-                return Err(of_change(CliError::Empty { call: "start".into() }));
+                return Err(change_refusal(CliError::Empty { call: "start".into() }));
             }
             Ok(())
         })
     }
 
-    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, End> {
+    fn wait<'a>(&'a self, container: &'a str, pid: Option<u32>) -> Answer<'a, PendingEnd> {
         Box::pin(self.open_wait(container, pid))
     }
 
@@ -443,7 +443,7 @@ impl Engine for Nerdctl {
                 }
                 // We are still running, so we can read why it failed.
             }
-            match self.cli.run(&call, "").await.map_err(of_change) {
+            match self.cli.run(&call, "").await.map_err(change_refusal) {
                 Err(refusal) if !refusal.is_gone() => Err(refusal),
                 _ => Ok(()),
             }
@@ -456,15 +456,15 @@ impl Engine for Nerdctl {
                 .run(&["update", "--restart=no", container], "")
                 .await
                 .map(drop)
-                .map_err(of_question)
+                .map_err(query_refusal)
         })
     }
 }
 
 /// Interprets a registry's words, as nerdctl passes them on.
-fn of_registry(error: CliError) -> Refusal {
+fn registry_refusal(error: CliError) -> Refusal {
     match error {
         CliError::Refused { message } => refusal_of_pull(message),
-        other => of_change(other),
+        other => change_refusal(other),
     }
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::cli::Cli;
-use super::flags::{self, Creation, NotCarried};
-use super::own::VOLUMES;
+use super::flags::{self, Creation, NotCarried, Wanted};
+use super::own_namespaces::VOLUMES;
 use super::waiter_call::{self, WaiterParts};
 use super::{network, spec};
 use crate::engine::json::{differences, list};
@@ -60,15 +60,10 @@ pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) 
         None => {}
         Some((user, Ok(mut creation))) => {
             // Compared with the call that would create the action itself.
-            let (name, image) = (order.action.name.as_str(), &order.action.whole.image);
-            let same = flags::user_container(
-                action,
-                &Value::Null,
-                image,
-                name,
-                &[],
-                &Host { makes_networks: true },
-            );
+            let (name, image) = (order.action.name.as_str(), order.action.whole.image.as_str());
+            let wanted = Wanted { image, name, labels: &[] };
+            let host = Host { makes_networks: true };
+            let same = flags::user_container(action, &Value::Null, &wanted, &host);
             let same = same.map(|creation| Value::from(creation.arguments)).unwrap_or_default();
             let ours = Value::from(creation.arguments.clone());
             differences("nerdctl create", &same, &ours, &mut prepared.differences);
@@ -101,9 +96,10 @@ fn user_container(
 ) -> Result<Creation, NotCarried> {
     let name = Role::User.container_name(&order.action.name);
     let labels = Role::User.labels(&order.origin());
-    let (action, own) = (&order.action.whole.document, &user.own_image.document);
+    let (action, own_image) = (&order.action.whole.document, &user.own_image.document);
     let image = user.found.map_or_else(|| user.image.normalized(), |found| found.name.clone());
-    flags::user_container(action, own, &image, &name, &labels, &Host { makes_networks })
+    let wanted = Wanted { image: &image, name: &name, labels: &labels };
+    flags::user_container(action, own_image, &wanted, &Host { makes_networks })
 }
 
 /// Builds the call that creates the waiter.

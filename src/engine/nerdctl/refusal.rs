@@ -20,7 +20,7 @@ const PASSING: [&str; 6] = [
 ];
 
 /// Interprets the failure of a call that changes something.
-pub fn of_change(error: CliError) -> Refusal {
+pub fn change_refusal(error: CliError) -> Refusal {
     let said = chain(&error);
     let kind = match &error {
         CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Unrecognized),
@@ -38,8 +38,8 @@ pub fn of_change(error: CliError) -> Refusal {
 }
 
 /// Interprets the failure of a question, which can be asked again if its words are unknown.
-pub fn of_question(error: CliError) -> Refusal {
-    let refusal = of_change(error);
+pub fn query_refusal(error: CliError) -> Refusal {
+    let refusal = change_refusal(error);
     if refusal.kind == Kind::Unrecognized {
         // A list fails if any container is deleted while the list is made (nerdctl 2.2.1: "... not
         // found").
@@ -112,7 +112,7 @@ mod tests {
         assert!(rows.len() >= 7, "{rows:?}");
         for row in rows {
             let [engine, what, message] = row[..] else { panic!("{row:?}") };
-            let kind = of_change(refused(message)).kind;
+            let kind = change_refusal(refused(message)).kind;
             let expected = match what {
                 "inspect a container that is not there" | "start a container that is not there" => {
                     Kind::Gone
@@ -140,13 +140,13 @@ mod tests {
         );
         assert_eq!(kind_of("1 errors:\nimage \"ab\": not found"), None);
         assert_eq!(
-            of_question(refused("image \"ab\": not found")).kind,
+            query_refusal(refused("image \"ab\": not found")).kind,
             Kind::MayPass(Retry::UntilDeadline)
         );
         assert_eq!(
-            of_question(refused("words that nobody knows")).kind,
+            query_refusal(refused("words that nobody knows")).kind,
             Kind::MayPass(Retry::AFewTimes)
         );
-        assert_eq!(of_change(refused("words that nobody knows")).kind, Kind::Unrecognized);
+        assert_eq!(change_refusal(refused("words that nobody knows")).kind, Kind::Unrecognized);
     }
 }

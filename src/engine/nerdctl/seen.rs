@@ -37,7 +37,7 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
     Ok(Seen {
         id: id.to_owned(),
         name: name.to_owned(),
-        role: Role::of(text(&labels[LABEL_ROLE])),
+        role: Role::from_label(text(&labels[LABEL_ROLE])),
         action: text(&labels[LABEL_ACTION]).to_owned(),
         handoff: text(&labels[LABEL_HANDOFF]).to_owned(),
         made_by: text(&labels[LABEL_MADE_BY]).to_owned(),

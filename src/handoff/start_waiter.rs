@@ -25,12 +25,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A waiter that is armed.
-pub struct Waiter<'a> {
+pub struct ArmedWaiter<'a> {
     engine: &'a dyn Engine,
     id: &'a str,
 }
 
-impl<'a> Waiter<'a> {
+impl<'a> ArmedWaiter<'a> {
     /// Starts the waiter, unless it was started before, and returns it when it says that it is
     /// armed.
     ///
@@ -84,7 +84,7 @@ async fn start_until_armed(
     let mut output =
         open(engine.about().starts_waiter_early).await.context("cannot listen to the waiter")?;
     if !waiter.started {
-        let started = lifecycle.start_surely(id).await;
+        let started = lifecycle.start_once(id).await;
         started.context("cannot start the waiter")?;
     }
     let (mut heard, mut tail) = (String::new(), Tail::default());

@@ -37,7 +37,7 @@ pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, runs: &[String], other
     // HookOS itself watches for the file (its hook-bootkit), which needs no PIDs.
     let by_file = runs.iter().any(|word| word.contains("/worker/"));
     if duty.word_of_end.is_some() && !duty.has_host_pids && !by_file {
-        log::warn!(field = "pid", fix = "add to the action:  pid: host"; "the command is to take the machine down, and without the host's PIDs it only ends its own container");
+        log::warn!(field = "pid", fix = "add to the action:  pid: host"; "the command should take the machine down, but without the host's PIDs it only ends its own container");
     }
     for waiter in others.iter().filter(|seen| still_waits(seen, others)) {
         let theirs = duty_of(lifecycle, waiter).await;
@@ -57,7 +57,7 @@ pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, runs: &[String], other
             }
             None => format!("its {what} is due when its signal comes"),
         };
-        log::warn!(container = waiter.id.as_str(), field = "environment.WAIT_SECONDS", fix = "let this action wait longer than the other one and what it runs take, or leave one of them out"; "another action's waiter, {}, still waits on this machine, which is to go down: {when}",
+        log::warn!(container = waiter.id.as_str(), field = "environment.WAIT_SECONDS", fix = "raise WAIT_SECONDS until the other action has finished, or leave one of the two out"; "another action's waiter, {}, is still waiting on this machine, which is about to go down: {when}",
             waiter.name);
     }
 }

@@ -22,7 +22,7 @@ use crate::process::Process;
 use crate::settings::{Problem, Settings};
 
 /// The findings, as they are printed: for a reader on a terminal, else as lines of the log.
-struct Report {
+struct DryRun {
     found: Vec<(&'static str, Value)>,
     problems: Vec<Value>,
     for_a_reader: bool,
@@ -31,7 +31,7 @@ struct Report {
 /// Finds out what a handoff with these settings would do and prints it; returns the handoff's exit
 /// code.
 pub async fn run(settings: &Settings, process: &Process, login: Option<Login>) -> u8 {
-    let mut report = Report::new();
+    let mut report = DryRun::new();
     let code = match choose(settings, process).await {
         Ok(reached) => match report.plan(&reached, process, settings, login).await {
             Ok(()) if report.problems.is_empty() => 0,
@@ -52,14 +52,14 @@ pub async fn run(settings: &Settings, process: &Process, login: Option<Login>) -
 
 /// Prints what else is wrong with the settings; returns the handoff's exit code.
 pub fn failed(failure: &Failure) -> u8 {
-    let mut report = Report::new();
+    let mut report = DryRun::new();
     report.failed(failure);
     report.print(exit::INVALID_SETTINGS)
 }
 
 /// Prints what is wrong with the settings; returns the handoff's exit code.
 pub fn invalid(problems: &[Problem]) -> u8 {
-    let mut report = Report::new();
+    let mut report = DryRun::new();
     for problem in problems {
         let mut failure =
             Failure::new(problem.problem.as_str()).field(problem.field).fix(problem.fix);
@@ -70,7 +70,7 @@ pub fn invalid(problems: &[Problem]) -> u8 {
     report.print(exit::INVALID_SETTINGS)
 }
 
-impl Report {
+impl DryRun {
     fn new() -> Self {
         Self {
             found: Vec::new(),
@@ -161,7 +161,7 @@ impl Report {
         }
         if let Some(kernel) = &plan.kernel {
             let Entry { kernel, initrds, command_line, source, .. } = &kernel.entry;
-            let command_line = command_line::shown(command_line);
+            let command_line = command_line::redact(command_line);
             let entry = json!({"path": kernel, "initrds": initrds, "command_line": command_line, "source": source});
             self.say("kernel", entry);
         }
@@ -208,7 +208,7 @@ impl Report {
         self.say("exit_code", code);
         if self.for_a_reader {
             // A failure is ignored: there is nowhere to report it.
-            let _ = std::io::stdout().write_all(shown(&self.found).as_bytes());
+            let _ = std::io::stdout().write_all(format_plan(&self.found).as_bytes());
         } else {
             let mut plan = Map::new();
             plan.extend(self.found.into_iter().map(|(what, value)| (what.to_owned(), value)));
@@ -219,7 +219,7 @@ impl Report {
 }
 
 /// Formats a plan for a reader. Pure.
-fn shown(plan: &[(&str, Value)]) -> String {
+fn format_plan(plan: &[(&str, Value)]) -> String {
     let mut text = "dry run: nothing was changed\n".to_owned();
     plan.iter().for_each(|(what, value)| write(&mut text, what, value, 0));
     text
@@ -277,7 +277,7 @@ mod tests {
             ("user_container", json!({"runs": ["reboot"], "differences": differences})),
             ("problems", json!([{"message": "a\u{1b}[2Jb", "fix": "c"}])),
         ];
-        let text = shown(&plan);
+        let text = format_plan(&plan);
         for line in [
             "engine           Docker",
             "earlier attempt  none",

@@ -34,7 +34,7 @@ pub fn own_program() -> Result<&'static str, Failure> {
     }
     let there = |path: &&str| Path::new(path).exists();
     [BUNDLED, HOSTS].into_iter().find(there).ok_or_else(|| {
-        Failure::new("with NERDCTL_HOST false there is no nerdctl: this image has none, and the host's is not visible")
+        Failure::new("with NERDCTL_HOST false there is no nerdctl: this image has none, and none of the host's is visible at /usr/local/bin/nerdctl")
             .field("image")
             .fix("use the image variant that bundles nerdctl (tag ending in -nerdctl), add pid: host, or leave NERDCTL_HOST out")
     })
