@@ -406,7 +406,7 @@ impl<'a> Lifecycle<'a> {
     }
 
     /// Removes every container that the handoff made, the waiter last, because it may be the
-    /// caller.
+    /// caller. A user container that runs is not removed: then the action did succeed.
     ///
     /// # Errors
     /// If a container cannot be removed; the others are removed anyway.
@@ -419,7 +419,7 @@ impl<'a> Lifecycle<'a> {
         let (waiters, others): (Vec<Seen>, Vec<Seen>) = found.into_iter().partition(is_waiter);
         let mut result = Ok(());
         for seen in others.into_iter().chain(waiters) {
-            let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Any };
+            let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Idle };
             let removed = self.ensure_removed(&seen.id, how).await;
             result = result.and(removed.context(format!("{failed}: {}", seen.id)));
         }

@@ -3,6 +3,7 @@
 //! logs, observed).
 
 use std::fmt::Write;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 
 use crate::machine::command_line;
+use crate::retry;
 use crate::settings::Syslog;
 use crate::settings::values::{SYSLOG_PORT, host_and_port};
 
@@ -21,10 +23,13 @@ const DAEMON: u8 = 3;
 const MAX_MESSAGE: usize = 2048;
 /// The longest APP-NAME (RFC 5424, 6.2.5).
 const MAX_NAME: usize = 48;
-/// How many lines are kept until the server's name is resolved.
+/// How many lines are kept until the server is reached.
 const MAX_KEPT: usize = 64;
 /// How long a process waits at its end for the server's name.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// The pause between two attempts to reach the server, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The pause between two checks whether the server's name is resolved.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -33,7 +38,7 @@ static SERVER: Mutex<Server> = Mutex::new(Server::None);
 enum Server {
     /// Nothing is sent.
     None,
-    /// The server's name is being resolved; the messages to send then.
+    /// The server has not been reached yet; the messages to send then.
     Awaited(Vec<Vec<u8>>),
     /// The socket that is connected to the server.
     Known(UdpSocket),
@@ -54,25 +59,54 @@ pub fn server(wanted: &Syslog, keeps_logs: bool, line: &str) -> Option<String> {
     }
 }
 
-/// Starts sending lines to `address`, `host:port`. A name is resolved in the background; nothing
-/// waits for it.
+/// Starts sending lines to `address`, `host:port`. If its name cannot be resolved, or there is no
+/// route to it yet, that is tried again for as long as this process runs; nothing waits for it.
 pub fn start(address: &str) {
-    if let Ok(address) = address.parse() {
-        set(Server::None, address);
-        return;
+    if let Ok(mut server) = SERVER.lock() {
+        *server = Server::Awaited(Vec::new());
     }
-    put(Server::Awaited(Vec::new()));
+    if let Some(socket) = address.parse().ok().and_then(|address| connect(address).ok()) {
+        return use_socket(socket);
+    }
     let address = address.to_owned();
     tokio::spawn(async move {
-        let found = lookup_host(&address).await.ok().and_then(|mut all| all.next());
-        let awaited = put(Server::None);
-        match found {
-            Some(address) => set(awaited, address),
-            None => {
-                log::info!(address = address.as_str(); "cannot resolve the syslog server's name; nothing is sent there")
+        let mut failed = 0;
+        loop {
+            match resolve(&address).await.and_then(connect) {
+                Ok(socket) => return use_socket(socket),
+                Err(error) if failed == 0 => {
+                    log::warn!(error = error.to_string().as_str(); "cannot reach the syslog server {address}, trying again");
+                }
+                Err(_) => {}
             }
+            failed += 1;
+            sleep(retry::pause(FIRST_PAUSE, MAX_PAUSE, failed)).await;
         }
     });
+}
+
+async fn resolve(address: &str) -> io::Result<SocketAddr> {
+    lookup_host(address).await?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match address.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_nonblocking(true)?;
+    socket.connect(address)?;
+    Ok(socket)
+}
+
+/// Sends the kept messages through this socket, and all later ones.
+fn use_socket(socket: UdpSocket) {
+    let Ok(mut server) = SERVER.lock() else { return };
+    if let Server::Awaited(kept) = &*server {
+        kept.iter().for_each(|message| deliver(&socket, message));
+    }
+    *server = Server::Known(socket);
 }
 
 /// Waits until the kept messages have been sent, at most this long.
@@ -117,35 +151,6 @@ fn deliver(socket: &UdpSocket, message: &[u8]) {
     // errors).
     if socket.send(message).is_err() {
         let _ = socket.send(message);
-    }
-}
-
-/// Makes this the server; returns the previous one.
-fn put(new: Server) -> Server {
-    SERVER.lock().map_or(Server::None, |mut server| std::mem::replace(&mut *server, new))
-}
-
-/// Sends the kept messages to the address, and all later ones.
-fn set(before: Server, address: SocketAddr) {
-    let any = match address.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.set_nonblocking(true)?;
-        socket.connect(address)?;
-        Ok(socket)
-    });
-    match socket {
-        Ok(socket) => {
-            if let Server::Awaited(kept) = before {
-                kept.iter().for_each(|message| deliver(&socket, message));
-            }
-            put(Server::Known(socket));
-        }
-        Err(error) => {
-            log::info!(error = error.to_string().as_str(); "cannot send to the syslog server {address}")
-        }
     }
 }
 

@@ -6,7 +6,8 @@
 //! the order in which calls first name them; /run/fault-nerdctl/ids has the IDs.
 //!
 //! Before the call is made: `refuse` (containerd is away), `unknown` (an unknown error), `mute`
-//! (killed), `empty`, `not-json`, `stall` (for ever), `delay` (2 s), `hold` (until
+//! (killed), `empty`, `not-json`, `partial` (the real answer without what nerdctl leaves out if
+//! containerd stumbles, and its warning), `stall` (for ever), `delay` (2 s), `hold` (until
 //! /run/fault-nerdctl/go exists), `hold-noted` (the same, and the log gets `ended` when the call
 //! has ended). After the call was made: `lost` (containerd is away), `unknown-after`, `mute-after`,
 //! `stall-after`, `hold-after`, `warn-after` (a warning, as a program in Go writes it: the program
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab::until::until;
+use serde_json::{Value, json};
 
 const REAL: &str = "/usr/local/bin/nerdctl.real";
 /// The longest time that a call is held.
@@ -72,6 +74,7 @@ fn main() -> Result<ExitCode> {
             println!("<html>");
             Ok(ExitCode::SUCCESS)
         }
+        "partial" => partial(&arguments),
         "warn-after" => {
             std::io::stderr()
                 .write_all(b"time=\"2026-01-01T00:00:00Z\" level=warning msg=\"a warning\"\n")?;
@@ -99,6 +102,31 @@ fn main() -> Result<ExitCode> {
         }
         other => bail!("no such fault: {other}"),
     }
+}
+
+/// Answers without a container's process, or an image's configuration (nerdctl 2.2.1,
+/// pkg/containerinspector and pkg/imageinspector).
+fn partial(arguments: &[String]) -> Result<ExitCode> {
+    let said = Command::new(REAL).args(arguments).output()?;
+    let mut part = "Task";
+    for document in serde_json::Deserializer::from_slice(&said.stdout).into_iter::<Value>() {
+        let mut document = document?;
+        let all = document.as_array_mut().into_iter().flatten();
+        let mut without = |document: &mut Value| {
+            if let Some(config) = document.get_mut("ImageConfig") {
+                part = "image config";
+                *config = json!({"architecture": "", "os": "", "config": {}});
+                document["ImageConfigDesc"] = json!({"digest": "", "size": 0});
+            } else if let Some(process) = document.get_mut("Process") {
+                process.take();
+            }
+        };
+        all.for_each(&mut without);
+        without(&mut document);
+        println!("{document}");
+    }
+    eprintln!("time=\"2026-01-01T00:00:00Z\" level=warning msg=\"failed to inspect {part}\"");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The call, with a container's number in place of its ID. Two calls may run side by side.

@@ -11,6 +11,8 @@ use super::script::{self, Part, Statement, Word};
 /// The most that variables add to the words of one command, in bytes: each line of a file could
 /// double what the line before it set.
 const MAX_EXPANSION: usize = 16 * 1024;
+/// The most words of one `test`, which calls itself for each part.
+const MAX_TEST: usize = 64;
 
 /// Why a configuration leads to no kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -163,12 +165,17 @@ impl<'a> Run<'a> {
 
     /// Sets variables from `name=value` pairs.
     fn set<'b>(&mut self, pairs: impl IntoIterator<Item = &'b str>) {
-        let pairs = pairs.into_iter().filter_map(|pair| pair.split_once('='));
-        self.variables.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        for (name, value) in pairs.into_iter().filter_map(|pair| pair.split_once('=')) {
+            self.variables.retain(|(known, _)| known != name);
+            self.variables.push((name.to_owned(), value.to_owned()));
+        }
     }
 
-    /// Evaluates GRUB's `test`.
+    /// Evaluates GRUB's `test`; one with more than [`MAX_TEST`] words is false.
     fn test(&self, words: &[&str]) -> bool {
+        if words.len() > MAX_TEST {
+            return false;
+        }
         if let Some(at) = words.iter().position(|word| *word == "-o") {
             return self.test(&words[..at]) || self.test(&words[at + 1..]);
         }
@@ -287,6 +294,14 @@ mod tests {
 
     fn boots(config: &str, environment: &str) -> Entry {
         default_entry(config, environment, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_test_of_very_many_words_is_false() {
+        let many = "! ".repeat(200_000);
+        let config = format!("if [ {many} x ]; then linux /a; fi\nlinux /b\nboot");
+        let menu = format!("menuentry x {{\n{config}\n}}\n");
+        assert_eq!(boots(&menu, "").kernel, "/b");
     }
 
     #[test]

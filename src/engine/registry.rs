@@ -16,7 +16,7 @@ pub fn refusal_of_pull(said: String) -> Refusal {
 /// or the registry failed, not if the registry refused (words of Go's net, distribution and
 /// containerd).
 pub fn retry_of_pull(said: &str) -> Retry {
-    const PASSING: [&str; 23] = [
+    const PASSING: [&str; 28] = [
         "connection refused",
         "connection reset",
         "connection timed out",
@@ -35,6 +35,11 @@ pub fn retry_of_pull(said: &str) -> Retry {
         "EOF",
         "closed network connection",
         "short read",
+        "stream error",
+        "GOAWAY",
+        "connection lost",
+        "failed size validation",
+        "unexpected commit digest",
         "toomanyrequests",
         "too many requests",
         "Too Many Requests",
@@ -76,6 +81,9 @@ mod tests {
             "unexpected status from HEAD request to http://127.0.0.1:5002/v2/ok/manifests/1: 503 Service Unavailable",
             "failed to copy: httpReadSeeker: failed open: unexpected EOF",
             "net/http: TLS handshake timeout",
+            "failed to copy: stream error: stream ID 5; INTERNAL_ERROR; received from peer",
+            "http2: server sent GOAWAY and closed the connection; LastStreamID=3, ErrCode=NO_ERROR",
+            "failed size validation: 7 != 4096: failed precondition",
         ] {
             assert_eq!(retry_of_pull(said), Retry::UntilDeadline, "{said}");
         }

@@ -1,9 +1,10 @@
-//! Applies a plan: load the kernel -> clear earlier attempts -> { create user container, create
+//! Applies a plan: clear earlier attempts -> load the kernel -> { create user container, create
 //! waiter }.
 
 use std::cell::Cell;
 
 use super::job::Job;
+use super::kernel::Kernel;
 use super::plan::Plan;
 use super::stop::{finish_then_stop, or_stopped};
 use crate::engine::{Created, Kind};
@@ -26,17 +27,6 @@ pub async fn apply(
     loaded: &Cell<bool>,
     signals: &mut Signals,
 ) -> Result<Option<Created>, Failure> {
-    if let Some(kernel) = plan.kernel.take() {
-        loaded.set(true);
-        // A signal that stops us does not stop the kernel from loading.
-        let load = async {
-            let result = kernel.load().await;
-            loaded.set(result.is_ok());
-            result
-        };
-        let entry = finish_then_stop(signals, load).await?.entry;
-        log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::redact(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
-    }
     let engine = job.reached.engine.as_ref();
     let lifecycle = Lifecycle::new(engine, HANDOFF_PATIENCE);
     let own = &plan.action.container;
@@ -54,6 +44,10 @@ pub async fn apply(
                 }
                 EarlierAttempt::OfAnother(user) => return Err(failures::name_is_in_use(&user)),
             }
+        }
+        // Not sooner: an earlier attempt that fails unloads whatever kernel is loaded.
+        if let Some(kernel) = plan.kernel.take() {
+            plan.kernel = Some(load(kernel, loaded, signals).await?);
         }
         let not_created = match finish_then_stop(signals, create(&lifecycle, plan)).await {
             Ok(waiter) => return Ok(Some(waiter)),
@@ -75,6 +69,25 @@ pub async fn apply(
             return Err(not_created.failure);
         }
     }
+}
+
+/// Loads the kernel, and sets `loaded` if it may be loaded.
+async fn load(
+    kernel: Kernel,
+    loaded: &Cell<bool>,
+    signals: &mut Signals,
+) -> Result<Kernel, Failure> {
+    let before = loaded.replace(true);
+    // A signal that stops us does not stop the kernel from loading.
+    let load = async {
+        let result = kernel.load().await;
+        loaded.set(before || result.is_ok());
+        result
+    };
+    let kernel = finish_then_stop(signals, load).await?;
+    let entry = &kernel.entry;
+    log::info!(kernel = entry.kernel.as_str(), initrds = entry.initrds.join(" ").as_str(), command_line = command_line::redact(&entry.command_line).as_str(), source = entry.source.as_str(); "loaded the kernel of the installed system");
+    Ok(kernel)
 }
 
 const CREATING: &str = "creating both containers beside another attempt of this action";

@@ -4,18 +4,23 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::time::{Instant, sleep};
 
 use crate::bootloader::entry::Entry;
 use crate::bootloader::{self, Wanted};
 use crate::error::{Context, Failure};
+use crate::logging;
 use crate::machine::filesystem::Filesystem;
 use crate::machine::{kexec, namespaces, procfs};
 
 /// The usual file systems of installed systems, which are tried first; the kernel loads what it
 /// needs for them.
 const USUAL_KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "vfat"];
+/// The pause between two attempts to unload a kernel while another call holds the lock.
+const UNLOAD_PAUSE: Duration = Duration::from_millis(100);
 /// The number of CAP_SYS_BOOT (linux/capability.h).
 const CAP_SYS_BOOT: u32 = 22;
 
@@ -39,7 +44,8 @@ impl Kernel {
         in_background(Box::new(move || find(&wanted))).await
     }
 
-    /// Loads the kernel, so that the waiter only has to jump to it. Returns what was loaded.
+    /// Loads the kernel in place of any other, so that the waiter only has to jump to it. Returns
+    /// what was loaded.
     ///
     /// # Errors
     /// If this machine's kernel does not accept it.
@@ -51,6 +57,32 @@ impl Kernel {
             }
         }))
         .await
+    }
+}
+
+/// Checks that the kernel that was loaded still is.
+///
+/// # Errors
+/// If it is not.
+pub fn is_still_loaded() -> Result<(), Failure> {
+    if kexec::is_loaded() {
+        return Ok(());
+    }
+    let fix = "another kexec on this machine unloaded it; run the Workflow again";
+    Err(Failure::new("the kernel that was loaded is not loaded any more").field("command").fix(fix))
+}
+
+/// Unloads the kernel. One that is still being loaded, by a step that a signal cut off, is waited
+/// for, at most this long.
+pub async fn unload(limit: Duration) {
+    let end = Instant::now() + limit;
+    while let Err(error) = kexec::unload() {
+        if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) || Instant::now() > end {
+            let fix = "run kexec -u on the machine, or power-cycle it: a reboot by systemd would boot that kernel";
+            let failure = Failure::new("cannot unload the kernel that was loaded");
+            return logging::failure(&failure.field("command").fix(fix).cause(error));
+        }
+        sleep(UNLOAD_PAUSE).await;
     }
 }
 

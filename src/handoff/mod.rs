@@ -24,10 +24,9 @@ use self::plan::{Plan, plan};
 use self::pull::pull;
 use self::start_waiter::ArmedWaiter;
 use self::stop::or_stopped;
-use crate::error::{Context, Failure};
+use crate::error::Failure;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
-use crate::machine::kexec;
 use crate::signals::Signals;
 use crate::syslog::{self, FLUSH_LIMIT};
 
@@ -48,13 +47,12 @@ pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure
     let loaded = Cell::new(false);
     let result = hand_over(job, &loaded, signals).await;
     if result.is_err() {
-        if loaded.get()
-            && let Err(failure) =
-                kexec::unload().context("cannot unload the kernel that was loaded")
-        {
-            logging::failure(&failure);
-        }
-        roll_back(job, signals).await;
+        let unload = async {
+            if loaded.get() {
+                kernel::unload(CLEAN_UP_LIMIT).await;
+            }
+        };
+        tokio::join!(unload, roll_back(job, signals));
     }
     result
 }
@@ -70,6 +68,9 @@ async fn hand_over(
     let Some(created) = created else { return Ok(()) };
     let engine = job.reached.engine.as_ref();
     let waiter = or_stopped(signals, ArmedWaiter::start(engine, &created, &job.id)).await?;
+    if plan.kernel.is_some() {
+        kernel::is_still_loaded()?;
+    }
     syslog::flush(FLUSH_LIMIT).await;
     or_stopped(signals, waiter.give_word()).await?;
     // From here on, only exiting with 0 is left to do; signals are no longer handled.

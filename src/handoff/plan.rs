@@ -10,6 +10,7 @@ use super::job::Job;
 use super::kernel::Kernel;
 use crate::command;
 use crate::end::{End, Init};
+use crate::engine::json;
 use crate::engine::{Image, Order, Prepared, Seen, UserOrder};
 use crate::error::Failure;
 use crate::failures;
@@ -127,8 +128,12 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
         problems.push(failures::name_is_in_use(&other.name));
         return Err(problems);
     }
-    let arguments: Vec<Value> =
+    let mut arguments: Vec<Value> =
         process.command.iter().skip(1).map(|word| word.as_str().into()).collect();
+    if own_image.as_ref().is_some_and(|own| json::list(&own.config["Cmd"]) == arguments) {
+        // They come with an image made from ours, not from the user.
+        arguments.clear();
+    }
     let config = image.as_ref().map(|image| &image.config).unwrap_or(&Value::Null);
     let runs =
         if settings.own_end().is_some() { Vec::new() } else { command::of(&arguments, config) };

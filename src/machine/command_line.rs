@@ -6,16 +6,20 @@ use std::net::Ipv6Addr;
 /// empty. Blanks separate parameters, except between double quotes (Linux, lib/cmdline.c,
 /// `next_arg`).
 pub fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let mut quoted = false;
-    let parameters = line.split(move |letter: char| {
-        quoted ^= letter == '"';
-        !quoted && letter.is_ascii_whitespace()
-    });
     let of_name = |parameter: &'a str| {
         let (own, value) = parameter.split_once('=')?;
         (own.trim_start_matches('"') == name).then(|| value.trim_matches('"'))
     };
-    parameters.filter_map(of_name).next_back().filter(|value| !value.is_empty())
+    parameters(line).filter_map(of_name).last().filter(|value| !value.is_empty())
+}
+
+/// Returns the parameters of a command line, with their quotes.
+fn parameters(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |letter: char| {
+        quoted ^= letter == '"';
+        !quoted && letter.is_ascii_whitespace()
+    })
 }
 
 /// Returns the line as it may be shown: without passwords, and without URLs that hold a login.
@@ -28,7 +32,7 @@ pub fn redact(line: &str) -> String {
         }
         _ => word.to_owned(),
     };
-    line.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+    parameters(line).map(shown).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the host of the Tinkerbell server, as written in a URL: a name, an IPv4 address, or an
@@ -74,6 +78,8 @@ mod tests {
             redact(line),
             "root=/dev/sda1 ro registry_password=... HTTPS_PROXY=... url=http://smee/x"
         );
+        assert_eq!(redact("registry_password=\"two words\" ro"), "registry_password=... ro");
+        assert_eq!(redact("\"registry_password=two words\" ro"), "\"registry_password=... ro");
     }
 
     #[test]

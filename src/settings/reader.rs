@@ -401,6 +401,13 @@ mod tests {
             let problems = read_with(&["kexec"], pairs).unwrap_err();
             assert_eq!((problems.len(), problems[0].field), (1, field), "{problems:?}");
         }
+        let secret = "registry_password=s3cret\nro";
+        let problems =
+            read_with(&["kexec"], &[("BLOCK_DEVICE", "/dev/sda1"), ("CMD_LINE", secret)]);
+        assert!(!format!("{problems:?}").contains("s3cret"), "{problems:?}");
+        let block = read_with(&["kexec"], &[("BLOCK_DEVICE", "/dev/sda1"), ("CMD_LINE", "ro x\n")]);
+        let Work::Kexec(wanted) = block.unwrap().work else { panic!("no kexec") };
+        assert_eq!(wanted.command_line.as_deref(), Some("ro x"));
         let long = "x".repeat(2047);
         assert!(
             read_with(&["kexec"], &[("BLOCK_DEVICE", "/dev/sda1"), ("CMD_LINE", &long)]).is_err()

@@ -63,8 +63,9 @@ pub fn file_system(text: &str) -> Result<String, &'static str> {
     )
 }
 
-/// Parses the command line of a kernel.
+/// Parses the command line of a kernel, without the line break at its end that a YAML block has.
 pub fn command_line(text: &str) -> Result<String, &'static str> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
     check(
         text.into(),
         text.len() < MAX_COMMAND_LINE && !text.contains('\n'),
@@ -196,9 +197,13 @@ pub fn is_plain_http(url: &Uri) -> bool {
         && valid_port
 }
 
-/// Returns the part of a URL's text that is not secret, as a query or a password may be.
+/// Returns the part of a text that is not secret, as a query of a URL or a password may be.
 pub fn without_secret(text: &str) -> &str {
-    if text.contains('@') { "" } else { text.split(['?', '#']).next().unwrap_or_default() }
+    if text.contains('@') || text.contains("password") {
+        ""
+    } else {
+        text.split(['?', '#']).next().unwrap_or_default()
+    }
 }
 
 /// Returns `host:port`, with the port `usual` if none is given; `None` if the text is not an

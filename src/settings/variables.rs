@@ -200,7 +200,8 @@ variables! {
     /// The kernel's command line, at most 2046 bytes. Left out, that of the entry; empty with
     /// `KERNEL_PATH`.
     CMD_LINE: String = values::command_line, {
-        fix: "use one line of at most 2046 bytes, or leave it out for the entry's own", only_with: OnlyWith::Kexec
+        fix: "use one line of at most 2046 bytes, or leave it out for the entry's own",
+        only_with: OnlyWith::Kexec, secret: true
     };
     /// The path of GRUB's configuration on the partition. Left out, [the usual places](#kexec).
     GRUBCFG_PATH: String = values::text, { fix: PATH, only_with: OnlyWith::Kexec };

@@ -171,8 +171,8 @@ async fn watch(
             tokio::select! {
                 biased;
                 ended = &mut end => break ended,
-                () = hear(&mut output, &mut tail) => {}
                 () = sleep_until(over), if !goes_on => return Outcome::Running,
+                () = hear(&mut output, &mut tail) => {}
             }
         }
     };

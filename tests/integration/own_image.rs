@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::case;
 use crate::cases::ON_MAIN;
 use crate::world::{
-    Action, LIMIT, Said, USER, WAITER, count, images, nothing_there, own_program, waiter_log,
-    waiter_says,
+    Action, LIMIT, RUN, Said, USER, WAITER, count, images, nothing_there, own_program, ran_once,
+    waiter_log, waiter_says,
 };
 
 const WORDS: &str = "IMAGE is waitdaemon itself";
@@ -28,6 +28,9 @@ const REPACKAGED: [(&str, &str, &[&str], &[&str]); 3] = [
 /// An image that starts it through an unknown program, as an init would.
 const HIDDEN: (&str, &str) = ("hidden", "site/hidden:1");
 
+/// An image made from ours that starts our program by other words, and has arguments.
+const LAUNCHED: (&str, &str) = ("launched", "site/launched:1");
+
 /// Makes the images of these cases, once for all of them.
 pub fn make_images() -> Result<()> {
     for (file, name, entrypoint, cmd) in REPACKAGED {
@@ -36,8 +39,16 @@ pub fn make_images() -> Result<()> {
     }
     let entries = [
         Entry::File("waitdaemon", 0o755, own_program()),
+        Entry::Link("waiter".into(), "waitdaemon"),
+        Entry::Folder("journal", 0o1777),
         Entry::Text("launch", 0o755, "#!/bin/sh\nexec \"$@\"\n".into()),
     ];
+    image::busybox(
+        &archive(LAUNCHED.0),
+        LAUNCHED.1,
+        &json!({"Entrypoint": ["/launch", "/waitdaemon"], "Cmd": ["false"]}),
+        &entries,
+    )?;
     image::busybox(
         &archive(HIDDEN.0),
         HIDDEN.1,
@@ -169,3 +180,18 @@ fn says_why(lines: &[Value]) -> Result<()> {
     );
     Ok(())
 }
+
+// The user's words go across, and those of the action's image do not.
+case!(an_image_made_from_ours_hands_over, ON_MAIN, |machine| {
+    machine.load(&archive(LAUNCHED.0))?;
+    let action = || Action::alpine(&machine).image(LAUNCHED.1).wait("0");
+    action().script(RUN).run_well()?;
+    ran_once(&machine)?;
+    crate::world::load(&machine, "entrypoint")?;
+    let action = action().env("IMAGE", "entrypoint:1").env("WAITDAEMON_WATCH_SECONDS", "1");
+    action.run_well()?;
+    let user = machine.inspect(USER)?;
+    let words = if machine.is_docker() { &user["Args"] } else { &user["Spec"]["process"]["args"] };
+    ensure!(words.is_array() && !words.to_string().contains("false"), "it runs {words}");
+    Ok(())
+});

@@ -2,6 +2,7 @@
 //! machine.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Child;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::case;
 use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN};
-use crate::world::{ACTION, Action, LIMIT, WAITER, host};
+use crate::world::{ACTION, Action, LIMIT, WAITER, host, waiter_line};
 
 /// The user's command, which prints something and fails.
 const FAILS: [&str; 3] = ["sh", "-c", "echo the last word; exit 7"];
@@ -101,6 +102,23 @@ case!(failures_reach_the_server_of_the_command_line, ON_CAPTAIN, |machine| {
         "INFO is sent, too"
     );
     Ok(())
+});
+
+// What was said before the name is known arrives as well.
+case!(a_server_whose_name_comes_late, ON_CAPTAIN, |machine| {
+    let receiver = Receiver::start(&machine, "0.0.0.0:514")?;
+    let action = Action::alpine(&machine).wait("0").env("WAITDAEMON_SYSLOG", "late.lab");
+    action.script("until [ -e /out/go ]; do sleep 0.1; done; exit 7").run_well()?;
+    let words = "cannot reach the syslog server late.lab:514";
+    let says = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains(words));
+    waiter_line(&machine, words, says)?;
+    let mut hosts = fs::OpenOptions::new()
+        .append(true)
+        .open(format!("/proc/{}/root/etc/hosts", machine.init()))?;
+    writeln!(hosts, "127.0.0.1 late.lab")?;
+    receiver.expect(words, "<28>1")?;
+    fs::write(machine.out().join("go"), "")?;
+    receiver.expect("failed with exit code 7", "<27>1").map(drop)
 });
 
 // The same action again, which warns about what it finds; nothing of it is sent.

@@ -66,6 +66,14 @@ pub enum CliError {
         /// The limit.
         seconds: u64,
     },
+    /// It printed documents without a part that it could not read.
+    #[error("nerdctl {call} could not read everything: {message}")]
+    Partial {
+        /// The subcommand.
+        call: String,
+        /// Its warning.
+        message: String,
+    },
     /// It printed something other than JSON.
     #[error("nerdctl {call} did not print JSON")]
     NotJson {
@@ -103,7 +111,7 @@ impl Cli {
     /// # Errors
     /// If the call fails, with any [`CliError`] but [`CliError::NotJson`].
     pub async fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
-        self.call(QUESTION_LIMIT, arguments, "").await
+        Ok(self.call(QUESTION_LIMIT, arguments, "").await?.printed)
     }
 
     /// Runs a subcommand that changes something, with `input` on its standard input; returns its
@@ -112,7 +120,7 @@ impl Cli {
     /// # Errors
     /// As [`Cli::ask`].
     pub async fn run(&self, arguments: &[&str], input: &str) -> Result<String, CliError> {
-        self.call(CHANGE_LIMIT, arguments, input).await
+        Ok(self.call(CHANGE_LIMIT, arguments, input).await?.printed)
     }
 
     /// Runs a subcommand whose time the caller limits.
@@ -165,7 +173,7 @@ impl Cli {
         limit: Duration,
         arguments: &[&str],
         input: &str,
-    ) -> Result<String, CliError> {
+    ) -> Result<Said, CliError> {
         let call = subcommand(arguments);
         let mut command = self.command(arguments);
         command.kill_on_drop(true);
@@ -188,10 +196,12 @@ impl Cli {
         let output = timeout(limit, run).await.map_err(|_| late)?.map_err(CliError::Run)?;
         let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         log::debug!(call = call.as_str(), success = output.status.success(), milliseconds; "asked nerdctl");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let warnings = text(&output.stderr);
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            return Ok(Said { printed: text(&output.stdout), warnings });
         }
-        let message = fatal(&String::from_utf8_lossy(&output.stderr));
+        let message = fatal(&warnings);
         Err(if message.is_empty() || output.status.code().is_none() {
             CliError::Mute { call, status: output.status }
         } else {
@@ -202,12 +212,30 @@ impl Cli {
     /// Runs a subcommand that prints JSON: an array, or one document per line. Only objects count.
     ///
     /// # Errors
-    /// If the call fails, or prints no JSON.
+    /// If the call fails, prints no JSON, or could not read a part that decides.
     pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
-        let text = self.ask(arguments).await?;
+        let said = self.call(QUESTION_LIMIT, arguments, "").await?;
         let call = subcommand(arguments);
-        documents(&text).map_err(|source| CliError::NotJson { call, source })
+        if let Some(line) = unread(&said.warnings) {
+            return Err(CliError::Partial { call, message: line.to_owned() });
+        }
+        documents(&said.printed).map_err(|source| CliError::NotJson { call, source })
     }
+}
+
+/// What a call that succeeded printed, on standard output and on standard error.
+struct Said {
+    printed: String,
+    warnings: String,
+}
+
+/// Returns the warning about a part of a document that could not be read and decides something. The
+/// document then looks as if the container had no process, or the image no configuration (nerdctl
+/// 2.2.1, pkg/containerinspector and pkg/imageinspector). Pure.
+fn unread(warnings: &str) -> Option<&str> {
+    const PARTS: [&str; 4] = ["Spec", "Task", "Status", "image config"];
+    let says = |line: &str, part: &str| line.contains(&format!("failed to inspect {part}"));
+    warnings.lines().find(|line| PARTS.iter().any(|part| says(line, part)))
 }
 
 /// Returns the objects in what nerdctl printed. Pure.

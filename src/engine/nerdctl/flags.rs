@@ -8,6 +8,7 @@ mod by_nerdctl;
 mod mounts;
 mod resources;
 mod rights;
+mod start_up;
 
 use serde_json::Value;
 
@@ -89,7 +90,7 @@ pub fn user_container(
     flags.namespaces(action)?;
     flags.network(action, host)?;
     flags.process(action, config);
-    let words = flags.start_up(spec)?;
+    let words = flags.start_up(spec, config);
     flags.resources(&spec["linux"], host)?;
     flags.mounts(action, config, host)?;
     let input = flags.rights(action);
@@ -280,26 +281,6 @@ impl Flags {
         if let Some(score) = process["oomScoreAdj"].as_i64() {
             self.say("oom-score-adj", score.to_string());
         }
-    }
-
-    /// Sets what runs before the command; returns the user's words: all those after our own
-    /// program.
-    fn start_up(&mut self, spec: &Value) -> Result<Vec<String>, NotCarried> {
-        let mut words = list(&spec["process"]["args"]);
-        if let [first, second, rest @ ..] = words
-            && second == "--"
-            && let Some(init) =
-                list(&spec["mounts"]).iter().find(|mount| mount["destination"] == *first)
-        {
-            self.say("init-binary", text(&init["source"]));
-            words = rest;
-        }
-        let at =
-            |place: &str| list(&spec["mounts"]).iter().find(|mount| mount["destination"] == place);
-        if at("/sys/fs/cgroup").is_some_and(|mount| mount["options"] == serde_json::json!(["rw"])) {
-            self.say("systemd", "always");
-        }
-        Ok(words.iter().skip(1).map(|word| text(word).to_owned()).collect())
     }
 }
 

@@ -69,7 +69,7 @@ pub struct Nerdctl {
     in_host: bool,
     namespace: String,
     /// Where nerdctl has a folder for each container of the namespace, learned from the first
-    /// container that says so.
+    /// container of ours.
     folders: OnceCell<PathBuf>,
 }
 
@@ -138,7 +138,9 @@ impl Nerdctl {
         }
         let show = |document: Value| {
             let seen = seen::container(document, detail)?;
-            if let Some(parent) = seen.folder.as_deref().and_then(Path::parent) {
+            // The agent's label names its own default, whatever nerdctl.toml says (v0.25.0).
+            let ours = seen.folder.as_deref().filter(|_| seen.role.is_some());
+            if let Some(parent) = ours.and_then(Path::parent) {
                 let _ = self.folders.set(parent.to_owned());
             }
             // Look for the log, not the folder: nerdctl creates the folder anew when it inspects

@@ -24,7 +24,7 @@ pub fn change_refusal(error: CliError) -> Refusal {
     let said = chain(&error);
     let kind = match &error {
         CliError::Refused { message } => kind_of(message).unwrap_or(Kind::Unrecognized),
-        CliError::Late { .. } => Kind::MayPass(Retry::UntilDeadline),
+        CliError::Late { .. } | CliError::Partial { .. } => Kind::MayPass(Retry::UntilDeadline),
         CliError::Mute { .. } | CliError::NotJson { .. } | CliError::Empty { .. } => {
             Kind::MayPass(Retry::AFewTimes)
         }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::kills::Left;
 use super::steps::{CALLS, Call, Expect, Fault};
-use crate::world::{ACTION, Action, RUN, USER, WAITER, is_meant, runs, waiter_log};
+use crate::world::{ACTION, Action, RUN, USER, WAITER, is_meant, load, runs, waiter_log};
 
 /// Longer than two calls that stall.
 pub const LIMIT: Duration = Duration::from_secs(150);
@@ -50,6 +50,23 @@ pub fn at_every_call(machine: &Machine, fault: &Fault) -> Result<()> {
         &[fault.name],
         |calls, call, _| calls.at_call(call, fault),
     )
+}
+
+/// nerdctl cannot read the configuration of `IMAGE`, which says what to run.
+pub fn partial_image(machine: &Machine) -> Result<()> {
+    load(machine, "both")?;
+    let calls = Calls::install(machine)?;
+    calls
+        .prepare(Rule::first("image inspect --mode=native docker.io/library/both:1", "partial"))?;
+    let action = Action::new(machine).env("IMAGE", "both:1").wait("0");
+    let action = action.env("WAITDAEMON_WATCH_SECONDS", "1");
+    let agent = Agent::start(machine, &action.file()?)?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "SUCCESS", "reported {}: {}", report.state, agent.log());
+    ensure!(calls.log().lines().any(|line| line == "fault"), "no fault: {}", calls.log());
+    until("the user container", LIMIT, || {
+        Ok(calls.ours()?.lines().any(|line| line.starts_with(&format!("{USER} Up"))).then_some(()))
+    })
 }
 
 /// Kills the action at each call of the handoff, just after the call is done; the user container

@@ -54,6 +54,8 @@ case!(garbage, ON_DOCKER.soak(), |machine| at_every_step(&machine, "garbage"));
 case!(not_object, ON_DOCKER.soak(), |machine| at_every_step(&machine, "not-object"));
 // The faults of nerdctl only.
 case!(mute, ON_CAPTAIN.soak(), |machine| at_every_step(&machine, "mute"));
+case!(partial, ON_CAPTAIN.soak(), |machine| at_every_step(&machine, "partial"));
+case!(partial_image, ON_CAPTAIN, |machine| calls::partial_image(&machine));
 case!(mute_after, ON_CAPTAIN.soak(), |machine| at_every_step(&machine, "mute-after"));
 
 case!(action_is_killed, ON_MAIN, |machine| {

@@ -179,7 +179,7 @@ pub const CALLS: [Call; 16] = [
 pub const HOW_THE_ACTION_ENDED: &str = ".Process}}} {1}";
 
 /// The faults of nerdctl, each of which happens once.
-pub const CALL_FAULTS: [Fault; 10] = [
+pub const CALL_FAULTS: [Fault; 11] = [
     fault("refuse", "containerd is away"),
     fault("lost", "nerdctl makes the call and then reports that containerd is away"),
     fault("unknown", "an unrecognized error"),
@@ -187,6 +187,7 @@ pub const CALL_FAULTS: [Fault; 10] = [
     fault("mute-after", "nerdctl is killed after it has made the call"),
     fault("empty", "a query gets an empty answer"),
     fault("not-json", "a query gets an answer that is not JSON"),
+    fault("partial", "an inspection gets an answer without what nerdctl could not read"),
     fault("delay", "the answer comes 2 s late"),
     fault("stall", "nerdctl hangs before it makes the call"),
     fault("stall-after", "nerdctl makes the call and then hangs"),
@@ -195,7 +196,9 @@ pub const CALL_FAULTS: [Fault; 10] = [
 impl Call {
     /// False if the fault cannot happen at this call.
     pub fn has(&self, fault: &Fault) -> bool {
-        self.question || !["empty", "not-json"].contains(&fault.name)
+        let inspects = self.question && !self.pattern.starts_with("--filter");
+        (self.question || !["empty", "not-json"].contains(&fault.name))
+            && (inspects || fault.name != "partial")
     }
 
     /// The required outcome of this fault at this call.
