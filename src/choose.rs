@@ -6,6 +6,7 @@ use crate::engine::{Engine, Seen, Which};
 use crate::error::Failure;
 use crate::identity;
 use crate::lifecycle::{Lifecycle, REACH_LIMIT};
+use crate::logging;
 use crate::machine::Machine;
 use crate::process::Process;
 use crate::settings::{DockerHost, Runtime, Settings, Syslog};
@@ -21,8 +22,6 @@ pub struct Reached {
     pub candidates: Vec<Seen>,
     /// The syslog server to which the handoff and its waiter send failures, `host:port`.
     pub syslog: Option<String>,
-    /// Why Docker was not chosen, if it was tried.
-    pub refused: Option<Failure>,
 }
 
 /// Reaches the engine that the settings select; `auto` takes Docker if it answers, else nerdctl.
@@ -31,36 +30,44 @@ pub struct Reached {
 /// # Errors
 /// If no engine can be used: one failure for each engine that was tried.
 pub async fn choose(settings: &Settings, process: &Process) -> Result<Reached, Vec<Failure>> {
-    let chosen = try_each(settings, process).await;
-    match &chosen {
-        Ok(reached) => reached.syslog.iter().for_each(|address| syslog::start(address)),
-        Err(_) => start_syslog(&settings.syslog, &process.machine),
-    }
-    if let Ok(Reached { candidates, refused: Some(refused), .. }) = &chosen
-        && candidates.is_empty()
-    {
-        // On HookOS nerdctl answers too, so what is wrong may be Docker.
-        let (error, fix) = (refused.causes(), refused.fix.as_str());
-        log::warn!(field = refused.field, error = error.as_str(), fix; "Docker is not used: {refused}");
-    }
-    chosen
-}
-
-async fn try_each(settings: &Settings, process: &Process) -> Result<Reached, Vec<Failure>> {
-    let mut refused = None;
-    if settings.runtime != Runtime::Nerdctl {
-        match by_docker(settings, process).await {
-            Ok(reached) => return Ok(reached),
-            Err(failure) => refused = Some(failure),
+    let mut failures = Vec::new();
+    for runtime in [Runtime::Docker, Runtime::Nerdctl] {
+        if ![Runtime::Auto, runtime].contains(&settings.runtime) {
+            continue;
+        }
+        let engine: Result<Box<dyn Engine>, Failure> = match runtime {
+            Runtime::Docker => match Docker::reach(&settings.docker_host).await {
+                Ok(docker) => Ok(Box::new(docker)),
+                Err(failure) => Err(failure),
+            },
+            _ => match Nerdctl::reach(settings, &process.machine.command_line) {
+                Ok(nerdctl) => Ok(Box::new(nerdctl)),
+                Err(failure) => Err(failure),
+            },
+        };
+        let reached = match engine {
+            Ok(engine) => query_first(engine, settings, process).await,
+            Err(failure) => Err(failure),
+        };
+        match reached {
+            Ok(reached) => {
+                reached.syslog.iter().for_each(|address| syslog::start(address));
+                // On HookOS nerdctl answers too, so what is wrong may be Docker.
+                if let Some(refused) = failures.pop().filter(|_| reached.candidates.is_empty()) {
+                    logging::warning(&docker_is_not_used(refused));
+                }
+                return Ok(reached);
+            }
+            Err(failure) => failures.push(failure),
         }
     }
-    if settings.runtime == Runtime::Docker {
-        return Err(refused.into_iter().collect());
-    }
-    match by_nerdctl(settings, process).await {
-        Ok(reached) => Ok(Reached { refused, ..reached }),
-        Err(failure) => Err(refused.into_iter().chain([failure]).collect()),
-    }
+    start_syslog(&settings.syslog, &process.machine);
+    Err(failures)
+}
+
+fn docker_is_not_used(refused: Failure) -> Failure {
+    let failure = Failure::new("Docker is not used").field(refused.field);
+    failure.fix(refused.fix.clone()).cause(refused)
 }
 
 /// Starts sending failures to the OSIE's syslog if no engine was reached, unless Docker is there:
@@ -71,16 +78,6 @@ pub fn start_syslog(wanted: &Syslog, machine: &Machine) {
     if let Some(address) = syslog::server(wanted, !docker, &machine.command_line) {
         syslog::start(&address);
     }
-}
-
-async fn by_docker(settings: &Settings, process: &Process) -> Result<Reached, Failure> {
-    let docker = Docker::reach(&settings.docker_host).await?;
-    query_first(Box::new(docker), settings, process).await
-}
-
-async fn by_nerdctl(settings: &Settings, process: &Process) -> Result<Reached, Failure> {
-    let nerdctl = Nerdctl::reach(settings, &process.machine.command_line)?;
-    query_first(Box::new(nerdctl), settings, process).await
 }
 
 /// Queries the engine, in parallel, for what every handoff needs first.
@@ -98,7 +95,7 @@ pub async fn query_first(
     let (ours, candidates) =
         tokio::join!(lifecycle.list(Which::Ours), identity::gather(&lifecycle, process));
     match ours {
-        Ok(ours) => Ok(Reached { engine, ours, candidates, syslog, refused: None }),
+        Ok(ours) => Ok(Reached { engine, ours, candidates, syslog }),
         Err(refusal) => {
             let about = engine.about();
             Err(Failure::new(format!("no answer from {}", about.described))

@@ -64,9 +64,18 @@ fn write_to(stream: &mut impl Write, line: &[u8]) {
 
 /// Logs a failure at ERROR with its causes, field and fix.
 pub fn failure(failure: &Failure) {
+    log_at(Level::Error, failure);
+}
+
+/// Logs what may be wrong at WARN, as a failure is logged.
+pub fn warning(doubt: &Failure) {
+    log_at(Level::Warn, doubt);
+}
+
+fn log_at(level: Level, failure: &Failure) {
     let (causes, field, fix) = (failure.causes(), failure.field, failure.fix.as_str());
     let some = |text| Some(text).filter(|text: &&str| !text.is_empty());
-    log::error!(error = some(&causes), field = some(field), fix = some(fix); "{}", failure.message);
+    log::log!(level, error = some(&causes), field = some(field), fix = some(fix); "{}", failure.message);
 }
 
 struct Lines;

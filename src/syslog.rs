@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -65,14 +65,11 @@ pub fn start(address: &str) {
     if let Ok(mut server) = SERVER.lock() {
         *server = Server::Awaited(Vec::new());
     }
-    if let Some(socket) = address.parse().ok().and_then(|address| connect(address).ok()) {
-        return use_socket(socket);
-    }
     let address = address.to_owned();
     tokio::spawn(async move {
         let mut failed = 0;
         loop {
-            match resolve(&address).await.and_then(connect) {
+            match connect(&address).await {
                 Ok(socket) => return use_socket(socket),
                 Err(error) if failed == 0 => {
                     log::warn!(error = error.to_string().as_str(); "cannot reach the syslog server {address}, trying again");
@@ -85,14 +82,11 @@ pub fn start(address: &str) {
     });
 }
 
-async fn resolve(address: &str) -> io::Result<SocketAddr> {
-    lookup_host(address).await?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any = match address.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+async fn connect(address: &str) -> io::Result<UdpSocket> {
+    let address = lookup_host(address).await?.next().ok_or(io::ErrorKind::NotFound)?;
+    let any: IpAddr = match address.ip() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_nonblocking(true)?;

@@ -5,6 +5,7 @@ use crate::end::Init;
 use crate::engine::{Life, Seen};
 use crate::error::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::logging;
 use crate::names::Role;
 use crate::ticket::{Duty, Ticket};
 
@@ -37,7 +38,10 @@ pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, runs: &[String], other
     // HookOS itself watches for the file (its hook-bootkit), which needs no PIDs.
     let by_file = runs.iter().any(|word| word.contains("/worker/"));
     if duty.word_of_end.is_some() && !duty.has_host_pids && !by_file {
-        log::warn!(field = "pid", fix = "add to the action:  pid: host"; "the command should take the machine down, but without the host's PIDs it only ends its own container");
+        let doubt = Failure::new(
+            "the command should take the machine down, but without the host's PIDs it only ends its own container",
+        );
+        logging::warning(&doubt.field("pid").fix("add to the action:  pid: host"));
     }
     for waiter in others.iter().filter(|seen| still_waits(seen, others)) {
         let theirs = duty_of(lifecycle, waiter).await;

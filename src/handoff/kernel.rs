@@ -78,7 +78,7 @@ pub async fn unload(limit: Duration) {
     let end = Instant::now() + limit;
     while let Err(error) = kexec::unload() {
         if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) || Instant::now() > end {
-            let fix = "run kexec -u on the machine, or power-cycle it: a reboot by systemd would boot that kernel";
+            let fix = "run kexec -u on the machine: a reboot by systemd would boot that kernel";
             let failure = Failure::new("cannot unload the kernel that was loaded");
             return logging::failure(&failure.field("command").fix(fix).cause(error));
         }
@@ -110,11 +110,9 @@ fn find(wanted: &Wanted) -> Result<Kernel, Failure> {
             .fix(format!("{fix}; or {REBOOT_INSTEAD}")));
     }
     if entry.command_line.is_empty() {
-        log::warn!(
-            field = "environment.CMD_LINE",
-            fix = "set CMD_LINE, for example root=/dev/sda1 ro";
-            "the kernel gets an empty command line, and so no root="
-        );
+        let doubt = Failure::new("the kernel gets an empty command line, and so no root=");
+        let fix = "set CMD_LINE, for example root=/dev/sda1 ro";
+        logging::warning(&doubt.field("environment.CMD_LINE").fix(fix));
     }
     let initrds: Result<Vec<File>, Failure> = entry.initrds.iter().map(open).collect();
     let initrds = initrds.map_err(|failure| failure.field("environment.INITRD_PATH"))?;

@@ -284,12 +284,14 @@ case!(registry_refuses_the_connection, ON_MAIN, |machine: Shared| {
     nothing_there(&machine)
 });
 
-// To containerd a truncated layer is a broken connection, which may be transient.
+// To containerd a truncated layer is a broken connection, which may be transient: it is tried until
+// the time is over.
 case!(pull_fails_inside_its_stream, ON_DOCKER_MAIN, |machine| {
     let registry = Registry::start(&machine)?;
     registry.spoil_layers()?;
     machine.engine(&["rmi", "-f", "alpine"])?;
-    let said = Action::new(&machine).env("IMAGE", "127.0.0.1:5000/ok:1").run()?;
+    let action = Action::new(&machine).env("IMAGE", "127.0.0.1:5000/ok:1");
+    let said = action.env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "10").run()?;
     drop(registry);
     said.expect(FAILED, "environment.IMAGE", "cannot pull")?;
     ensure!(said.out.contains("pulling it"), "the pull did not begin: {said:?}");

@@ -11,7 +11,7 @@ use lab::registry::{BEHIND, Registry, TLS_NAME};
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_CAPTAINS};
+use crate::cases::ON_CAPTAIN;
 use crate::world::{
     Action, RUN, USER, WAITER, nothing_left, nothing_there, own_image_with_nerdctl, ran_once,
 };
@@ -46,7 +46,7 @@ fn action(machine: &Machine) -> Action<'_> {
         .script(RUN)
 }
 
-case!(by_the_proxy_of_the_environment, ON_CAPTAINS, |machine| {
+case!(by_the_proxy_of_the_environment, ON_CAPTAIN, |machine| {
     let (mut registry, proxy) = behind(&machine)?;
     for name in ["HTTP_PROXY", "http_proxy"] {
         let dry =
@@ -117,7 +117,7 @@ fn own<'a>(machine: &'a Machine, image: &str, more: &[&str]) -> Action<'a> {
     action.network("host").wait("0").script(RUN)
 }
 
-case!(own_nerdctl_has_the_hosts_certificates, ON_CAPTAINS, |machine| {
+case!(own_nerdctl_has_the_hosts_certificates, ON_CAPTAIN, |machine| {
     let mut registry = Registry::start(&machine)?;
     let certificate = registry.with_tls(&machine)?;
     machine.load(&own_image_with_nerdctl())?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_MAIN};
+use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN, ON_MAIN};
 use crate::world::{
     ACTION, Action, LIMIT, RUN, USER, WAITER, await_event, count, event, host, kill_waiter,
     nothing_left, nothing_there, ran_at, runs, waiter_line, waiter_log, waiter_says,
@@ -228,7 +228,7 @@ case!(on_expiry_runs_or_gives_up, ON_MAIN, |machine| {
 });
 
 // Any URL and any status, over IPv6; WAIT_SECONDS is the minimum wait.
-case!(any_url_and_status, ON_MAIN, |machine| {
+case!(any_url_and_status, ON_DOCKER_MAIN, |machine| {
     let smee = Smee::start(&machine, "[::1]:8080", "503")?;
     let waits = |status: &str, url: &str| {
         let action = Action::alpine(&machine).network("host").env("WAITDAEMON_WAIT_FOR", url);
@@ -282,7 +282,7 @@ case!(any_url_and_status, ON_MAIN, |machine| {
 });
 
 // A setting that cannot work is an error before SUCCESS, or a warning if WAIT_SECONDS still counts.
-case!(bad_signals_fail_before_success, ON_MAIN, |machine| {
+case!(bad_signals_fail_before_success, ON_DOCKER_MAIN, |machine| {
     let field = "environment.WAITDAEMON_WAIT_FOR";
     waits(&machine)?.run()?.expect(1, field, "refused")?;
     nothing_there(&machine)?;

@@ -124,7 +124,7 @@ case!(waiter_started_by_hand_refuses, ON_MAIN, |machine: Shared| {
 
 // Within 0.1 s of WAIT_SECONDS plus what a start takes. The best of several tries counts, because
 // the machine is busy.
-case!(the_wait_ends_on_time, ON_MAIN, |machine: Shared| {
+case!(the_wait_ends_on_time, ON_DOCKER_MAIN, |machine: Shared| {
     let mut all = Vec::new();
     let plain = [
         "--name",

@@ -6,7 +6,7 @@ use lab::until::until;
 use serde_json::Value;
 
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_MAIN};
+use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN, ON_MAIN};
 use crate::world::{
     ACTION, Action, LIMIT, USER, WAITER, await_event, log, nothing_left, running, waiter_line,
     waiter_log, waiter_says, watches,
@@ -114,7 +114,7 @@ case!(a_flood_of_output_is_left_alone, ON_CAPTAIN, |machine| {
     machine.engine(&["rm", "-f", USER]).map(drop)
 });
 
-case!(no_watch_leaves_at_once, ON_MAIN, |machine: Shared| {
+case!(no_watch_leaves_at_once, ON_DOCKER_MAIN, |machine: Shared| {
     run(&machine, &[("WAITDAEMON_WATCH_SECONDS", "0")], &["sleep", "1000"])?;
     let (start, gone) =
         (await_event(&machine, "start", USER)?, await_event(&machine, "destroy", WAITER)?);

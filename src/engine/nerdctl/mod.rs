@@ -88,7 +88,7 @@ impl Nerdctl {
                 "the host has no nerdctl in /usr/local/bin or another usual place",
             )
             .field("environment.CONTAINER_RUNTIME")
-            .fix("use an OSIE with nerdctl, such as CaptainOS; or set NERDCTL_HOST: \"false\", with its volumes and the image variant ending in -nerdctl"));
+            .fix("use an OSIE with nerdctl, such as CaptainOS, or NERDCTL_HOST: \"false\" and the image variant ending in -nerdctl"));
         }
         login::clear_leftovers();
         Ok(nerdctl)
