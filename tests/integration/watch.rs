@@ -6,7 +6,7 @@ use lab::until::until;
 use serde_json::Value;
 
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN, ON_MAIN};
+use crate::cases::{ON_DOCKER_MAIN, ON_MAIN};
 use crate::world::{
     ACTION, Action, LIMIT, USER, WAITER, await_event, log, nothing_left, running, waiter_line,
     waiter_log, waiter_says, watches,
@@ -105,13 +105,6 @@ case!(still_running_is_left_alone, ON_MAIN, |machine: Shared| {
     run(&machine, &[("WAITDAEMON_WATCH_SECONDS", "1")], &["sleep", "1000"])?;
     until("the waiter's removal", LIMIT, || Ok((!machine.has(WAITER)).then_some(())))?;
     running(&machine, USER).map(drop)
-});
-
-// Whoever prints without a pause does not keep the waiter from the rest of its work.
-case!(a_flood_of_output_is_left_alone, ON_CAPTAIN, |machine| {
-    run(&machine, &[("WAITDAEMON_WATCH_SECONDS", "2")], &["yes"])?;
-    until("the waiter's removal", LIMIT, || Ok((!machine.has(WAITER)).then_some(())))?;
-    machine.engine(&["rm", "-f", USER]).map(drop)
 });
 
 case!(no_watch_leaves_at_once, ON_DOCKER_MAIN, |machine: Shared| {

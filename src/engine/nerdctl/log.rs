@@ -56,9 +56,6 @@ impl Output for LogFile {
                 let open = self.is_open();
                 let more = self.more();
                 if !more.is_empty() {
-                    // A container that prints without a pause must not keep the waiter from the
-                    // rest of its work.
-                    sleep(LOOK_EVERY).await;
                     return Ok(Some(more));
                 }
                 if !open {
