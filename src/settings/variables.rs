@@ -129,7 +129,7 @@ variables! {
     WAITDAEMON_WAIT_MAX_SECONDS: Duration = values::seconds_from_one, {
         default: "300", fix: SECONDS, only_with: OnlyWith::Signal
     };
-    /// What happens when that wait is over, beside an ERROR. `run`: your container starts, or the
+    /// What happens, besides an ERROR, when that wait is over. `run`: your container starts, or the
     /// machine ends. `abort`: your container is removed, and the machine stays up.
     WAITDAEMON_WAIT_EXPIRED: Expired = values::expired, {
         default: "run", fix: "use run or abort, or leave it out (run)", only_with: OnlyWith::Signal
@@ -210,7 +210,7 @@ variables! {
     WAITDAEMON_LOG: LogLevel = values::log_level, {
         default: "info", fix: "use error, warn, info or debug, or leave it out (info)"
     };
-    /// The user name for `IMAGE`'s registry. Left out, the agent's own login counts, see
+    /// The user name for `IMAGE`'s registry. Left out, the agent's own login is used, see
     /// [registries](#registries).
     WAITDAEMON_REGISTRY_USERNAME: String = values::text, {
         fix: LOGIN, only_with: OnlyWith::OtherHalf

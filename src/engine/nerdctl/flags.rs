@@ -5,10 +5,10 @@
 //! is refused, here or in check.rs, never dropped silently.
 
 mod by_nerdctl;
+mod command;
 mod mounts;
 mod resources;
 mod rights;
-mod start_up;
 
 use serde_json::Value;
 
@@ -90,7 +90,7 @@ pub fn user_container(
     flags.namespaces(action)?;
     flags.network(action, host)?;
     flags.process(action, config);
-    let words = flags.start_up(spec, config);
+    let words = flags.command(spec, config);
     flags.resources(&spec["linux"], host)?;
     flags.mounts(action, config, host)?;
     let input = flags.rights(action);

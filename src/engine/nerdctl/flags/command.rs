@@ -8,7 +8,7 @@ use crate::engine::json::{list, text};
 impl Flags {
     /// Sets what runs before the command; returns the user's words: what our own image does not
     /// say.
-    pub(super) fn start_up(&mut self, spec: &Value, config: &Value) -> Vec<String> {
+    pub(super) fn command(&mut self, spec: &Value, config: &Value) -> Vec<String> {
         let mut words = list(&spec["process"]["args"]);
         if let [first, second, rest @ ..] = words
             && second == "--"
@@ -51,7 +51,7 @@ mod tests {
             (&Value::Null, json!(["/waitdaemon", "x"]), vec!["x"]),
         ] {
             let spec = json!({"process": {"args": args}});
-            assert_eq!(Flags(Vec::new()).start_up(&spec, config), words, "{spec}");
+            assert_eq!(Flags(Vec::new()).command(&spec, config), words, "{spec}");
         }
     }
 }
