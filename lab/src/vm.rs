@@ -125,7 +125,8 @@ impl Vm {
         let installed = disk(installed);
         qemu.args(["-device", "virtio-scsi-pci", "-drive", &format!("{installed},id=installed")]);
         qemu.args(["-device", "scsi-hd,drive=installed"]);
-        qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]);
+        // Without the ROM for netboot, which is in a package of its own.
+        qemu.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
         qemu.stdin(std::process::Stdio::null());
         let serial = Watch::of(&mut qemu).with_context(|| format!("cannot run {program}"))?;
         Ok(Self { serial, file: file.to_owned() })
