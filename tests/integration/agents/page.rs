@@ -28,7 +28,7 @@ const AFTER_THE_TABLE: &str = "| v0.22 | HookOS | Docker | not tested: the Go mo
 ";
 
 const SHIPPED: &str = "
-`make test` also covers other engines, with the agent of v0.25. On the newest Docker Engine with the containerd image store (`docker-new`) it runs every case. On Docker 20.10 (`docker-old`), on nerdctl 2.3.5 with containerd 2.4 (`captain-next`) and on cgroup v1 (`captain-v1`) it runs the cases that can differ there; the whole table of settings there is in `make soak`.
+`make test` also covers other engines, with the agent of v0.25. On the newest Docker Engine with the containerd image store (`docker-new`) it runs every case. On Docker 20.10 (`docker-old`), on nerdctl 2.3.5 with containerd 2.4 (`captain-next`) and on cgroup v1 (`captain-v1`) it runs the cases that can differ there; `make soak` runs the whole table of settings on these too.
 
 What the OSIEs ship, according to their repositories in 2026-11: HookOS v0.10.0 has Docker 26.1.0, and v0.11.0 and v0.11.1 have 28.2.2. CaptainOS has containerd 2.2.1 and nerdctl 2.2.1. Tinkerbell's chart serves HookOS v0.11.1 from v0.22 to v0.25. From v0.23 on it also serves CaptainOS v0.1.0, if that is enabled.
 
