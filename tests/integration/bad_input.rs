@@ -240,6 +240,12 @@ case!(access_to_nerdctl_is_missing, ON_CAPTAIN, |machine: Shared| {
         "environment.NERDCTL_NAMESPACE",
         "NERDCTL_NAMESPACE",
     )?;
+    // Where it is not known, it may be Docker that runs it and could not be reached.
+    let said = alpine().env("NERDCTL_NAMESPACE", "elsewhere").run()?;
+    said.expect(FAILED, "environment.NERDCTL_NAMESPACE", "is not among those of containerd")?;
+    for words in ["Docker is not used", "is not mounted"] {
+        ensure!(said.err.contains(words), "{words:?} is missing: {said:?}");
+    }
     nothing_there(&machine)
 });
 

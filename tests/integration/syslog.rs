@@ -87,6 +87,10 @@ case!(failures_reach_the_server_of_the_command_line, ON_CAPTAIN, |machine| {
     ensure!(said.code == 78, "{said:?}");
     let line = receiver.expect_of("waitdaemon", "WAIT_SECONDS is not a whole number", "<27>1")?;
     ensure!(line["field"] == "environment.WAIT_SECONDS", "{line}");
+    // And in a dry run.
+    let dry = action("alpine").env("WAITDAEMON_DRY_RUN", "true");
+    dry.env("NERDCTL_NAMESPACE", "elsewhere").run()?;
+    receiver.expect_of("waitdaemon", "is not among those of containerd", "<27>1")?;
     let said =
         action("127.0.0.1:9/none:1").wait("0").env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "1").run()?;
     ensure!(said.code == 1, "{said:?}");
