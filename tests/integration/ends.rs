@@ -234,14 +234,14 @@ fn fails_with_fallback(machine: &Machine, seconds: &str) -> Result<()> {
 // come at all if the waiter is stopped.
 case!(fallback_waits_its_delay, ON_MAIN, |mut machine| {
     fails_with_fallback(&machine, "600")?;
-    waiter_says(&machine, "the fallback is due")?;
+    waiter_says(&machine, "falling back to reboot if")?;
     machine.signal(process(&machine, WAITER)?, "TERM")?;
     until("the waiter's end", LIMIT, || Ok((!machine.runs("/waiter")?).then_some(())))?;
     machine.forget()?;
     ensure!(machine.ended()?.is_none(), "the machine ended");
     let begin = Instant::now();
     fails_with_fallback(&machine, "14")?;
-    waiter_says(&machine, "the fallback is due")?;
+    waiter_says(&machine, "falling back to reboot if")?;
     kill_waiter(&machine)?;
     ended(&mut machine, REBOOTED)?;
     ensure!(begin.elapsed() >= Duration::from_secs(14), "too early: {:?}", begin.elapsed());
@@ -358,7 +358,7 @@ case!(another_actions_waiter_is_warned_of, ON_MAIN, |mut machine| {
     let first = Action::alpine(&machine).name("first").wait("20").script("echo run >> /out/runs");
     first.run_well()?;
     let said = own(&machine, "reboot").wait("3").run_well()?;
-    let warned = said.err.contains("tinkerbell_first_a0-waiter, still waits")
+    let warned = said.err.contains("tinkerbell_first_a0-waiter, is still waiting")
         && said.err.contains("due in 20 s at most, this action's in 3");
     ensure!(warned && said.err.contains("WARN"), "{said:?}");
     ended(&mut machine, REBOOTED)?;

@@ -26,7 +26,7 @@ fn is_found(machine: &Machine) -> Result<()> {
     for dry in ["true", "false"] {
         let said =
             Action::alpine(machine).wait("0").env("WAITDAEMON_DRY_RUN", dry).script(RUN).run()?;
-        said.expect(1, "namespaces.network", "cannot be made")
+        said.expect(1, "namespaces.network", "cannot create")
             .with_context(|| format!("dry run {dry}"))?;
         nothing_there(machine)?;
     }

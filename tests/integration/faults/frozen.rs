@@ -90,7 +90,7 @@ case!(while_a_handoff_is_rolled_back, ON_CAPTAIN, |machine| {
     let calls = Calls::install(&machine)?;
     calls.rule(NO_FAULT)?;
     calls.real(&["create", "--name", WAITER, "alpine", "true"])?;
-    let agent = calls.served(Rule::first(" rm --force ", "hold-noted"))?;
+    let agent = calls.served(Rule::first(" rm --volumes ", "hold-noted"))?;
     calls.freeze_during_the_call()?;
     ensure!(agent.final_report(LIMIT)?.state == "FAILED", "{}", agent.log());
     ensure!(!machine.has(USER), "the user container is left: {}", agent.log());
