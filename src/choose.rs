@@ -36,14 +36,11 @@ pub async fn choose(settings: &Settings, process: &Process) -> Result<Reached, V
             continue;
         }
         let engine: Result<Box<dyn Engine>, Failure> = match runtime {
-            Runtime::Docker => match Docker::reach(&settings.docker_host).await {
-                Ok(docker) => Ok(Box::new(docker)),
-                Err(failure) => Err(failure),
-            },
-            _ => match Nerdctl::reach(settings, &process.machine.command_line) {
-                Ok(nerdctl) => Ok(Box::new(nerdctl)),
-                Err(failure) => Err(failure),
-            },
+            Runtime::Docker => {
+                Docker::reach(&settings.docker_host).await.map(|docker| Box::new(docker) as _)
+            }
+            _ => Nerdctl::reach(settings, &process.machine.command_line)
+                .map(|nerdctl| Box::new(nerdctl) as _),
         };
         let reached = match engine {
             Ok(engine) => query_first(engine, settings, process).await,

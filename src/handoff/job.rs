@@ -26,7 +26,7 @@ impl<'a> Job<'a> {
     /// which the machine was booted.
     ///
     /// # Errors
-    /// If cannot get random bytes from the kernel.
+    /// If the kernel gives no random bytes.
     pub fn new(
         reached: &'a Reached,
         process: &'a Process,

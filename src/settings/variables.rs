@@ -161,15 +161,15 @@ variables! {
     /// machine down is watched to its end. With 0 your container is not watched, unless there is
     /// a fallback or systemd may have to be asked.
     WAITDAEMON_WATCH_SECONDS: Duration = values::seconds, { default: "60", fix: SECONDS };
-    /// The time limit for pulling `IMAGE`, in seconds, including retries; 1 to 86400. A shorter `timeout` of
-    /// the action ends the pull first.
+    /// The time limit for pulling `IMAGE`, in seconds, including retries; 1 to 86400. A shorter
+    /// `timeout` of the action ends the pull first.
     WAITDAEMON_PULL_TIMEOUT_SECONDS: Duration = values::seconds_from_one, { default: "600", fix: SECONDS };
     /// Whether systemd is asked for the reboot that your container's command could not get from it.
     /// Left out: if the command is `reboot`, `poweroff` or `halt`. See
     /// [unfinished reboots](#unfinished-reboots).
     WAITDAEMON_FINISH_REBOOT: bool = values::switch, { fix: SWITCH };
-    /// How long PID 1 gets to end the machine, in seconds; then the kernel is asked. With 0 it never is.
-    /// See [ends](#ends-of-the-machine).
+    /// How long PID 1 gets to end the machine, in seconds; then the kernel is asked. With 0 it
+    /// never is. See [ends](#ends-of-the-machine).
     WAITDAEMON_FORCE_AFTER_SECONDS: Duration = values::seconds, {
         default: "60", fix: SECONDS, only_with: OnlyWith::OwnEnd
     };
@@ -182,7 +182,8 @@ variables! {
     WAITDAEMON_FALLBACK_AFTER_SECONDS: Duration = values::seconds, {
         default: "60", fix: SECONDS, only_with: OnlyWith::Fallback
     };
-    /// An `http://` URL to which the waiter reports what becomes of the action. See [reports](#reports).
+    /// An `http://` URL to which the waiter reports what becomes of the action. See
+    /// [reports](#reports).
     WAITDAEMON_REPORT_URL: Uri = values::url, { fix: URL, secret: true };
     /// The partition with the kernel, such as `/dev/sda2`. Required.
     BLOCK_DEVICE: PathBuf = values::device, {

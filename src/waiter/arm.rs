@@ -36,7 +36,8 @@ pub struct Armed {
 
 /// Why a waiter is not armed.
 pub enum NotArmed {
-    /// No handoff relies on this waiter: it has failed or is gone. Everything that it created must go.
+    /// No handoff relies on this waiter: it has failed or is gone. Everything that it created must
+    /// go.
     Abandoned(Failure),
     /// The waiter cannot even find itself. An earlier run may have been armed.
     Lost(Failure),

@@ -233,9 +233,13 @@ struct Said {
 /// document then looks as if the container had no process, or the image no configuration (nerdctl
 /// 2.2.1, pkg/containerinspector and pkg/imageinspector). Pure.
 fn unread(warnings: &str) -> Option<&str> {
-    const PARTS: [&str; 4] = ["Spec", "Task", "Status", "image config"];
-    let says = |line: &str, part: &str| line.contains(&format!("failed to inspect {part}"));
-    warnings.lines().find(|line| PARTS.iter().any(|part| says(line, part)))
+    const DECIDING: [&str; 4] = [
+        "failed to inspect Spec",
+        "failed to inspect Task",
+        "failed to inspect Status",
+        "failed to inspect image config",
+    ];
+    warnings.lines().find(|line| DECIDING.iter().any(|words| line.contains(words)))
 }
 
 /// Returns the objects in what nerdctl printed. Pure.

@@ -68,8 +68,8 @@ impl Output for LogFile {
     }
 }
 
-/// Reads the complete lines of a file from `from` on, at most the last [`MAX_READ`] bytes; moves `from`
-/// behind them.
+/// Reads the complete lines of a file from `from` on, at most the last [`MAX_READ`] bytes; moves
+/// `from` behind them.
 fn read_lines(path: &Path, from: &mut u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
