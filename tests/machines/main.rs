@@ -157,12 +157,11 @@ fn own_ends(case: &dyn Fn(&'static str, fn(&str) -> Result<()>) -> Case) -> Vec<
         // The handoff fails after the kernel was loaded; no kernel stays loaded.
         case("hook::a_failed_handoff_unloads_the_kernel", |name| {
             let action = kexec_of(disk::DEBIAN, "");
-            let line = "take_name=tinkerbell_end_a0-waiter";
-            let mut run = Run::to_report(name, Osie::Hook, &action, line, "FAILED")?;
+            let mut run = Run::to_report(name, Osie::Hook, &action, "refuse_waiter", "FAILED")?;
             run.vm.said("MARK kexec_loaded 0", END_LIMIT)?;
             let loaded = run.line("MARK kexec_loaded 1")?;
             ensure!(loaded < run.line("MARK kexec_loaded 0")?, "{}", run.tail());
-            run.said_by_agent("the name is taken")
+            run.said_by_agent("cannot start the waiter")
         }),
         case("hook::a_kexec_that_is_cancelled_unloads_the_kernel", |name| {
             cancelled(name, Osie::Hook)
