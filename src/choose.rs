@@ -5,7 +5,7 @@ use crate::engine::nerdctl::Nerdctl;
 use crate::engine::{Engine, Seen, Which};
 use crate::error::Failure;
 use crate::identity;
-use crate::lifecycle::{Lifecycle, REACH_LIMIT};
+use crate::lifecycle::{FIRST_QUERIES_PATIENCE, Lifecycle};
 use crate::logging;
 use crate::machine::Machine;
 use crate::process::Process;
@@ -88,7 +88,7 @@ pub async fn query_first(
 ) -> Result<Reached, Failure> {
     let keeps_logs = engine.about().keeps_logs;
     let syslog = syslog::server(&settings.syslog, keeps_logs, &process.machine.command_line);
-    let lifecycle = Lifecycle::new(engine.as_ref(), REACH_LIMIT);
+    let lifecycle = Lifecycle::new(engine.as_ref(), FIRST_QUERIES_PATIENCE);
     let (ours, candidates) =
         tokio::join!(lifecycle.list(Which::Ours), identity::gather(&lifecycle, process));
     match ours {

@@ -1,6 +1,7 @@
 //! Failures in words: what an engine's refusal means to the reader of the log. The words are the
 //! same for all engines. Pure.
 
+use std::io;
 use std::time::Duration;
 
 use crate::engine::platform::Platform;
@@ -29,21 +30,22 @@ pub fn image_unknown(image: &Reference, about: &About, refusal: Refusal) -> Fail
     failure.fix(fix).cause(refusal)
 }
 
-/// The engine could not pull the image; `said` is its message.
-pub fn pull_failed(image: &Reference, about: &About, said: String) -> Failure {
-    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
-    let fix = if says(&["no matching manifest", "no match for platform"]) {
-        "IMAGE is not built for this machine's architecture: use one that is, or one for several architectures"
-    } else if says(&["x509", "certificate", "HTTP response to HTTPS client"]) {
-        about.trust
-    } else {
-        "check the name and the tag, that the machine reaches the registry, and that it may pull: a login is \
-         WAITDAEMON_REGISTRY_USERNAME and _PASSWORD_FILE"
+/// The engine could not pull the image.
+pub fn pull_failed(image: &Reference, about: &About, refusal: Refusal) -> Failure {
+    let fix = match refusal.kind {
+        Kind::WrongPlatform => {
+            "IMAGE is not built for this machine's architecture: use one that is, or one for several architectures"
+        }
+        Kind::Untrusted => about.trust,
+        _ => {
+            "check the name and the tag, that the machine reaches the registry, and that it may pull: a login is \
+             WAITDAEMON_REGISTRY_USERNAME and _PASSWORD_FILE"
+        }
     };
     Failure::new(format!("cannot pull the image {image}"))
         .field("environment.IMAGE")
         .fix(fix)
-        .cause(said)
+        .cause(refusal)
 }
 
 /// The image is built for these platforms and not for this machine.
@@ -65,6 +67,14 @@ pub fn no_network(why: &str) -> Failure {
              the action the host's:  namespaces: {network: host}",
         )
         .cause(why)
+}
+
+/// The kernel for kexec could not be unloaded.
+pub fn kernel_stays_loaded(error: io::Error) -> Failure {
+    Failure::new("cannot unload the kernel that was loaded")
+        .field("command")
+        .fix("run kexec -u on the machine, or power-cycle it: a reboot by systemd would boot that kernel")
+        .cause(error)
 }
 
 /// The pull took longer than the settings allow. If an earlier attempt failed, its cause is what to

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::retry::{Retry, Transient};
 
 /// The longest that one request may take.
-const QUESTION_LIMIT: Duration = Duration::from_secs(3);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// The longest that connecting to one address of a name may take before the next is tried.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -52,8 +52,8 @@ pub enum NoAnswer {
     /// The connection broke, or the response was not HTTP.
     #[error("the connection broke")]
     Broken(#[from] hyper::Error),
-    /// No answer came within [`QUESTION_LIMIT`].
-    #[error("no answer within {} s", QUESTION_LIMIT.as_secs())]
+    /// No answer came within [`ANSWER_LIMIT`].
+    #[error("no answer within {} s", ANSWER_LIMIT.as_secs())]
     Late,
     /// The server is in trouble; the status.
     #[error("the answer is HTTP status {0}")]
@@ -85,7 +85,7 @@ pub fn status(
 ) -> Pin<Box<dyn Future<Output = Result<u16, NoAnswer>> + Send>> {
     let url = url.clone();
     Box::pin(async move {
-        match timeout(QUESTION_LIMIT, ask(&url, document)).await.unwrap_or(Err(NoAnswer::Late))? {
+        match timeout(ANSWER_LIMIT, ask(&url, document)).await.unwrap_or(Err(NoAnswer::Late))? {
             status if status >= 500 && accept == Accept::NotServerErrors => {
                 Err(NoAnswer::ServerError(status))
             }

@@ -22,7 +22,7 @@ use crate::logging::STARTED;
 use crate::machine::procfs;
 use crate::names::HandoffId;
 use crate::process::Process;
-use crate::retry::{Retry, retry_within};
+use crate::retry::Retry;
 
 /// How long a mark may take from our standard output through the engine and back; about a
 /// millisecond is usual.
@@ -36,7 +36,7 @@ const MAX_ASKED: usize = 256;
 /// Proof by the kernel's statement.
 const BY_CGROUP: &str = "its process is in the cgroup that was made for this container";
 /// Proof by our own output.
-const BY_VOICE: &str = "the engine returned a line that only this container wrote";
+const BY_ECHO: &str = "the engine returned a line that only this container wrote";
 
 /// The action container, which is our own, with the proof.
 #[derive(Debug, Clone)]
@@ -80,7 +80,7 @@ pub async fn own_image(lifecycle: &Lifecycle<'_>, action: &Seen) -> Result<Image
         )
     };
     let ask = || async { engine.image(&action.whole.image).await?.ok_or_else(missing) };
-    let image = retry_within(lifecycle.patience, "inspecting waitdaemon's own image", ask).await;
+    let image = lifecycle.ask("inspecting waitdaemon's own image", ask).await;
     let image = image.context("cannot inspect waitdaemon's own image");
     image.map_err(|failure| failure.fix(engine.about().check))
 }
@@ -100,7 +100,7 @@ async fn prove(
         return Ok((own.clone(), BY_CGROUP));
     }
     if let Some(own) = prove_by_echo(lifecycle, process, candidates, handoff).await {
-        return Ok((own, BY_VOICE));
+        return Ok((own, BY_ECHO));
     }
     log::debug!("no trace leads to our container; asking all that run");
     let mut running =
@@ -109,7 +109,7 @@ async fn prove(
     running.truncate(MAX_ASKED);
     let others = find_like_us(lifecycle, process, &running).await;
     if let Some(own) = prove_by_echo(lifecycle, process, &others, handoff).await {
-        return Ok((own, BY_VOICE));
+        return Ok((own, BY_ECHO));
     }
     let (field, fix) = about.place;
     Err(Failure::new(format!("this container is not among those of {}", about.described))
@@ -126,7 +126,7 @@ async fn find_like_us(
 ) -> Vec<Seen> {
     let mut found: Vec<Seen> = Vec::new();
     for container in containers {
-        match lifecycle.inspect(container).await {
+        match lifecycle.inspect_whole(container).await {
             Ok(Some(seen)) if seen.whole.command.ends_with(&process.command) => found.push(seen),
             Ok(_) => {}
             Err(refusal) => {
@@ -156,9 +156,7 @@ async fn prove_by_echo(
             replay: false,
             ours: false,
         };
-        match retry_within(lifecycle.patience, "listening", || lifecycle.engine.output(listen))
-            .await
-        {
+        match lifecycle.ask("listening", || lifecycle.engine.output(listen)).await {
             Ok(output) => {
                 listeners.push(Box::pin(echo(lifecycle, candidate, listen, output, handoff)))
             }

@@ -13,11 +13,11 @@ use crate::engine::{
     Seen, Which,
 };
 use crate::error::{Context, Failure};
-use crate::names::{HandoffId, RequestMark, Role};
+use crate::names::{HandoffId, RequestMark};
 use crate::retry::{Attempts, Retry, Transient, retry};
 
 /// How long to retry an engine that does not answer at first: longer than one query may take.
-pub const REACH_LIMIT: Duration = Duration::from_secs(20);
+pub const FIRST_QUERIES_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the handoff retries if the engine fails.
 pub const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the waiter retries; it has more time.
@@ -33,7 +33,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(20);
 /// The pause between two checks for another handoff.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 
-const QUESTION: &str = "querying the engine";
+const QUERY: &str = "querying the engine";
 
 /// What became of a user container that is not to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,13 +74,16 @@ impl<'a> Lifecycle<'a> {
         Self { engine, patience, persistent: false }
     }
 
-    /// The same, for what is to happen after SUCCESS.
+    /// Retries doubtful refusals for the whole patience, too: for what happens after SUCCESS.
     pub fn persistent(self) -> Self {
         Self { persistent: true, ..self }
     }
 
     /// Asks until there is an answer or a final error, for as long as this journey has patience.
-    fn ask<T, F: Future<Output = Result<T, Refusal>>>(
+    ///
+    /// # Errors
+    /// If no attempt succeeds: the last attempt's refusal.
+    pub fn ask<T, F: Future<Output = Result<T, Refusal>>>(
         &self,
         what: &str,
         ask: impl FnMut() -> F,
@@ -96,12 +99,12 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub fn look<'b>(&'b self, containers: &'b [&'b str]) -> Answer<'b, Vec<Seen>> {
+    pub fn inspect_all<'b>(&'b self, containers: &'b [&'b str]) -> Answer<'b, Vec<Seen>> {
         Box::pin(async move {
             if containers.is_empty() {
                 return Ok(Vec::new());
             }
-            self.ask(QUESTION, || self.engine.look(containers, Detail::Life)).await
+            self.ask(QUERY, || self.engine.inspect(containers, Detail::Life)).await
         })
     }
 
@@ -109,17 +112,17 @@ impl<'a> Lifecycle<'a> {
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub fn look_at<'b>(&'b self, container: &'b str) -> Answer<'b, Option<Seen>> {
-        Box::pin(async move { Ok(self.look(&[container]).await?.pop()) })
+    pub fn inspect<'b>(&'b self, container: &'b str) -> Answer<'b, Option<Seen>> {
+        Box::pin(async move { Ok(self.inspect_all(&[container]).await?.pop()) })
     }
 
     /// Returns one container with its document; `None` if it is gone.
     ///
     /// # Errors
     /// If the engine does not answer.
-    pub async fn inspect(&self, container: &str) -> Result<Option<Seen>, Refusal> {
+    pub async fn inspect_whole(&self, container: &str) -> Result<Option<Seen>, Refusal> {
         let one = [container];
-        let seen = self.ask(QUESTION, || self.engine.look(&one, Detail::Whole)).await;
+        let seen = self.ask(QUERY, || self.engine.inspect(&one, Detail::Whole)).await;
         Ok(seen?.pop())
     }
 
@@ -128,7 +131,7 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer.
     pub fn list<'b>(&'b self, which: Which<'b>) -> Answer<'b, Vec<String>> {
-        Box::pin(async move { self.ask(QUESTION, || self.engine.list(which)).await })
+        Box::pin(async move { self.ask(QUERY, || self.engine.list(which)).await })
     }
 
     /// Returns an image; `None` if it is not on this machine.
@@ -136,7 +139,7 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer, or does not accept the name.
     pub fn image<'b>(&'b self, image: &'b str) -> Answer<'b, Option<Image>> {
-        Box::pin(async move { self.ask(QUESTION, || self.engine.image(image)).await })
+        Box::pin(async move { self.ask(QUERY, || self.engine.image(image)).await })
     }
 
     /// Creates a container exactly once and completes it. If the answer is lost, the engine may
@@ -160,7 +163,7 @@ impl<'a> Lifecycle<'a> {
     /// # Errors
     /// If the engine does not answer.
     pub async fn may_be_freed(&self, request: &Request, action: &str) -> Result<Retry, Refusal> {
-        Ok(match self.look_at(&request.name).await? {
+        Ok(match self.inspect(&request.name).await? {
             Some(seen) if seen.action == action && seen.handoff != request.handoff.as_str() => {
                 Retry::UntilDeadline
             }
@@ -170,7 +173,7 @@ impl<'a> Lifecycle<'a> {
     }
 
     async fn create(&self, request: &Request) -> Result<Created, Refusal> {
-        let mut attempts = Attempts::within(self.patience);
+        let mut attempts = self.attempts();
         loop {
             let refusal = match self.engine.create(request).await {
                 Ok(created) => return Ok(created),
@@ -182,7 +185,7 @@ impl<'a> Lifecycle<'a> {
             if refusal.retry() == Retry::Never && !taken {
                 return Err(refusal);
             }
-            match self.look_at(&request.name).await? {
+            match self.inspect(&request.name).await? {
                 Some(seen) if seen.handoff == request.handoff.as_str() => {
                     return Ok(Created { id: seen.id, started: false });
                 }
@@ -216,7 +219,7 @@ impl<'a> Lifecycle<'a> {
                 if !attempts.wait_as(retry, "starting a container", &refusal).await {
                     // A lost answer or an unrecognized message does not mean that it was not
                     // started.
-                    let found = self.engine.look(&[container], Detail::Life).await;
+                    let found = self.engine.inspect(&[container], Detail::Life).await;
                     let has_run =
                         found.is_ok_and(|found| found.iter().any(|seen| seen.life.has_run()));
                     return if has_run { Ok(()) } else { Err(refusal) };
@@ -228,12 +231,12 @@ impl<'a> Lifecycle<'a> {
     /// Makes one attempt to start a container, unless it has been started already.
     async fn start(&self, container: &str) -> Result<(), Refusal> {
         let gone = || Refusal::new(Kind::Gone, "it was removed before it was started");
-        let seen = self.engine.look(&[container], Detail::Life).await?.pop().ok_or_else(gone)?;
+        let seen = self.engine.inspect(&[container], Detail::Life).await?.pop().ok_or_else(gone)?;
         match &seen.life {
             Life::Created | Life::Starting { .. } => self.engine.start(&seen).await,
             Life::Running { .. } | Life::Ended { .. } => Ok(()),
             Life::Removing => Err(Refusal::new(Kind::Gone, "it is being removed")),
-            Life::Unknown(said) => Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), said)),
+            Life::Unknown(said) => Err(Refusal::passing(said)),
         }
     }
 
@@ -287,7 +290,7 @@ impl<'a> Lifecycle<'a> {
             let mut attempts = Attempts::within(REMOVAL_LIMIT);
             loop {
                 let said = self.engine.remove(container, how).await.err();
-                let refusal = match self.look_at(container).await {
+                let refusal = match self.inspect(container).await {
                     Ok(None) => return Ok(()),
                     Ok(Some(seen)) => {
                         let refusal = said.unwrap_or_else(|| {
@@ -296,7 +299,7 @@ impl<'a> Lifecycle<'a> {
                                 "the engine said it was removed, and it is still there",
                             )
                         });
-                        if how == Removal::Idle && matches!(seen.life, Life::Running { .. }) {
+                        if how == Removal::Idle && seen.life.is_running() {
                             return Err(Refusal { kind: Kind::Final, ..refusal });
                         }
                         refusal
@@ -334,17 +337,17 @@ impl<'a> Lifecycle<'a> {
         if let Some(user) = running_user(&found) {
             return Ok(EarlierAttempt::Running(user.id.clone()));
         }
-        for user in found.iter().filter(|seen| seen.role == Some(Role::User)) {
+        for user in found.iter().filter(|seen| seen.is_user()) {
             log::warn!(container = user.id.as_str(); "removing the user container of an earlier attempt of this action");
             if let Err(refusal) = self.ensure_removed(&user.id, Removal::Idle).await {
-                let now = self.look(&[&user.id]).await.map_err(failed)?;
+                let now = self.inspect_all(&[&user.id]).await.map_err(failed)?;
                 return match running_user(&now) {
                     Some(user) => Ok(EarlierAttempt::Running(user.id.clone())),
                     None => Err(failed(refusal)),
                 };
             }
         }
-        for waiter in found.iter().filter(|seen| seen.role != Some(Role::User)) {
+        for waiter in found.iter().filter(|seen| !seen.is_user()) {
             log::warn!(container = waiter.id.as_str(); "removing the waiter of an earlier attempt of this action");
             self.ensure_removed(&waiter.id, Removal::Any).await.map_err(failed)?;
         }
@@ -362,8 +365,8 @@ impl<'a> Lifecycle<'a> {
             let found = self.of_action(&own.name, &ours).await?;
             let mut makers: Vec<&str> = found.iter().map(|seen| seen.made_by.as_str()).collect();
             makers.retain(|maker| *maker != own.id);
-            let makers = self.look(&makers).await?;
-            let under_way = makers.iter().any(|maker| matches!(maker.life, Life::Running { .. }));
+            let makers = self.inspect_all(&makers).await?;
+            let under_way = makers.iter().any(|maker| maker.life.is_running());
             let now: Vec<String> = found.iter().map(|seen| seen.id.clone()).collect();
             // A list from before the makers were seen to have ended may be out of date.
             if Instant::now() >= end || (!under_way && before.as_ref() == Some(&now)) {
@@ -382,7 +385,7 @@ impl<'a> Lifecycle<'a> {
     /// If the engine does not answer.
     pub async fn of_action(&self, action: &str, ours: &[String]) -> Result<Vec<Seen>, Refusal> {
         let ids: Vec<&str> = ours.iter().map(String::as_str).collect();
-        let mut found = self.look(&ids).await?;
+        let mut found = self.inspect_all(&ids).await?;
         found.retain(|seen| seen.action == action);
         Ok(found)
     }
@@ -393,7 +396,7 @@ impl<'a> Lifecycle<'a> {
     /// If it cannot be removed.
     pub async fn discard(&self, user: &str) -> Result<Discarded, Failure> {
         let failed = "cannot remove the cancelled user container";
-        match self.look_at(user).await.context(failed)? {
+        match self.inspect(user).await.context(failed)? {
             None => return Ok(Discarded::Removed),
             Some(seen) if seen.life.has_run() => return Ok(Discarded::Started),
             Some(_) => {}
@@ -412,14 +415,14 @@ impl<'a> Lifecycle<'a> {
     /// If a container cannot be removed; the others are removed anyway.
     pub async fn roll_back(&self, handoff: &HandoffId) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
-        let made = self.list(Which::MadeBy(handoff)).await.context(failed)?;
+        let made = self.list(Which::OfHandoff(handoff)).await.context(failed)?;
         let ids: Vec<&str> = made.iter().map(String::as_str).collect();
-        let found = self.look(&ids).await.context(failed)?;
-        let is_waiter = |seen: &Seen| seen.role == Some(Role::Waiter);
-        let (waiters, others): (Vec<Seen>, Vec<Seen>) = found.into_iter().partition(is_waiter);
+        let found = self.inspect_all(&ids).await.context(failed)?;
+        let (waiters, others): (Vec<Seen>, Vec<Seen>) =
+            found.into_iter().partition(Seen::is_waiter);
         let mut result = Ok(());
         for seen in others.into_iter().chain(waiters) {
-            let how = if seen.role == Some(Role::Waiter) { Removal::Own } else { Removal::Idle };
+            let how = if seen.is_waiter() { Removal::Own } else { Removal::Idle };
             let removed = self.ensure_removed(&seen.id, how).await;
             result = result.and(removed.context(format!("{failed}: {}", seen.id)));
         }
@@ -431,15 +434,13 @@ impl<'a> Lifecycle<'a> {
 /// container, or its waiter if it has no user container. Containers of the first edition of
 /// waitdaemon do not record what the action asked for; they count as this action's.
 pub fn of_another_request<'a>(found: &'a [Seen], request: &RequestMark) -> Option<&'a Seen> {
-    let runs = |seen: &Seen| matches!(seen.life, Life::Running { .. });
+    let runs = |seen: &Seen| seen.life.is_running();
     let others = found
         .iter()
         .filter(|seen| *request != seen.request && seen.request != RequestMark::default());
     let mut main = others.filter(|seen| {
-        let has_user = || {
-            found.iter().any(|user| user.role == Some(Role::User) && user.handoff == seen.handoff)
-        };
-        seen.role == Some(Role::User) || !has_user()
+        let has_user = || found.iter().any(|user| user.is_user() && user.handoff == seen.handoff);
+        seen.is_user() || !has_user()
     });
     main.find(|seen| {
         let mut of_handoff = found.iter().filter(|other| other.handoff == seen.handoff);
@@ -449,7 +450,5 @@ pub fn of_another_request<'a>(found: &'a [Seen], request: &RequestMark) -> Optio
 
 /// Returns the first user container that runs.
 pub fn running_user(found: &[Seen]) -> Option<&Seen> {
-    found
-        .iter()
-        .find(|seen| seen.role == Some(Role::User) && matches!(seen.life, Life::Running { .. }))
+    found.iter().find(|seen| seen.is_user() && seen.life.is_running())
 }

@@ -97,10 +97,11 @@ impl Log for Lines {
         if level <= Level::Warn {
             write_to(&mut std::io::stderr(), &line);
             let action = ACTION.get().map(String::as_str);
-            syslog::send(level, &now(), action, &line);
+            let severity = if level == Level::Error { 3 } else { 4 };
+            syslog::send(severity, &now(), action, &line);
             // The kernel takes 10 records in 5 s, so lines of container output are not sent.
             if fields.text("output").is_none() {
-                console::send(level, action, &fields.message, fields.text("error"));
+                console::send(severity, action, &fields.message, fields.text("error"));
             }
         } else {
             write_to(&mut std::io::stdout(), &line);
@@ -153,7 +154,7 @@ impl Fields {
 
 impl<'a> VisitSource<'a> for Fields {
     fn visit_pair(&mut self, key: Key<'a>, value: Given<'a>) -> Result<(), Error> {
-        let mut seen = Seen(Value::Null);
+        let mut seen = FieldValue(Value::Null);
         value.visit(&mut seen)?;
         // A field without a value is left out.
         if !seen.0.is_null() {
@@ -164,9 +165,9 @@ impl<'a> VisitSource<'a> for Fields {
 }
 
 /// A field's value, as it is logged.
-struct Seen(Value);
+struct FieldValue(Value);
 
-impl<'a> VisitValue<'a> for Seen {
+impl<'a> VisitValue<'a> for FieldValue {
     // Not used: fields are text, numbers and booleans. Formatting any value would add 10 KB of code
     // that prints floating point.
     fn visit_any(&mut self, _: Given<'_>) -> Result<(), Error> {

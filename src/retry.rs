@@ -48,7 +48,7 @@ impl Attempts {
         Self { end, failed: 0, doubtful: 0, persistent: false, said: String::new() }
     }
 
-    /// The same, for a caller that nobody waits for: what may be final is retried until the end.
+    /// Sets whether an answer that may be final is retried until the end.
     pub fn persistent(self, persistent: bool) -> Self {
         Self { persistent, ..self }
     }
@@ -78,7 +78,7 @@ impl Attempts {
         if enough || Instant::now() + pause >= self.end {
             return false;
         }
-        let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = milliseconds(pause);
         let said = error.to_string();
         if said == self.said {
             log::debug!(error = said.as_str(), tries = self.failed, milliseconds; "{what} failed again, trying again");
@@ -103,7 +103,7 @@ pub fn retry_within<T, E: Transient, F: Future<Output = Result<T, E>>>(
     retry(limit, false, what, ask)
 }
 
-/// The same; if it is `persistent`, as [`Attempts::persistent`].
+/// Like [`retry_within`], with [`Attempts::persistent`].
 ///
 /// # Errors
 /// If no attempt succeeds: the last attempt's error.
@@ -129,6 +129,11 @@ pub fn pause(first: Duration, longest: Duration, failed: u32) -> Duration {
         first.saturating_mul(1 << failed.saturating_sub(1).min(10)).min(longest),
         chance::byte(),
     )
+}
+
+/// Returns a time in whole milliseconds, for the log. Pure.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Shortens a pause by up to a half. Pure.

@@ -27,7 +27,7 @@ const NETBOOT_IS_ON: u16 = 200;
 /// Smee's answer once netboot is off.
 const NETBOOT_IS_OFF: u16 = 404;
 /// How long the handoff retries if it gets no answer.
-const REACH_LIMIT: Duration = Duration::from_secs(15);
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(15);
 /// The pause after the first request; it grows to the longest. Many machines end in the same
 /// second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -42,7 +42,7 @@ const FIELD: &str = "environment.WAITDAEMON_WAIT_FOR";
 
 /// A signal that the waiter awaits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signal {
+pub struct AwaitedSignal {
     /// What the waiter waits for, in words.
     pub name: String,
     /// The URL to ask.
@@ -57,10 +57,20 @@ pub struct Signal {
     pub expired: Expired,
 }
 
-impl Signal {
+impl AwaitedSignal {
+    /// True if it is Smee's answer that netboot is off.
+    fn is_netboot(&self) -> bool {
+        self.times > 1
+    }
+
+    /// Returns which answers count as one. A server error says nothing about netboot.
+    fn accept(&self) -> Accept {
+        if self.is_netboot() { Accept::NotServerErrors } else { Accept::Any }
+    }
+
     /// Returns what to do if the signal does not come.
     pub fn fix(&self) -> &'static str {
-        if self.times > 1 {
+        if self.is_netboot() {
             "set bootOptions.toggleAllowNetboot: true in the Workflow; for a slow server raise WAITDAEMON_WAIT_MAX_SECONDS"
         } else {
             "check which server answers at that URL; if the signal only takes longer raise WAITDAEMON_WAIT_MAX_SECONDS"
@@ -82,7 +92,10 @@ pub enum Waited {
 ///
 /// # Errors
 /// If there is nothing to ask, or no usable response.
-pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Signal>, Failure> {
+pub async fn prepare(
+    settings: &Settings,
+    process: &Process,
+) -> Result<Option<AwaitedSignal>, Failure> {
     let Some(wait_for) = &settings.wait_for else { return Ok(None) };
     let (name, url, status, times) = match &wait_for.what {
         Awaited::NetbootOff { smee } => {
@@ -93,47 +106,39 @@ pub async fn prepare(settings: &Settings, process: &Process) -> Result<Option<Si
             (format!("status {status} at {}", without_query(url)), url.clone(), *status, 1)
         }
     };
-    let netboot = matches!(wait_for.what, Awaited::NetbootOff { .. });
-    let accept = if netboot { Accept::NotServerErrors } else { Accept::Any };
+    let (max_seconds, expired) = (wait_for.max_wait.as_secs(), wait_for.expired);
+    let signal = AwaitedSignal { name, url: url.to_string(), status, times, max_seconds, expired };
     let ask = async || {
-        retry_within(REACH_LIMIT, "asking for the signal", || http::status(&url, None, accept))
-            .await
+        let once = || http::status(&url, None, signal.accept());
+        retry_within(SIGNAL_PATIENCE, "asking for the signal", once).await
     };
     let mut answer = ask().await;
     for _ in 1..NETBOOT_ANSWERS {
         // As for the waiter, one answer is not enough.
-        if netboot && matches!(answer, Ok(NETBOOT_IS_OFF)) {
+        if signal.is_netboot() && matches!(answer, Ok(NETBOOT_IS_OFF)) {
             sleep(SURE_PAUSE).await;
             answer = ask().await;
         }
     }
-    let answer =
-        answer.context(format!("cannot wait for {name}: no response from {}", without_query(&url)));
+    let (name, shown) = (signal.name.as_str(), without_query(&url));
+    let answer = answer.context(format!("cannot wait for {name}: no response from {shown}"));
     let answer = answer.map_err(|failure| {
         let smee = "add to the action (Tinkerbell v0.25 and later):  namespaces: {network: host}; or name another place: WAITDAEMON_SMEE_URL; or leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
         let other = "check the URL; if the action's own network does not lead there, add (Tinkerbell v0.25 and later):  namespaces: {network: host}";
-        failure.field(FIELD).fix(if netboot { smee } else { other })
+        failure.field(FIELD).fix(if signal.is_netboot() { smee } else { other })
     })?;
-    if netboot && answer != NETBOOT_IS_ON {
+    if signal.is_netboot() && answer != NETBOOT_IS_ON {
         let what = "Smee serves no boot script for this machine, so it cannot tell when netboot is switched off";
         let fix = "check that the Hardware allows netboot, and for this address; leave WAITDAEMON_WAIT_FOR out to go by WAIT_SECONDS";
-        if answer != NETBOOT_IS_OFF || wait_for.expired == Expired::Abort {
-            let failure =
-                Failure::new(format!("{what}: HTTP status {answer} at {}", without_query(&url)));
+        if answer != NETBOOT_IS_OFF || expired == Expired::Abort {
+            let failure = Failure::new(format!("{what}: HTTP status {answer} at {shown}"));
             return Err(failure.field(FIELD).fix(fix));
         }
         log::warn!(field = FIELD, fix; "{what}; waiting for WAIT_SECONDS only");
         return Ok(None);
     }
-    log::info!(url = without_query(&url).as_str(), status = u64::from(answer); "the waiter will wait for {name}");
-    Ok(Some(Signal {
-        name,
-        url: url.to_string(),
-        status,
-        times,
-        max_seconds: wait_for.max_wait.as_secs(),
-        expired: wait_for.expired,
-    }))
+    log::info!(url = shown.as_str(), status = u64::from(answer); "the waiter will wait for {name}");
+    Ok(Some(signal))
 }
 
 /// Waits for the signal, and for at least `min_wait` from the moment `action_ended`.
@@ -144,7 +149,7 @@ pub async fn wait_until_safe(
     clock: Clock,
     action_ended: Moment,
     min_wait: Duration,
-    signal: Option<&Signal>,
+    signal: Option<&AwaitedSignal>,
 ) -> Result<Waited, Failure> {
     if let Some(signal) = signal {
         let url: Uri = signal.url.parse().context("the ticket has no URL")?;
@@ -161,11 +166,10 @@ pub async fn wait_until_safe(
 }
 
 /// Polls until the signal is received. Logs each change of the answer.
-async fn poll_until_signal(url: &Uri, signal: &Signal) {
+async fn poll_until_signal(url: &Uri, signal: &AwaitedSignal) {
     let (mut asked, mut in_a_row, mut last) = (0, 0, String::new());
-    let accept = if signal.times > 1 { Accept::NotServerErrors } else { Accept::Any };
     loop {
-        let answer = http::status(url, None, accept).await;
+        let answer = http::status(url, None, signal.accept()).await;
         if let Ok(status) = answer
             && status == signal.status
         {

@@ -70,7 +70,7 @@ impl Signals {
     }
 
     /// Waits for the next signal that stops us and returns its name.
-    pub async fn stop(&mut self) -> &'static str {
+    pub async fn next_stop(&mut self) -> &'static str {
         loop {
             if let Signal::Stop(name) = self.next().await {
                 return name;
@@ -81,7 +81,7 @@ impl Signals {
     /// Waits for the first signal that stops us; returns at once if it was received before.
     pub async fn stopped(&mut self) {
         if !self.stopped {
-            self.stop().await;
+            self.next_stop().await;
         }
     }
 }

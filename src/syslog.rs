@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use log::Level;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 
@@ -113,13 +112,8 @@ pub async fn flush(limit: Duration) {
     }
 }
 
-/// Sends a line of the log if it is severe enough and there is a server.
-pub fn send(level: Level, time: &str, action: Option<&str>, line: &[u8]) {
-    let severity = match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        _ => return,
-    };
+/// Sends a line of the log with syslog's severity, if there is a server.
+pub fn send(severity: u8, time: &str, action: Option<&str>, line: &[u8]) {
     let Ok(mut server) = SERVER.lock() else { return };
     if matches!(*server, Server::None) {
         return;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::end::{End, Init};
 use crate::names::HandoffId;
-use crate::safe_moment::Signal;
+use crate::safe_moment::AwaitedSignal;
 use crate::settings::{DockerHost, Expired, Fallback, LogLevel};
 
 /// The waiter's only argument, as JSON.
@@ -37,7 +37,7 @@ pub struct Duty {
     /// The least seconds from the action container's end to the user container's start.
     pub wait_seconds: u64,
     /// The signal to wait for, if any.
-    pub signal: Option<Signal>,
+    pub signal: Option<AwaitedSignal>,
     /// How many seconds the user container is watched.
     pub watch_seconds: u64,
     /// The end of the machine that the waiter brings about itself; then there is no user container.
@@ -208,7 +208,7 @@ fn read(value: &Value) -> Option<Ticket> {
     let end = |value: &Value| value.as_str().and_then(End::from_name);
     let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
     let signal = |value: &Value| {
-        Some(Signal {
+        Some(AwaitedSignal {
             name: text(&value["name"])?,
             url: text(&value["url"])?,
             status: number(&value["status"])?.try_into().ok()?,
@@ -263,7 +263,7 @@ mod tests {
                 deleted_on_success: true,
                 tty: false,
                 wait_seconds: 10,
-                signal: Some(Signal {
+                signal: Some(AwaitedSignal {
                     name: "netboot to be switched off".into(),
                     url: "http://h:7080/x".into(),
                     status: 404,

@@ -100,6 +100,18 @@ impl Registry {
         Ok(certificate)
     }
 
+    /// Opens port 5004 on another address of the machine too: Docker asks registries in 127.0.0.0/8
+    /// for no certificate.
+    ///
+    /// # Errors
+    /// If the address cannot be added, or the port is not opened.
+    pub fn with_tls_at(&mut self, machine: &Nest, address: &str) -> Result<()> {
+        let add = ["address", "add", &format!("{address}/32"), "dev", "lo"];
+        ensure!(machine.network_command("ip").args(add).status()?.success(), "no {address}");
+        let (from, bytes_per_second) = (format!("{address}:5004"), "10000000");
+        self.forward(machine, &[&from, "127.0.0.1:5004", bytes_per_second])
+    }
+
     /// Serves the same images on another port of 127.0.0.1, with additions to the registry's
     /// configuration.
     fn open(&mut self, machine: &Nest, port: u16, more: &str, of_http: &str) -> Result<()> {
@@ -142,12 +154,16 @@ impl Registry {
     /// # Errors
     /// If slow-link does not start.
     pub fn slow_link(&mut self, machine: &Nest, bytes_per_second: u32) -> Result<()> {
+        let rate = bytes_per_second.to_string();
+        self.forward(machine, &["127.0.0.1:5001", "127.0.0.1:5000", &rate])?;
+        listens(machine, 5001)
+    }
+
+    fn forward(&mut self, machine: &Nest, link: &[&str]) -> Result<()> {
         let program = paths::root().join("target/debug/slow-link");
         ensure!(program.exists(), "{} is not built: cargo build -p lab", program.display());
-        let mut link = machine.network_command(program);
-        link.args(["127.0.0.1:5001", "127.0.0.1:5000", &bytes_per_second.to_string()]);
-        self.processes.push(link.spawn()?);
-        listens(machine, 5001)
+        self.processes.push(machine.network_command(program).args(link).spawn()?);
+        Ok(())
     }
 
     /// Opens 127.0.0.1:5002, which forwards to the registry except for one fault (see the program

@@ -12,6 +12,11 @@ pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// Returns the first twelve digits of an ID, which the engines use as hostname, alias or name.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 /// Returns a path as the engines keep it, however the user wrote it (moby, nerdctl:
 /// `filepath.Clean`).
 pub fn cleaned(path: &str) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod fake;
 pub mod json;
 pub mod nerdctl;
 pub mod platform;
+mod refusal;
 pub mod registry;
 pub mod tail;
 
@@ -17,15 +18,16 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use self::platform::Platform;
+pub use self::refusal::{Kind, Refusal};
 use crate::error::Failure;
 use crate::login::Login;
 use crate::names::{HandoffId, Origin, RequestMark, Role};
 use crate::reference::Reference;
-use crate::retry::{Retry, Transient};
 use crate::ticket::Duty;
 
 /// An answer of the engine, boxed, so that each caller is compiled once for all engines.
@@ -41,7 +43,7 @@ pub trait Engine {
     fn about(&self) -> About;
 
     /// Shows those of these containers, given by ID or name, that exist.
-    fn look<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>>;
+    fn inspect<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>>;
 
     /// Lists the IDs of containers.
     fn list<'a>(&'a self, which: Which<'a>) -> Answer<'a, Vec<String>>;
@@ -88,6 +90,17 @@ pub trait Engine {
     fn retire<'a>(&'a self, container: &'a str) -> Answer<'a, ()>;
 }
 
+/// What is said of an answer that is not about a container.
+pub const NOT_A_CONTAINER: &str = "the answer is not about a container";
+/// How long a query may take; it can be repeated. Docker needs milliseconds and nerdctl 30 to 45 ms,
+/// or 10 s if containerd hangs (observed).
+pub const QUERY_LIMIT: Duration = Duration::from_secs(15);
+/// How long a change may take; after that the caller looks at what became of it. Creating and
+/// starting take under a second on a quiet machine; one that unpacks an image is not quiet.
+pub const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+/// How long an engine may take to notice that a process has ended.
+pub const NOTICE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Properties that all containers of an engine share.
 #[derive(Debug, Clone)]
 pub struct About {
@@ -123,7 +136,7 @@ pub enum Which<'a> {
     /// All of ours, running or not.
     Ours,
     /// Those that this handoff created, running or not.
-    MadeBy(&'a HandoffId),
+    OfHandoff(&'a HandoffId),
     /// All that are running.
     Running,
 }
@@ -163,9 +176,19 @@ impl Life {
         matches!(self, Self::Created | Self::Starting { .. })
     }
 
+    /// True if its command is running.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
+    /// True if this tells how it ended.
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended { .. })
+    }
+
     /// True if its command is running or has run.
     pub fn has_run(&self) -> bool {
-        matches!(self, Self::Running { .. } | Self::Ended { .. })
+        self.is_running() || self.is_ended()
     }
 
     /// Returns its process, if it has one and it is known.
@@ -204,6 +227,18 @@ pub struct Seen {
     pub log_removed: bool,
     /// The rest; empty unless [`Detail::Whole`] was asked for.
     pub whole: Whole,
+}
+
+impl Seen {
+    /// True if it is a user container of ours.
+    pub fn is_user(&self) -> bool {
+        self.role == Some(Role::User)
+    }
+
+    /// True if it is a waiter of ours.
+    pub fn is_waiter(&self) -> bool {
+        self.role == Some(Role::Waiter)
+    }
 }
 
 /// What [`Detail::Whole`] shows in addition.
@@ -280,6 +315,16 @@ impl Order<'_> {
             handoff: &self.duty.handoff,
             made_by: &self.action.id,
             request: self.request,
+        }
+    }
+
+    /// Builds the request for the container of this role, from the engine's own form of it.
+    pub fn request(&self, role: Role, body: impl Any) -> Request {
+        Request {
+            role,
+            name: role.container_name(&self.action.name),
+            handoff: self.duty.handoff.clone(),
+            body: Rc::new(body),
         }
     }
 }
@@ -385,66 +430,4 @@ pub struct Progress {
     pub bytes_known: u64,
     /// The engine's latest status.
     pub status: String,
-}
-
-/// A refusal: the engine did not do what it was asked to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{said}")]
-pub struct Refusal {
-    /// What it means.
-    pub kind: Kind,
-    /// The engine's own words, or why it could not be asked.
-    pub said: String,
-}
-
-/// What a refusal means, independent of the engine's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// The container, or the process to wait for, does not exist (any more).
-    Gone,
-    /// Another container has this name.
-    NameTaken {
-        /// The other container's ID, if the engine gives it.
-        by: Option<String>,
-    },
-    /// There is no command to run.
-    NoCommand,
-    /// The command is not in the image, or is not executable.
-    NotExecutable,
-    /// The image is not on this machine.
-    ImageMissing,
-    /// The image's name is not valid.
-    NotAnImageName,
-    /// The container is already being removed.
-    RemovalInProgress,
-    /// A setting of the action cannot be carried over.
-    NotCarried,
-    /// Another final answer.
-    Final,
-    /// An unrecognized answer, which may be final or may pass.
-    Unrecognized,
-    /// The request may succeed a little later.
-    MayPass(Retry),
-}
-
-impl Refusal {
-    /// Creates a refusal of this kind, in these words.
-    pub fn new(kind: Kind, said: impl Into<String>) -> Self {
-        Self { kind, said: said.into() }
-    }
-
-    /// True if the container does not exist.
-    pub fn is_gone(&self) -> bool {
-        self.kind == Kind::Gone
-    }
-}
-
-impl Transient for Refusal {
-    fn retry(&self) -> Retry {
-        match self.kind {
-            Kind::MayPass(retry) => retry,
-            Kind::RemovalInProgress => Retry::UntilDeadline,
-            _ => Retry::Never,
-        }
-    }
 }

@@ -5,7 +5,14 @@ use crate::retry::Retry;
 
 /// Returns why a pull failed, by the engine's words.
 pub fn refusal_of_pull(said: String) -> Refusal {
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
     let kind = match retry_of_pull(&said) {
+        Retry::Never if says(&["no matching manifest", "no match for platform"]) => {
+            Kind::WrongPlatform
+        }
+        Retry::Never if says(&["x509", "certificate", "HTTP response to HTTPS client"]) => {
+            Kind::Untrusted
+        }
         Retry::Never => Kind::Final,
         retry => Kind::MayPass(retry),
     };
@@ -15,7 +22,7 @@ pub fn refusal_of_pull(said: String) -> Refusal {
 /// Returns whether a pull that failed with these words may succeed a little later: if the network
 /// or the registry failed, not if the registry refused (words of Go's net, distribution and
 /// containerd).
-pub fn retry_of_pull(said: &str) -> Retry {
+fn retry_of_pull(said: &str) -> Retry {
     const PASSING: [&str; 28] = [
         "connection refused",
         "connection reset",
@@ -68,6 +75,24 @@ fn tells_of_a_busy_server(said: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_a_final_refusal_tell_its_fix() {
+        for (said, kind) in [
+            (
+                "no matching manifest for linux/arm64/v8 in the manifest list entries",
+                Kind::WrongPlatform,
+            ),
+            (
+                "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                Kind::Untrusted,
+            ),
+            ("http: server gave HTTP response to HTTPS client", Kind::Untrusted),
+            ("manifest unknown", Kind::Final),
+        ] {
+            assert_eq!(refusal_of_pull(said.into()).kind, kind, "{said}");
+        }
+    }
 
     #[test]
     fn only_what_may_pass_is_pulled_again() {

@@ -110,7 +110,7 @@ impl DryRun {
         let lifecycle = Lifecycle::new(reached.engine.as_ref(), HANDOFF_PATIENCE);
         let action = plan.action.container.name.as_str();
         let names = [Role::Waiter, Role::User].map(|role| role.container_name(action));
-        let holders = lifecycle.look(&[&names[0], &names[1]]).await;
+        let holders = lifecycle.inspect_all(&[&names[0], &names[1]]).await;
         for holder in holders.context(format!("cannot inspect {} and {}", names[0], names[1]))? {
             if holder.action != action {
                 let taken = format!("the name {} is taken by another container", holder.name);
@@ -138,7 +138,7 @@ impl DryRun {
                 Ok(_) => {}
                 Err(refusal) => {
                     let about = reached.engine.about();
-                    self.failed(&failures::pull_failed(image, &about, refusal.said));
+                    self.failed(&failures::pull_failed(image, &about, refusal));
                 }
             }
         }

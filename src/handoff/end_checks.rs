@@ -2,11 +2,10 @@
 //! on this machine.
 
 use crate::end::Init;
-use crate::engine::{Life, Seen};
+use crate::engine::Seen;
 use crate::error::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::logging;
-use crate::names::Role;
 use crate::ticket::{Duty, Ticket};
 
 /// Returns why waitdaemon could not end the machine if it had to.
@@ -67,18 +66,18 @@ pub async fn warn(lifecycle: &Lifecycle<'_>, duty: &Duty, runs: &[String], other
 }
 
 fn is_user_of(waiter: &Seen, user: &Seen) -> bool {
-    user.role == Some(Role::User) && user.handoff == waiter.handoff
+    user.is_user() && user.handoff == waiter.handoff
 }
 
 /// True for a waiter that runs and has not started anything.
 fn still_waits(seen: &Seen, others: &[Seen]) -> bool {
-    let runs = seen.role == Some(Role::Waiter) && matches!(seen.life, Life::Running { .. });
+    let runs = seen.is_waiter() && seen.life.is_running();
     let user = others.iter().find(|user| is_user_of(seen, user));
     runs && user.is_none_or(|user| user.life.is_before_start())
 }
 
 /// Returns what a waiter has to do, by its ticket.
 async fn duty_of(lifecycle: &Lifecycle<'_>, waiter: &Seen) -> Option<Duty> {
-    let whole = lifecycle.inspect(&waiter.id).await.ok()??.whole;
+    let whole = lifecycle.inspect_whole(&waiter.id).await.ok()??.whole;
     Some(Ticket::from_argument(whole.command.last()?).ok()?.duty)
 }

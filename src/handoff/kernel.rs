@@ -4,10 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::time::{Instant, sleep};
 
 use crate::bootloader::entry::Entry;
 use crate::bootloader::{self, Wanted};
@@ -19,8 +17,6 @@ use crate::machine::{kexec, namespaces, procfs};
 /// The usual file systems of installed systems, which are tried first; the kernel loads what it
 /// needs for them.
 const USUAL_KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "vfat"];
-/// The pause between two attempts to unload a kernel while another call holds the lock.
-const UNLOAD_PAUSE: Duration = Duration::from_millis(100);
 /// The number of CAP_SYS_BOOT (linux/capability.h).
 const CAP_SYS_BOOT: u32 = 22;
 
@@ -70,20 +66,6 @@ pub fn is_still_loaded() -> Result<(), Failure> {
     }
     let fix = "another kexec on this machine unloaded it; run the Workflow again";
     Err(Failure::new("the kernel that was loaded is not loaded any more").field("command").fix(fix))
-}
-
-/// Unloads the kernel. One that is still being loaded, by a step that a signal cut off, is waited
-/// for, at most this long.
-pub async fn unload(limit: Duration) {
-    let end = Instant::now() + limit;
-    while let Err(error) = kexec::unload() {
-        if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) || Instant::now() > end {
-            let fix = "run kexec -u on the machine: a reboot by systemd would boot that kernel";
-            let failure = Failure::new("cannot unload the kernel that was loaded");
-            return logging::failure(&failure.field("command").fix(fix).cause(error));
-        }
-        sleep(UNLOAD_PAUSE).await;
-    }
 }
 
 /// Work that another thread does.

@@ -25,8 +25,11 @@ use self::pull::pull;
 use self::start_waiter::ArmedWaiter;
 use self::stop::or_stopped;
 use crate::error::Failure;
+use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging;
+use crate::machine::kexec;
+use crate::retry::milliseconds;
 use crate::signals::Signals;
 use crate::syslog::{self, FLUSH_LIMIT};
 
@@ -48,8 +51,10 @@ pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure
     let result = hand_over(job, &loaded, signals).await;
     if result.is_err() {
         let unload = async {
-            if loaded.get() {
-                kernel::unload(CLEAN_UP_LIMIT).await;
+            if loaded.get()
+                && let Err(error) = kexec::unload().await
+            {
+                logging::failure(&failures::kernel_stays_loaded(error));
             }
         };
         tokio::join!(unload, roll_back(job, signals));
@@ -74,7 +79,7 @@ async fn hand_over(
     syslog::flush(FLUSH_LIMIT).await;
     or_stopped(signals, waiter.give_word()).await?;
     // From here on, only exiting with 0 is left to do; signals are no longer handled.
-    let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let milliseconds = milliseconds(begin.elapsed());
     log::info!(wait_seconds = plan.duty.wait_seconds, milliseconds; "handed over: the waiter is armed");
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle, of_another_request, running_
 use crate::logging;
 use crate::machine::command_line;
 use crate::names::Role;
-use crate::safe_moment::{self, Signal};
+use crate::safe_moment::{self, AwaitedSignal};
 use crate::settings::{FinishReboot, Settings, Work};
 use crate::ticket::{Duty, Report};
 
@@ -113,7 +113,7 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
             }
         }
     }
-    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.look(&ours).await {
+    let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.inspect_all(&ours).await {
         Ok(found) => found.into_iter().partition(|seen| seen.action == own.name),
         Err(refusal) => {
             problems.push(
@@ -152,7 +152,7 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
             problems,
         });
     }
-    if own.role == Some(Role::User) {
+    if own.is_user() {
         problems.push(failures::image_is_our_own());
     }
     let signal = safe_moment::prepare(settings, process).await.unwrap_or_else(|failure| {
@@ -227,7 +227,7 @@ fn problems_of_image(
 }
 
 /// Returns what the waiter is told.
-fn duty(job: &Job<'_>, action: &Action, runs: &[String], signal: Option<Signal>) -> Duty {
+fn duty(job: &Job<'_>, action: &Action, runs: &[String], signal: Option<AwaitedSignal>) -> Duty {
     let Job { reached, process, settings, .. } = *job;
     let finish_reboot = finish_reboot(settings, process.machine.init, runs);
     // To finish what the command could not do, the waiter must see the command's end.

@@ -52,7 +52,7 @@ pub async fn pull(
             log::info!(image = image.as_written(); "pulled");
             Ok(())
         }
-        Ok(Err(refusal)) => Err(failures::pull_failed(image, &engine.about(), refusal.said)),
+        Ok(Err(refusal)) => Err(failures::pull_failed(image, &engine.about(), refusal)),
         Err(_) => Err(failures::pull_too_long(image, limit, earlier.take())),
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::engine::tail::Tail;
-use crate::engine::{Created, Engine, Kind, Life, Listen, Refusal};
+use crate::engine::{Created, Engine, Life, Listen, Refusal};
 use crate::error::{Context, Failure};
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
 use crate::logging::{self, ARMED};
 use crate::names::HandoffId;
-use crate::retry::{Retry, retry_within};
+use crate::retry::retry_within;
 
 /// How long starting the waiter may take until it says that it is armed. Generous: 0.3 s is usual.
 const ARMING_LIMIT: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl<'a> ArmedWaiter<'a> {
     /// If the word cannot be given: then the waiter is not there to do its work either.
     pub async fn give_word(&self) -> Result<(), Failure> {
         let once = || async {
-            let late = || Refusal::new(Kind::MayPass(Retry::UntilDeadline), "no answer in time");
+            let late = || Refusal::passing("no answer in time");
             let given = timeout(WORD_EVERY, self.engine.give_word(self.id)).await;
             given.unwrap_or_else(|_| Err(late()))
         };
@@ -77,7 +77,7 @@ async fn start_until_armed(
     let (lifecycle, id) = (Lifecycle::new(engine, HANDOFF_PATIENCE), waiter.id.as_str());
     let open = |replay| {
         let listen = Listen { container: id, tty: false, replay, ours: true };
-        retry_within(lifecycle.patience, "listening to the waiter", move || engine.output(listen))
+        lifecycle.ask("listening to the waiter", move || engine.output(listen))
     };
     // Attach before the start, which works with every log driver. The output of a waiter that may
     // have been started is read from its first line on.
@@ -88,7 +88,7 @@ async fn start_until_armed(
         started.context("cannot start the waiter")?;
     }
     let (mut heard, mut tail) = (String::new(), Tail::default());
-    let mut look_at = Instant::now() + LOOK_EVERY;
+    let mut next_check = Instant::now() + LOOK_EVERY;
     loop {
         let ended = tokio::select! {
             biased;
@@ -103,10 +103,10 @@ async fn start_until_armed(
                 }
                 _ => true,
             },
-            () = sleep_until(look_at) => false,
+            () = sleep_until(next_check) => false,
         };
-        look_at = Instant::now() + LOOK_EVERY;
-        let seen = lifecycle.look_at(id).await.context("lost the waiter before it was armed")?;
+        next_check = Instant::now() + LOOK_EVERY;
+        let seen = lifecycle.inspect(id).await.context("lost the waiter before it was armed")?;
         if !seen
             .is_some_and(|seen| matches!(seen.life, Life::Running { .. } | Life::Starting { .. }))
         {

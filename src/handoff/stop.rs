@@ -17,7 +17,7 @@ pub async fn or_stopped<T, E: From<Failure>>(
 ) -> Result<T, E> {
     tokio::select! {
         biased;
-        signal = signals.stop() => Err(stopped(signal).into()),
+        signal = signals.next_stop() => Err(stopped(signal).into()),
         result = step => result,
     }
 }
@@ -32,7 +32,7 @@ pub async fn finish_then_stop<T, E: From<Failure>>(
     tokio::select! {
         biased;
         result = &mut step => result,
-        signal = signals.stop() => {
+        signal = signals.next_stop() => {
             let _ = timeout(LAST_STEP_LIMIT, step).await;
             Err(stopped(signal).into())
         }

@@ -3,10 +3,12 @@
 
 use std::ffi::{CString, c_int, c_long, c_ulong};
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, ErrorKind, Seek};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::time::{Instant, sleep};
 
 /// The number of kexec_file_load(2) (linux/unistd.h); the C library's own list lacks it for one of
 /// the architectures.
@@ -14,6 +16,9 @@ const KEXEC_FILE_LOAD: c_long = if cfg!(target_arch = "aarch64") { 294 } else { 
 /// `KEXEC_FILE_UNLOAD` and `KEXEC_FILE_NO_INITRAMFS` (linux/kexec.h).
 const UNLOAD: c_ulong = 1;
 const NO_INITRD: c_ulong = 4;
+/// How long unloading waits for a load that is under way. An action that is told to stop has 5 s.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(3);
+const UNLOAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Loads a kernel with its initrds and its command line, replacing a kernel that was loaded before.
 ///
@@ -29,12 +34,21 @@ pub fn load(kernel: &File, initrds: &[File], command_line: &str) -> io::Result<(
     }
 }
 
-/// Unloads the loaded kernel, if there is one.
+/// Unloads the loaded kernel, if there is one. One that is still being loaded, by a step that a
+/// signal cut off, is waited for.
 ///
 /// # Errors
-/// If the running kernel refuses.
-pub fn unload() -> io::Result<()> {
-    file_load(-1, -1, c"", UNLOAD)
+/// If the running kernel refuses, or is still loading another after [`UNLOAD_LIMIT`].
+pub async fn unload() -> io::Result<()> {
+    let end = Instant::now() + UNLOAD_LIMIT;
+    loop {
+        match file_load(-1, -1, c"", UNLOAD) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < end => {
+                sleep(UNLOAD_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// True if a kernel is loaded, or if that cannot be known.

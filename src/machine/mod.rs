@@ -14,8 +14,8 @@ pub mod power;
 pub mod procfs;
 pub mod readable;
 
-/// What does not change while this process runs. `main.rs` reads it once; a simulation makes its
-/// own.
+/// What does not change while this process runs. `Process::current` reads it once; a simulation
+/// makes its own.
 pub struct Machine {
     /// The kernel's command line.
     pub command_line: String,

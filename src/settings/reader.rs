@@ -150,7 +150,7 @@ impl Reader {
             Some(End::Kexec) => self.kexec(),
             Some(end) => Some(Work::End(end)),
             None => {
-                self.report(
+                self.note(
                     var::IMAGE.row.field,
                     None,
                     "IMAGE is not set".into(),
@@ -166,7 +166,7 @@ impl Reader {
         let device = &var::BLOCK_DEVICE.row;
         if !self.is_set(device) {
             let problem = "BLOCK_DEVICE is not set, and kexec without IMAGE needs it".into();
-            self.report(device.field, None, problem, device.fix);
+            self.note(device.field, None, problem, device.fix);
         }
         let device = self.read(&var::BLOCK_DEVICE);
         let wanted = Wanted {
@@ -213,7 +213,7 @@ impl Reader {
                     if let Some(missing) = missing {
                         let problem =
                             format!("{} is not set, and {} is", missing.name(), row.name());
-                        self.report(missing.field, None, problem, missing.fix);
+                        self.note(missing.field, None, problem, missing.fix);
                     }
                     continue;
                 }
@@ -249,7 +249,7 @@ impl Reader {
         for field in OF_TLS {
             let name = field.trim_start_matches("environment.");
             if let Some(value) = self.raw(name).filter(|value| !value.is_empty()) {
-                self.report(
+                self.note(
                     field,
                     Some(&value),
                     format!("{name} asks for TLS, which is not supported"),
@@ -271,15 +271,13 @@ impl Reader {
         let text = self.text(row);
         match text.as_deref().map(variable.parse) {
             Some(Ok(value)) => return Some(value),
-            Some(Err(why)) => self.refuse(row, text, why),
+            Some(Err(why)) => {
+                let problem = format!("{} {why}", row.name());
+                self.reject(row, &text.unwrap_or_default(), problem, row.fix);
+            }
             None => {}
         }
         (variable.parse)(row.default).ok().filter(|_| !row.default.is_empty())
-    }
-
-    fn refuse(&mut self, row: &Row, text: Option<String>, why: &str) {
-        let problem = format!("{} {why}", row.name());
-        self.reject(row, &text.unwrap_or_default(), problem, row.fix);
     }
 
     /// Returns the value of a variable as it is; if a name is given twice, the last value counts.
@@ -319,11 +317,11 @@ impl Reader {
         if !self.is_rejected(row) {
             let shown =
                 if row.secret || value.contains("://") { without_secret(value) } else { value };
-            self.report(row.field, Some(shown), problem, fix);
+            self.note(row.field, Some(shown), problem, fix);
         }
     }
 
-    fn report(
+    fn note(
         &mut self,
         field: &'static str,
         value: Option<&str>,

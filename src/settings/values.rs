@@ -185,7 +185,7 @@ pub fn syslog(text: &str) -> Result<Syslog, &'static str> {
 
 /// True for a URL that can be requested: http with a host, and a valid port if there is one. TLS
 /// would double the image's size.
-pub fn is_plain_http(url: &Uri) -> bool {
+fn is_plain_http(url: &Uri) -> bool {
     let authority = url.authority().map_or("", |authority| authority.as_str());
     let port = authority.strip_prefix(url.host().unwrap_or_default()).unwrap_or("@");
     let valid_port = port.is_empty()

@@ -12,7 +12,6 @@ use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::names::Role;
 use crate::process::Process;
-use crate::retry::retry_within;
 use crate::ticket::Duty;
 
 /// The pause between two looks for a user container that is still being created.
@@ -63,7 +62,7 @@ pub async fn arm(
     let names = [Role::Waiter, Role::User].map(|role| role.container_name(&duty.action_name));
     let wanted: Vec<&str> =
         names.iter().map(String::as_str).take(if duty.own_end.is_some() { 1 } else { 2 }).collect();
-    let found = lifecycle.look(&wanted).await;
+    let found = lifecycle.inspect_all(&wanted).await;
     let mut found = found
         .context(format!("cannot inspect {}", wanted.join(" and ")))
         .map_err(NotArmed::Lost)?;
@@ -84,7 +83,7 @@ pub async fn arm(
         });
     }
     let open = || lifecycle.engine.wait(&duty.action_id, duty.action_pid);
-    let opened = retry_within(lifecycle.patience, "waiting for the action container", open).await;
+    let opened = lifecycle.ask("waiting for the action container", open).await;
     let mut pending =
         opened.context("cannot watch the action: it has ended, or the engine does not answer")?;
     if duty.own_end.is_some() {
@@ -142,7 +141,7 @@ async fn await_user(
         if let Ok(end) = end {
             *pending = Box::pin(ready(end));
         }
-        let found = lifecycle.look_at(name).await.context(format!("cannot inspect {name}"))?;
+        let found = lifecycle.inspect(name).await.context(format!("cannot inspect {name}"))?;
         if found.is_some() || ended {
             return Ok(found);
         }

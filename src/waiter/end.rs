@@ -72,7 +72,7 @@ impl Waiter<'_> {
                 tokio::select! {
                     biased;
                     slept = process.clock.sleep_until(next) => slept?,
-                    _ = signals.stop() => return Ok(State::Interrupted),
+                    _ = signals.next_stop() => return Ok(State::Interrupted),
                 }
                 if process.clock.now() >= until {
                     break;
@@ -116,7 +116,7 @@ impl Waiter<'_> {
             Ok(()) => tokio::select! {
                 biased;
                 () = sleep(KERNEL_LIMIT) => Failure::new(format!("the machine still runs after the kernel was asked for {name}")),
-                _ = signals.stop() => return Ok(State::Interrupted),
+                _ = signals.next_stop() => return Ok(State::Interrupted),
             },
             Err(failure) => failure,
         };
@@ -161,7 +161,7 @@ impl Waiter<'_> {
             slept = self.process.clock.sleep_until(since + Duration::from_secs(seconds)) => {
                 slept?;
             }
-            signal = signals.stop() => return self.give_up_fallback(signal, name).await,
+            signal = signals.next_stop() => return self.give_up_fallback(signal, name).await,
         }
         log::warn!("the machine still runs; falling back to {name}");
         Ok(State::Ending { end: fallback.end, since: self.process.clock.now() })
@@ -194,7 +194,7 @@ impl Waiter<'_> {
         tokio::select! {
             biased;
             slept = self.process.clock.sleep_until(since + after) => slept?,
-            signal = signals.stop() => return Ok(State::Stopped { signal, started: true }),
+            signal = signals.next_stop() => return Ok(State::Stopped { signal, started: true }),
         }
         let seconds = after.as_secs();
         let message = format!(
@@ -236,7 +236,7 @@ pub async fn finish_reboot(
     tokio::select! {
         biased;
         () = sleep(GRACE) => {}
-        _ = signals.stop() => return Ok(()),
+        _ = signals.next_stop() => return Ok(()),
     }
     log::warn!(
         "`{name}` exited 0 but the machine is still up: systemd ignores BusyBox's signal; asking systemd for {name}"
@@ -248,7 +248,7 @@ pub async fn finish_reboot(
         tokio::select! {
             biased;
             () = sleep(ASK_AGAIN_EVERY) => {}
-            _ = signals.stop() => return Ok(()),
+            _ = signals.next_stop() => return Ok(()),
         }
     }
     let message = format!(

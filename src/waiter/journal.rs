@@ -85,9 +85,7 @@ impl Journal {
             log::warn!(error = error.to_string().as_str(); "cannot write the waiter's journal; if it is started again, it will not remember everything it did");
         }
     }
-}
 
-impl Journal {
     /// Writes a fact, if there is a place for it.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use self::journal::{Fact, Journal};
 use self::state::{State, resume};
 use self::verdict::Verdict;
 use crate::end::End;
-use crate::engine::{Engine, Life, Listen, Output, PendingEnd, Refusal, Removal};
+use crate::engine::{Engine, Listen, Output, PendingEnd, Refusal, Removal};
 use crate::error::{Context, Failure};
 use crate::failures;
 use crate::lifecycle::{Discarded, Lifecycle, WAITER_PATIENCE};
@@ -30,7 +30,7 @@ use crate::machine::kexec;
 use crate::process::Process;
 use crate::report::{Ended, Event, Reporter};
 use crate::retry::retry_within;
-use crate::safe_moment::{self, Waited};
+use crate::safe_moment::{self, AwaitedSignal, Waited};
 use crate::settings::Expired;
 use crate::signals::{Signal, Signals};
 use crate::ticket::Duty;
@@ -255,14 +255,14 @@ impl Waiter<'_> {
     /// Waits for the safe moment.
     async fn wait(&self, since: Moment, signals: &mut Signals) -> Result<State, Failure> {
         let min_wait = Duration::from_secs(self.duty.wait_seconds);
-        let signal = self.duty.signal.as_ref();
+        let awaited = self.duty.signal.as_ref();
         let waited = tokio::select! {
             biased;
-            waited = safe_moment::wait_until_safe(self.process.clock, since, min_wait, signal) => waited?,
-            signal = signals.stop() => return Ok(State::Stopped { signal, started: false }),
+            waited = safe_moment::wait_until_safe(self.process.clock, since, min_wait, awaited) => waited?,
+            signal = signals.next_stop() => return Ok(State::Stopped { signal, started: false }),
         };
-        if let (Waited::Expired, Some(signal)) = (waited, signal)
-            && self.on_expired(signal) == Expired::Abort
+        if let (Waited::Expired, Some(awaited)) = (waited, awaited)
+            && self.on_expired(awaited) == Expired::Abort
         {
             return Ok(State::Failed);
         }
@@ -285,7 +285,7 @@ impl Waiter<'_> {
         let output = tokio::select! {
             biased;
             output = start => output.inspect_err(|failure| self.tell(Event::Failed, &failure.message))?,
-            signal = signals.stop() => return Ok(State::Stopped { signal, started: false }),
+            signal = signals.next_stop() => return Ok(State::Stopped { signal, started: false }),
         };
         self.journal.note(&Fact::Started);
         log::info!(container = user; "user container started");
@@ -337,16 +337,16 @@ impl Waiter<'_> {
     async fn engine_is_there(&self) -> bool {
         let probe = Lifecycle::new(self.lifecycle.engine, PROBE_LIMIT);
         let known = self.user.as_deref().unwrap_or(&self.own);
-        matches!(timeout(PROBE_LIMIT, probe.look_at(known)).await, Ok(Ok(_)))
+        matches!(timeout(PROBE_LIMIT, probe.inspect(known)).await, Ok(Ok(_)))
     }
 
     /// Reports that the signal did not come in time, and returns what happens now.
-    fn on_expired(&self, signal: &safe_moment::Signal) -> Expired {
+    fn on_expired(&self, awaited: &AwaitedSignal) -> Expired {
         let message =
-            format!("timed out after {} s waiting for {}", signal.max_seconds, signal.name);
+            format!("timed out after {} s waiting for {}", awaited.max_seconds, awaited.name);
         let failure =
-            Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(signal.fix());
-        let then = match (signal.expired, self.duty.own_end) {
+            Failure::new(message).field("environment.WAITDAEMON_WAIT_FOR").fix(awaited.fix());
+        let then = match (awaited.expired, self.duty.own_end) {
             (Expired::Run, None) => "the user container is started anyway",
             (Expired::Run, Some(_)) => "taking the machine down anyway",
             (Expired::Abort, None) => "the user container is removed and will not run",
@@ -354,7 +354,7 @@ impl Waiter<'_> {
         };
         self.tell(Event::Expired, &format!("{}: {then}", failure.message));
         (self.process.log_failure)(&failure.cause(then));
-        signal.expired
+        awaited.expired
     }
 
     /// Cancels what was not started.
@@ -370,10 +370,9 @@ impl Waiter<'_> {
     /// that was loaded.
     async fn discard(&self) -> Result<&'static str, Failure> {
         if self.duty.unloads_kernel()
-            && let Err(error) = kexec::unload()
+            && let Err(error) = kexec::unload().await
         {
-            let error = error.to_string();
-            log::warn!(error = error.as_str(); "the kernel stays loaded: a reboot by systemd would boot it");
+            (self.process.log_failure)(&failures::kernel_stays_loaded(error));
         }
         let Some(user) = &self.user else { return Ok("nothing was started") };
         Ok(match self.lifecycle.discard(user).await? {
@@ -395,13 +394,8 @@ impl Waiter<'_> {
     }
 
     /// Returns what is to be done, in words.
-    fn what(&self) -> &'static str {
-        self.duty.own_end.map_or("the user container", |end| match end {
-            End::Reboot => "the reboot",
-            End::PowerOff => "the poweroff",
-            End::Halt => "the halt",
-            End::Kexec => "the kexec",
-        })
+    fn what(&self) -> String {
+        format!("the {}", self.duty.own_end.map_or("user container", End::name))
     }
 
     /// True if the user container is watched.
@@ -417,7 +411,7 @@ impl Waiter<'_> {
     /// Keeps the engine from starting us again. Our container is kept for what its log says.
     async fn retire(&self, signals: &mut Signals) -> Exit {
         let retire = || self.lifecycle.engine.retire(&self.own);
-        let retired = retry_within(self.lifecycle.patience, "retiring the waiter", retire);
+        let retired = self.lifecycle.ask("retiring the waiter", retire);
         let Some(retired) = or_interrupted(signals, retired).await else {
             return Exit::Interrupted;
         };
@@ -444,11 +438,6 @@ async fn or_interrupted<T>(signals: &mut Signals, step: impl Future<Output = T>)
     tokio::select! {
         biased;
         result = &mut step => Some(result),
-        _ = signals.stop() => timeout(PROBE_LIMIT, step).await.ok(),
+        _ = signals.next_stop() => timeout(PROBE_LIMIT, step).await.ok(),
     }
-}
-
-/// True if this tells how the container ended.
-fn is_end(life: &Life) -> bool {
-    matches!(life, Life::Ended { .. })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Life, PendingEnd};
+use crate::engine::{Life, NOTICE_LIMIT, PendingEnd};
 use crate::lifecycle::Lifecycle;
 use crate::retry;
 use crate::ticket::Duty;
@@ -21,8 +21,6 @@ use crate::ticket::Duty;
 const DELETION_LIMIT: Duration = Duration::from_secs(90);
 /// An answer that takes longer comes from an engine that hangs.
 const SLOW_ANSWER: Duration = Duration::from_secs(5);
-/// How long the engine may take to notice that a process has ended.
-const END_LIMIT: Duration = Duration::from_secs(10);
 /// The first pause between two looks; it grows to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -77,7 +75,7 @@ async fn judge_by_container(
         looks += 1;
         let asked = Instant::now();
         let pause = sleep(retry::pause(FIRST_PAUSE, MAX_PAUSE, looks));
-        let seen = match lifecycle.look_at(&duty.action_id).await {
+        let seen = match lifecycle.inspect(&duty.action_id).await {
             Ok(seen) => seen,
             // nerdctl fails on a container that is deleted while it inspects it.
             Err(refusal) if ended.elapsed() < DELETION_LIMIT => {
@@ -99,11 +97,10 @@ async fn judge_by_container(
         let evidence = zero || word();
         let reported =
             seen.as_ref().is_none_or(|seen| !duty.deleted_on_success || seen.log_removed);
-        let may_be_told =
-            seen.as_ref().is_some_and(|seen| matches!(seen.life, Life::Running { .. }));
+        let may_be_told = seen.as_ref().is_some_and(|seen| seen.life.is_running());
         match (evidence, reported) {
             // The exit code may become known in a moment.
-            (true, true) if !zero && may_be_told && ended.elapsed() < END_LIMIT => pause.await,
+            (true, true) if !zero && may_be_told && ended.elapsed() < NOTICE_LIMIT => pause.await,
             (true, true) => return Verdict::Succeeded,
             (true, false) if ended.elapsed() > DELETION_LIMIT => {
                 return Verdict::Failed(
@@ -113,7 +110,7 @@ async fn judge_by_container(
             (false, _) if seen.is_none() => {
                 return Verdict::Unknown("the action container is gone".into());
             }
-            (false, _) if !may_be_told || ended.elapsed() > END_LIMIT => {
+            (false, _) if !may_be_told || ended.elapsed() > NOTICE_LIMIT => {
                 return Verdict::Failed("there is no evidence that it exited with 0".into());
             }
             _ => pause.await,

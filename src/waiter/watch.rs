@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::Waiter;
 use super::end::{finish_reboot, without_effect};
 use super::journal::Fact;
 use super::state::State;
-use super::{Waiter, is_end};
 use crate::engine::tail::Tail;
-use crate::engine::{Life, Output};
+use crate::engine::{Life, NOTICE_LIMIT, Output};
 use crate::error::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::report::{Ended, Event};
@@ -19,8 +19,6 @@ use crate::signals::Signals;
 const OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 /// The pause before a container is watched again after its engine was lost.
 const LOST_PAUSE: Duration = Duration::from_secs(5);
-/// How long the engine may take to say how a process ended.
-const END_LIMIT: Duration = Duration::from_secs(10);
 /// The pause between two looks whether it says so.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -78,7 +76,7 @@ impl Waiter<'_> {
             biased;
             outcome = watch(&self.lifecycle, user, output, limit, goes_on) => outcome,
             // A machine or an engine that goes down ends us this way.
-            signal = signals.stop() => return Ok(State::Stopped { signal, started: true }),
+            signal = signals.next_stop() => return Ok(State::Stopped { signal, started: true }),
         };
         self.report(&outcome)?;
         let now = self.process.clock.now();
@@ -98,7 +96,7 @@ impl Waiter<'_> {
             (Outcome::Lost(_), _) if goes_on => tokio::select! {
                 biased;
                 () = sleep(LOST_PAUSE) => Ok(State::Watching { output: None }),
-                signal = signals.stop() => Ok(State::Stopped { signal, started: true }),
+                signal = signals.next_stop() => Ok(State::Stopped { signal, started: true }),
             },
             _ => Ok(State::Done),
         }
@@ -201,12 +199,12 @@ async fn how_it_ended(
     user: &str,
     life: Life,
 ) -> Result<(i64, String), Outcome> {
-    let until = Instant::now() + END_LIMIT;
+    let until = Instant::now() + NOTICE_LIMIT;
     let mut last = life;
     loop {
-        match lifecycle.look_at(user).await {
-            Ok(Some(seen)) if is_end(&seen.life) => last = seen.life,
-            Ok(Some(_)) if is_end(&last) => log::debug!("the engine is late"),
+        match lifecycle.inspect(user).await {
+            Ok(Some(seen)) if seen.life.is_ended() => last = seen.life,
+            Ok(Some(_)) if last.is_ended() => log::debug!("the engine is late"),
             Ok(Some(seen)) if Instant::now() < until => {
                 last = seen.life;
                 sleep(PAUSE).await;
@@ -215,9 +213,9 @@ async fn how_it_ended(
             // containerd forgets a process that ended while it was down.
             Ok(Some(seen)) if seen.life == Life::Created => return Err(Outcome::Unseen),
             Ok(Some(_)) => return Err(Outcome::Lost(NO_END.into())),
-            Ok(None) if is_end(&last) => {}
+            Ok(None) if last.is_ended() => {}
             Ok(None) => return Err(Outcome::Removed),
-            Err(_) if is_end(&last) => {}
+            Err(_) if last.is_ended() => {}
             Err(refusal) => return Err(Outcome::Lost(refusal.said)),
         }
         return match last {

@@ -126,7 +126,7 @@ case!(example_fallback, ON_MAIN, |system: System| {
 // These machines have no such disk, so the action says so and fails. tests/machines boots its
 // kernel.
 case!(example_own_kexec, ON_MAIN, |machine| {
-    for (name, device) in [("own-kexec", "/dev/sda1"), ("kexec-fallback", "/dev/sda2")] {
+    for (name, device) in [("end-kexec", "/dev/sda1"), ("kexec-fallback", "/dev/sda2")] {
         let agent = Agent::start(&machine, &paths::root().join(format!("examples/{name}.yaml")))?;
         let report = agent.final_report(LIMIT)?;
         ensure!(report.state == "FAILED", "{}: {}", report.state, agent.log());
@@ -146,6 +146,16 @@ case!(example_private_registry, ON_MAIN, |system: System| {
         text.replace("registry.example.org/tools/reboot:1", "alpine")
             .replace("- /run/registry-password:", "- /etc/hostname:")
     })
+});
+
+case!(example_private_kexec, ON_MAIN, |machine| {
+    load(&machine, "kexec")?;
+    let action = fs::read_to_string(paths::root().join("examples/private-kexec.yaml"))?
+        .replace("registry.example.org/tools/kexec:1", "quay.io/tinkerbell-actions/kexec:v1.0.0")
+        .replace("- /run/registry-password:", "- /etc/hostname:");
+    let place = machine.out().join("private-kexec.yaml");
+    fs::write(&place, action)?;
+    by_stand_in(&machine, &place, "kexec")
 });
 
 // With a password in place of the template's field.
@@ -171,6 +181,13 @@ case!(example_docker_only, ON_DOCKER_MAIN, |system: System| example(system, "doc
 case!(example_nerdctl_only, ON_CAPTAIN, |system: System| example(system, "nerdctl-only", 10.0));
 
 case!(example_nerdctl_own, ON_CAPTAINS, |system: System| example(system, "nerdctl-own", 10.0));
+
+// The reference's example: with these volumes, but without NERDCTL_HOST, the host's nerdctl is used.
+case!(example_nerdctl_volumes_alone, ON_CAPTAINS, |system: System| {
+    changed(system, "nerdctl-own", 10.0, true, |text| {
+        text.replace("    NERDCTL_HOST: \"false\"\n", "")
+    })
+});
 
 case!(example_nerdctl_own_with_network_host, ON_CAPTAIN, |system: System| {
     changed(system, "nerdctl-own", 10.0, true, with_network_host)

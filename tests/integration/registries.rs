@@ -1,20 +1,27 @@
 //! How a registry is reached: through the machine's proxies, with its certificates and its
 //! hosts.toml, even if nerdctl runs in the action's own namespaces. Docker's engine pulls by
-//! itself.
+//! itself; what it trusts is the machine's matter too.
 
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lab::agent::Agent;
 use lab::machine::Machine;
+use lab::paths;
 use lab::proxy::{PASSWORD, Proxy};
 use lab::registry::{BEHIND, Registry, TLS_NAME};
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::ON_CAPTAIN;
+use crate::cases::{ON_CAPTAIN, ON_MAIN};
 use crate::world::{
-    Action, RUN, USER, WAITER, nothing_left, nothing_there, own_image_with_nerdctl, ran_once,
+    Action, LIMIT, RUN, USER, WAITER, nothing_left, nothing_there, own_image_with_nerdctl, ran_once,
 };
+
+/// An address of the machine that is not in 127.0.0.0/8.
+const ADDRESS: &str = "10.9.9.9";
 
 /// Runs a script in the machine.
 fn in_machine(machine: &Machine, script: &str) -> Result<()> {
@@ -171,4 +178,27 @@ case!(the_bundled_certificates_are_there, ON_CAPTAIN, |machine| {
     let count = fs::read_to_string(file)?.matches("BEGIN CERTIFICATE").count();
     ensure!(count > 100, "{count} certificates");
     Ok(())
+});
+
+// The documentation's action for a registry whose certificate an authority of one's own has signed.
+case!(example_registry_ca, ON_MAIN, |machine| {
+    let mut registry = Registry::start(&machine)?;
+    let certificate = registry.with_tls(&machine)?;
+    registry.with_tls_at(&machine, ADDRESS)?;
+    in_machine(&machine, &format!("echo '{ADDRESS} {TLS_NAME}' >> /etc/hosts"))?;
+    let image = format!("{TLS_NAME}:5004/ok:1");
+    let action = || Action::new(&machine).env("IMAGE", &image).wait("0").script(RUN);
+    let said = action().env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "10").run()?;
+    said.expect(1, "environment.IMAGE", "cannot pull")?;
+    nothing_there(&machine)?;
+    let example = fs::read_to_string(paths::root().join("examples/registry-ca.yaml"))?
+        .replace("registry.example.org", &format!("{TLS_NAME}:5004"))
+        .replace("{{ .registry_ca }}", &STANDARD.encode(fs::read(certificate)?));
+    let place = machine.out().join("registry-ca.yaml");
+    fs::write(&place, example)?;
+    let agent = Agent::start(&machine, &place)?;
+    let report = agent.final_report(LIMIT)?;
+    ensure!(report.state == "SUCCESS", "{}: {}", report.state, agent.log());
+    action().run_well()?;
+    ran_once(&machine)
 });

@@ -149,7 +149,7 @@ fn own_ends(case: &dyn Fn(&'static str, fn(&str) -> Result<()>) -> Case) -> Vec<
         case("captain::own_poweroff", |name| own(name, Osie::Captain, "poweroff", End::PoweredOff)),
         case("captain::own_halt", |name| own(name, Osie::Captain, "halt", End::Halted)),
         case("captain::own_kexec_of_debian", |name| {
-            let run = own_kexec(name, Osie::Captain, &example("own-kexec.yaml")?)?;
+            let run = own_kexec(name, Osie::Captain, &example("end-kexec.yaml")?)?;
             run.line("Reached target kexec.target").map(drop)
         }),
         case("hook::a_locked_down_kernel_takes_none", |name| locked_down(name, Osie::Hook)),

@@ -12,7 +12,7 @@ use lab::tinkerbell::{SMEE, Server};
 use lab::until::until;
 use lab::watch::Watch;
 use waitdaemon::machine::clock::Clock;
-use waitdaemon::safe_moment::{self, Signal, Waited};
+use waitdaemon::safe_moment::{self, AwaitedSignal, Waited};
 use waitdaemon::settings::Expired;
 
 const MACHINES: usize = 1000;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 
 /// Runs the pollers; prints a line when each may start.
 fn poll(url: &str) -> Result<()> {
-    let signal = Signal {
+    let signal = AwaitedSignal {
         name: "netboot to be switched off".into(),
         url: url.to_owned(),
         status: 404,

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use super::api_error::ApiError;
 use super::socket::is_socket;
+use crate::engine::{CHANGE_LIMIT, QUERY_LIMIT};
 use crate::http::{self, Transport};
-use crate::retry::retry_within;
+use crate::retry::{milliseconds, retry_within};
 use crate::settings::DockerHost;
 
 /// The newest API version whose behaviour is tested; it is also spoken to newer engines.
@@ -28,13 +29,7 @@ const OLDEST: (u32, u32) = (1, 41);
 /// Limit for connecting and for the first answer; a healthy engine needs milliseconds.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 /// How long to keep asking an engine that does not answer at first.
-const REACH_LIMIT: Duration = Duration::from_secs(12);
-/// Limit for a question, which can be asked again.
-const QUESTION_LIMIT: Duration = Duration::from_secs(15);
-/// Limit for a change; after it, the caller looks at what became of the change. Creating and
-/// starting take under a second on a quiet machine; a machine that unpacks an image at the same
-/// time is not quiet.
-const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(12);
 /// What to escape in one part of a path or query: all but RFC 3986 `unreserved`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -134,7 +129,7 @@ async fn accepted(
         Err(_) => None,
     };
     let message = said.unwrap_or_else(|| format!("{request}: HTTP status {status}"));
-    Err(ApiError::Refused { request: request.to_owned(), status: status.as_u16(), message })
+    Err(ApiError::Refused { status: status.as_u16(), message })
 }
 
 impl Api {
@@ -144,7 +139,7 @@ impl Api {
     /// If no engine answers at `host`, or the engine is too old.
     pub async fn reach(host: &DockerHost) -> Result<Self, ApiError> {
         let api = Self::with_version(host.clone(), String::new());
-        let version = retry_within(REACH_LIMIT, "reaching the engine", || api.ping()).await?;
+        let version = retry_within(PING_PATIENCE, "reaching the engine", || api.ping()).await?;
         Ok(Self { version, ..api })
     }
 
@@ -210,7 +205,7 @@ impl Api {
     /// As [`Api::get`].
     pub async fn get_as(&self, path: &str, auth: Option<&str>) -> Result<Value, ApiError> {
         let answer = self
-            .exchange(QUESTION_LIMIT, Method::GET, path, Payload { body: None, auth })
+            .exchange(QUERY_LIMIT, Method::GET, path, Payload { body: None, auth })
             .await?
             .json()?;
         if answer.is_object() {
@@ -225,7 +220,7 @@ impl Api {
     /// # Errors
     /// If the request fails, or the answer is anything else ([`ApiError::Empty`]).
     pub async fn get_list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        match self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json()? {
+        match self.exchange(QUERY_LIMIT, Method::GET, path, Payload::default()).await?.json()? {
             Value::Array(list) => Ok(list),
             _ => Err(ApiError::Empty { request: describe(&Method::GET, path) }),
         }
@@ -236,7 +231,7 @@ impl Api {
     /// # Errors
     /// If the request fails.
     pub async fn get_lines(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        self.exchange(QUESTION_LIMIT, Method::GET, path, Payload::default()).await?.json_lines()
+        self.exchange(QUERY_LIMIT, Method::GET, path, Payload::default()).await?.json_lines()
     }
 
     /// Sends a POST request with an optional JSON body; returns JSON, `null` if it is empty.
@@ -259,18 +254,14 @@ impl Api {
         if done { Ok(()) } else { Err(ApiError::Empty { request: answer.request }) }
     }
 
-    /// Sends a POST request with an optional JSON body; the answer is a JSON object.
+    /// Sends a POST request with an optional JSON body, whose answer must be a JSON object.
     ///
     /// # Errors
     /// If the request fails, or the answer is anything else ([`ApiError::Empty`]).
-    pub async fn post_for_object(
-        &self,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, ApiError> {
+    pub async fn post_for_object(&self, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
         let answer = self.post(path, body).await?;
         if answer.is_object() {
-            Ok(answer)
+            Ok(())
         } else {
             Err(ApiError::Empty { request: describe(&Method::POST, path) })
         }
@@ -295,9 +286,9 @@ impl Api {
     pub async fn listen(&self, path: &str) -> Result<Stream, ApiError> {
         let late = ApiError::Late {
             request: describe(&Method::POST, path),
-            seconds: QUESTION_LIMIT.as_secs(),
+            seconds: QUERY_LIMIT.as_secs(),
         };
-        timeout(QUESTION_LIMIT, self.open(Method::POST, path, Payload::default()))
+        timeout(QUERY_LIMIT, self.open(Method::POST, path, Payload::default()))
             .await
             .unwrap_or(Err(late))
     }
@@ -366,7 +357,7 @@ impl Api {
         let connect = |source| ApiError::Connect { host: self.host.to_string(), source };
         let transport = self.connect().await.map_err(connect)?;
         let answer = http::exchange(transport, message).await.map_err(broken)?;
-        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = milliseconds(begin.elapsed());
         log::debug!(request, status = u64::from(answer.status().as_u16()), milliseconds; "asked the engine");
         Ok(answer)
     }

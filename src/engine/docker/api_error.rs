@@ -34,8 +34,6 @@ pub enum ApiError {
     /// The engine refused the request.
     #[error("{message}")]
     Refused {
-        /// Method and path.
-        request: String,
         /// The HTTP status.
         status: u16,
         /// The engine's message.

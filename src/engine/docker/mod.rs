@@ -15,7 +15,6 @@ pub mod waiter_request;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -68,7 +67,7 @@ impl Docker {
         Self { api, through_init: false }
     }
 
-    async fn show(&self, container: &str, detail: Detail) -> Result<Option<Seen>, Refusal> {
+    async fn inspect_one(&self, container: &str, detail: Detail) -> Result<Option<Seen>, Refusal> {
         let path = format!("/containers/{}/json", escape(container));
         let mut document = match self.api.get(&path).await.map_err(Refusal::from) {
             Ok(document) => document,
@@ -206,15 +205,9 @@ impl Docker {
             Ok(create) => (Some(Creation { create, connect: Vec::new() }), Vec::new()),
             Err(failure) => (None, vec![failure]),
         };
-        let request = |role: Role, creation| Request {
-            role,
-            name: role.container_name(&order.action.name),
-            handoff: order.duty.handoff.clone(),
-            body: Rc::new(creation),
-        };
         Prepared {
-            user: user.map(|creation| request(Role::User, creation)),
-            waiter: waiter.map(|creation| request(Role::Waiter, creation)),
+            user: user.map(|creation| order.request(Role::User, creation)),
+            waiter: waiter.map(|creation| order.request(Role::Waiter, creation)),
             differences,
             no_network: None,
             refusals: Vec::new(),
@@ -256,11 +249,11 @@ impl Engine for Docker {
         }
     }
 
-    fn look<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>> {
+    fn inspect<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>> {
         Box::pin(async move {
             let mut found = Vec::new();
             for container in containers {
-                found.extend(self.show(container, detail).await?);
+                found.extend(self.inspect_one(container, detail).await?);
             }
             Ok(found)
         })
@@ -270,7 +263,7 @@ impl Engine for Docker {
         Box::pin(async move {
             let filters = match which {
                 Which::Ours => json!({"label": [LABEL_ACTION]}),
-                Which::MadeBy(handoff) => {
+                Which::OfHandoff(handoff) => {
                     json!({"label": [format!("{LABEL_HANDOFF}={}", handoff.as_str())]})
                 }
                 // We may run before the engine has noted it, so `created` counts too.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::engine::json::{empty, list, text};
+use crate::engine::json::{empty, list, short, text};
 
 /// Returns the networks that the user chose, with the user's settings and nothing generated.
 pub fn endpoints(action: &Value) -> Vec<(String, Value)> {
@@ -56,9 +56,4 @@ pub fn is_mode(action: &Value, name: &str) -> bool {
     mode == name
         || (mode == "default" && name == "bridge")
         || (mode.len() >= 12 && text(network).starts_with(mode))
-}
-
-/// Returns the first twelve digits of an ID, which the engine uses as hostname and alias.
-pub fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
 }

@@ -5,9 +5,6 @@ use crate::engine::{Kind, Refusal};
 use crate::error::chain;
 use crate::retry::{Retry, Transient};
 
-/// The refusal for an answer that is not about what was asked.
-pub const NOT_A_CONTAINER: &str = "the answer is not about a container";
-
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
         let said = chain(&error);
@@ -72,12 +69,8 @@ mod tests {
         assert!(rows.len() >= 16, "two engines, eight refusals");
         for row in rows {
             let [engine, what, status, message] = row[..] else { panic!("{row:?}") };
-            let request = what.to_owned();
-            let refused = ApiError::Refused {
-                request,
-                status: status.parse().unwrap(),
-                message: message.into(),
-            };
+            let refused =
+                ApiError::Refused { status: status.parse().unwrap(), message: message.into() };
             let refusal = Refusal::from(refused);
             let expected = match what {
                 "inspect a container that is not there"
@@ -105,8 +98,7 @@ mod tests {
             (429, Kind::MayPass(Retry::UntilDeadline)),
             (403, Kind::Final),
         ] {
-            let error =
-                ApiError::Refused { request: "GET /x".into(), status, message: "words".into() };
+            let error = ApiError::Refused { status, message: "words".into() };
             assert_eq!(Refusal::from(error).kind, kind, "{status}");
         }
         let removal = "removal of container x is already in progress";

@@ -7,8 +7,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::networks::{endpoints, is_mode, short};
-use crate::engine::json::{cleaned, empty, list, text};
+use super::networks::{endpoints, is_mode};
+use crate::engine::json::{cleaned, empty, list, short, text};
 use crate::login;
 
 /// What to request from the engine, in this order.

@@ -2,16 +2,14 @@
 
 use serde_json::Value;
 
-use super::refusal::NOT_A_CONTAINER;
 use crate::engine::json::{list, text};
 use crate::engine::platform::Platform;
-use crate::engine::{Image, Kind, Life, Refusal, Seen, Whole};
+use crate::engine::{Image, Life, NOT_A_CONTAINER, Refusal, Seen, Whole};
 use crate::names::{
     JOURNAL_FOLDER, LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_REQUEST, LABEL_ROLE,
     RequestMark, Role,
 };
 use crate::reference::Reference;
-use crate::retry::Retry;
 
 /// Reads the answer to `GET /containers/{id}/json`.
 ///
@@ -19,7 +17,7 @@ use crate::retry::Retry;
 /// If the answer is not about a container; that counts as no answer.
 pub fn container(document: Value) -> Result<Seen, Refusal> {
     let Some(id) = document["Id"].as_str().filter(|id| !id.is_empty()) else {
-        return Err(Refusal::new(Kind::MayPass(Retry::UntilDeadline), NOT_A_CONTAINER));
+        return Err(Refusal::passing(NOT_A_CONTAINER));
     };
     let (config, labels) = (&document["Config"], &document["Config"]["Labels"]);
     let words = std::iter::once(&document["Path"]).chain(list(&document["Args"]));
@@ -113,6 +111,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::Kind;
+    use crate::retry::Retry;
 
     #[test]
     fn lives_are_read_from_state() {

@@ -32,7 +32,7 @@ pub struct WaiterParts<'a> {
     pub ends_machine: bool,
     /// True if the waiter may have to unload a kernel.
     pub unloads_kernel: bool,
-    /// True if the waiter waits for a signal that comes through a network.
+    /// True if the waiter has to reach a server through a network.
     pub needs_network: bool,
     /// True if the host exposes the kernel's log as a device.
     pub has_console: bool,

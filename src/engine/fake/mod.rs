@@ -226,9 +226,9 @@ impl Engine for FakeEngine {
         }
     }
 
-    fn look<'a>(&'a self, containers: &'a [&'a str], _: Detail) -> Answer<'a, Vec<Seen>> {
+    fn inspect<'a>(&'a self, containers: &'a [&'a str], _: Detail) -> Answer<'a, Vec<Seen>> {
         Box::pin(self.request(
-            || format!("look {}", containers.join(" ")),
+            || format!("inspect {}", containers.join(" ")),
             15,
             async |this: &Self, _| {
                 Ok(containers.iter().filter_map(|container| this.show(container)).collect())
@@ -244,7 +244,7 @@ impl Engine for FakeEngine {
                 let world = this.world();
                 let is_meant = |found: &&Container| match which {
                     Which::Ours => found.role.is_some(),
-                    Which::MadeBy(handoff) => found.handoff == handoff.as_str(),
+                    Which::OfHandoff(handoff) => found.handoff == handoff.as_str(),
                     Which::Running => matches!(found.life, Life::Running { .. }),
                 };
                 Ok(world
@@ -298,11 +298,7 @@ impl Engine for FakeEngine {
         if order.action.id != self.client {
             self.world().violate("another container was taken for ours (promise 5)".into());
         }
-        let request = |role: Role| {
-            let name = role.container_name(&order.action.name);
-            let body = Rc::new(order.duty.clone());
-            Some(Request { role, name, handoff: order.duty.handoff.clone(), body })
-        };
+        let request = |role| Some(order.request(role, order.duty.clone()));
         let user = order.user.as_ref().and_then(|_| request(Role::User));
         let prepared = Prepared { user, waiter: request(Role::Waiter), ..Prepared::default() };
         Box::pin(async move { prepared })

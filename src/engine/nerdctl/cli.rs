@@ -11,13 +11,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::registry_access::Access;
+use crate::engine::{CHANGE_LIMIT, QUERY_LIMIT};
+use crate::retry::milliseconds;
 
 /// Where to look for programs; CaptainOS has nerdctl in /usr/local/bin.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Limit for a question; 30 to 45 ms are usual, 10 s when containerd hangs (observed).
-const QUESTION_LIMIT: Duration = Duration::from_secs(15);
-/// Limit for a call that changes something; after it, the caller looks at what became of it.
-const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
 /// No garbage collection: a call ends before it would pay, and skipping it saves a tenth of the
 /// time (measured). A call that needs more memory collects all the same (Go's runtime,
@@ -111,7 +109,7 @@ impl Cli {
     /// # Errors
     /// If the call fails, with any [`CliError`] but [`CliError::NotJson`].
     pub async fn ask(&self, arguments: &[&str]) -> Result<String, CliError> {
-        Ok(self.call(QUESTION_LIMIT, arguments, "").await?.printed)
+        Ok(self.call(QUERY_LIMIT, arguments, "").await?.printed)
     }
 
     /// Runs a subcommand that changes something, with `input` on its standard input; returns its
@@ -194,7 +192,7 @@ impl Cli {
             output
         };
         let output = timeout(limit, run).await.map_err(|_| late)?.map_err(CliError::Run)?;
-        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = milliseconds(begin.elapsed());
         log::debug!(call = call.as_str(), success = output.status.success(), milliseconds; "asked nerdctl");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let warnings = text(&output.stderr);
@@ -214,7 +212,7 @@ impl Cli {
     /// # Errors
     /// If the call fails, prints no JSON, or could not read a part that decides.
     pub async fn documents(&self, arguments: &[&str]) -> Result<Vec<Value>, CliError> {
-        let said = self.call(QUESTION_LIMIT, arguments, "").await?;
+        let said = self.call(QUERY_LIMIT, arguments, "").await?;
         let call = subcommand(arguments);
         if let Some(line) = unread(&said.warnings) {
             return Err(CliError::Partial { call, message: line.to_owned() });

@@ -13,9 +13,9 @@ mod rights;
 use serde_json::Value;
 
 use super::spec::{
-    environment, hostname_variable, is_hostname, label_json, made_by_nerdctl, quoted,
+    environment, has_namespace, hostname_variable, is_hostname, label_json, made_by_nerdctl, quoted,
 };
-use crate::engine::json::{list, text};
+use crate::engine::json::{list, short, text};
 
 /// A setting of the action that nerdctl cannot carry over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,9 +173,7 @@ impl Flags {
 
     fn network(&mut self, action: &Value, host: &dyn Host) -> Result<(), NotCarried> {
         let spec = &action["Spec"];
-        let has = |kind: &str| {
-            list(&spec["linux"]["namespaces"]).iter().any(|space| space["type"] == kind)
-        };
+        let has = |kind: &str| has_namespace(spec, kind);
         let labelled = label_json(action, "nerdctl/networks");
         let by_spec = match (has("network"), host.makes_networks()) {
             (true, true) => "bridge",
@@ -211,8 +209,7 @@ impl Flags {
                 )));
             }
             self.say("hostname", variable);
-        } else if has("uts") && !hostname.is_empty() && !hosts_own && id.get(..12) != Some(hostname)
-        {
+        } else if has("uts") && !hostname.is_empty() && !hosts_own && short(id) != hostname {
             self.say("hostname", hostname);
         }
         if let Some(domain) =

@@ -35,25 +35,21 @@ use self::log::{LogCommand, LogFile};
 use self::own_namespaces::own_program;
 use self::prepare::Call;
 use self::process::Process;
-use self::refusal::{change_refusal, query_refusal};
+use self::refusal::{change_refusal, pull_refusal, query_refusal};
 use self::registry_access::Access;
 use super::platform::Platform;
-use super::registry::refusal_of_pull;
 use super::{
-    About, Answer, Created, Detail, Engine, Image, Kind, Life, Listen, Order, Output, PendingEnd,
-    Prepared, Pulling, Refusal, Removal, Request, Seen, Which,
+    About, Answer, Created, Detail, Engine, Image, Kind, Life, Listen, NOTICE_LIMIT, Order, Output,
+    PendingEnd, Prepared, Pulling, Refusal, Removal, Request, Seen, Which,
 };
 use crate::error::Failure;
 use crate::login::{self, Config, Login};
 use crate::machine::namespaces;
 use crate::names::{JOURNAL_FILE, LABEL_ACTION, LABEL_HANDOFF, WORD};
 use crate::reference::Reference;
-use crate::retry::Retry;
 use crate::settings::Settings;
 
-/// How long containerd may take to notice that a process has ended.
-const END_LIMIT: Duration = Duration::from_secs(10);
-/// Time between two looks at whether it has.
+/// The pause between two checks whether containerd has noticed that a process ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
 const CHECK: &str = "check containerd and nerdctl of the OSIE: one of them is down or unhealthy";
@@ -116,19 +112,16 @@ impl Nerdctl {
     }
 
     /// Shows one container.
-    async fn show(&self, container: &str, detail: Detail) -> Result<Option<Seen>, Refusal> {
-        match self.show_all(&[container], detail).await {
-            Ok(found) => match found.into_iter().next() {
-                Some(seen) => Ok(Some(seen)),
-                None => Err(query_refusal(CliError::Empty { call: "container inspect".into() })),
-            },
+    async fn inspect_one(&self, container: &str, detail: Detail) -> Result<Option<Seen>, Refusal> {
+        match self.inspect_all(&[container], detail).await {
+            Ok(mut found) => Ok(found.pop()),
             Err(refusal) if refusal.is_gone() => Ok(None),
             Err(refusal) => Err(refusal),
         }
     }
 
     /// Shows these containers, all of which must exist.
-    async fn show_all(&self, containers: &[&str], detail: Detail) -> Result<Vec<Seen>, Refusal> {
+    async fn inspect_all(&self, containers: &[&str], detail: Detail) -> Result<Vec<Seen>, Refusal> {
         let format: &[&str] =
             if detail == Detail::Life { &["--format", seen::LITTLE] } else { &[] };
         let call = [&["container", "inspect", "--mode=native"], format, containers].concat();
@@ -167,7 +160,7 @@ impl Nerdctl {
         if !all_are_seen || namespaces::is_an_argument(name) {
             return false;
         }
-        if !matches!(self.show(holder, Detail::Life).await, Ok(None)) {
+        if !matches!(self.inspect_one(holder, Detail::Life).await, Ok(None)) {
             return false;
         }
         // nerdctl's store of names has one file per name, which holds the container's ID
@@ -183,7 +176,7 @@ impl Nerdctl {
         freed
     }
 
-    async fn create_once(&self, request: &Request) -> Result<Created, Refusal> {
+    async fn call_create(&self, request: &Request) -> Result<Created, Refusal> {
         let Creation { arguments, input } = &request.body::<Call>()?.creation;
         let call: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let id = self.cli.run(&call, input).await.map_err(change_refusal)?;
@@ -198,26 +191,27 @@ impl Nerdctl {
     async fn end_half_started(&self, container: &Seen) -> Result<(), Refusal> {
         let Some(pid) = container.life.pid() else { return Ok(()) };
         ::log::warn!(container = container.id.as_str(); "the container's start was interrupted; starting it again");
-        let passing = |said: String| Refusal::new(Kind::MayPass(Retry::UntilDeadline), said);
         let process = match Process::open(pid, &container.id) {
             Ok(process) => process,
             Err(_) => return Ok(()),
         };
         process.signal(Signal::KILL).map_err(|error| {
-            passing(format!("cannot end process {pid}, which waits to be started: {error}"))
+            Refusal::passing(format!(
+                "cannot end process {pid}, which waits to be started: {error}"
+            ))
         })?;
-        let end = Instant::now() + END_LIMIT;
-        let _ = timeout(END_LIMIT, process.ended()).await;
+        let end = Instant::now() + NOTICE_LIMIT;
+        let _ = timeout(NOTICE_LIMIT, process.ended()).await;
         loop {
-            match self.show(&container.id, Detail::Life).await? {
+            match self.inspect_one(&container.id, Detail::Life).await? {
                 Some(seen)
                     if matches!(seen.life, Life::Starting { .. }) && Instant::now() < end =>
                 {
                     sleep(PAUSE).await
                 }
                 Some(seen) if matches!(seen.life, Life::Starting { .. }) => {
-                    return Err(passing(
-                        "containerd has not noticed that the process ended".into(),
+                    return Err(Refusal::passing(
+                        "containerd has not noticed that the process ended",
                     ));
                 }
                 _ => return Ok(()),
@@ -231,7 +225,7 @@ impl Nerdctl {
         let gone = || Refusal::new(Kind::Gone, "its process has ended");
         let life = match pid {
             Some(pid) => Life::Running { pid: Some(pid) },
-            None => self.show(container, Detail::Life).await?.ok_or_else(gone)?.life,
+            None => self.inspect_one(container, Detail::Life).await?.ok_or_else(gone)?.life,
         };
         let ended = || Life::Unknown("its process has ended".into());
         match life.pid().map(|pid| Process::open(pid, container)) {
@@ -285,20 +279,20 @@ impl Engine for Nerdctl {
         }
     }
 
-    fn look<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>> {
+    fn inspect<'a>(&'a self, containers: &'a [&'a str], detail: Detail) -> Answer<'a, Vec<Seen>> {
         Box::pin(async move {
             if let [one] = containers {
-                return Ok(self.show(one, detail).await?.into_iter().collect());
+                return Ok(self.inspect_one(one, detail).await?.into_iter().collect());
             }
             // A call costs a process: one call for all, and one for each only if one of them is
             // missing.
-            match self.show_all(containers, detail).await {
+            match self.inspect_all(containers, detail).await {
                 Err(refusal) if refusal.is_gone() => {}
                 answer => return answer,
             }
             let mut found = Vec::new();
             for container in containers {
-                found.extend(self.show(container, detail).await?);
+                found.extend(self.inspect_one(container, detail).await?);
             }
             Ok(found)
         })
@@ -309,7 +303,7 @@ impl Engine for Nerdctl {
             let mut call = vec!["ps", "--quiet", "--no-trunc"];
             let filter = match which {
                 Which::Ours => format!("label={LABEL_ACTION}"),
-                Which::MadeBy(handoff) => format!("label={LABEL_HANDOFF}={}", handoff.as_str()),
+                Which::OfHandoff(handoff) => format!("label={LABEL_HANDOFF}={}", handoff.as_str()),
                 Which::Running => String::new(),
             };
             if !filter.is_empty() {
@@ -347,13 +341,13 @@ impl Engine for Nerdctl {
                     let found = cli
                         .documents(&["manifest", "inspect", &name])
                         .await
-                        .map_err(registry_refusal)?;
+                        .map_err(pull_refusal)?;
                     Ok(seen::platforms(&found))
                 }
                 Pulling::Whole(_) => {
                     cli.run_without_limit(&["pull", "--quiet", &name])
                         .await
-                        .map_err(registry_refusal)?;
+                        .map_err(pull_refusal)?;
                     Ok(Vec::new())
                 }
             }
@@ -366,11 +360,11 @@ impl Engine for Nerdctl {
 
     fn create<'a>(&'a self, request: &'a Request) -> Answer<'a, Created> {
         Box::pin(async move {
-            match self.create_once(request).await {
+            match self.call_create(request).await {
                 Err(Refusal { kind: Kind::NameTaken { by: Some(holder) }, .. })
                     if self.free_name(&request.name, &holder).await =>
                 {
-                    self.create_once(request).await
+                    self.call_create(request).await
                 }
                 other => other,
             }
@@ -381,7 +375,7 @@ impl Engine for Nerdctl {
         Box::pin(async move {
             let Some((action, own)) = &request.body::<Call>()?.held_against else { return Ok(()) };
             let gone = || Refusal::new(Kind::Gone, "something else removed it");
-            let user = self.show(id, Detail::Whole).await?.ok_or_else(gone)?;
+            let user = self.inspect_one(id, Detail::Whole).await?.ok_or_else(gone)?;
             // nerdctl would say so only at start (observed).
             if user.whole.command.is_empty() {
                 return Err(Refusal::new(Kind::NoCommand, "the container has nothing to run"));
@@ -415,8 +409,7 @@ impl Engine for Nerdctl {
         let written = OpenOptions::new().append(true).create(true).open(&journal);
         let written = written.and_then(|mut file| file.write_all(format!("{WORD}\n").as_bytes()));
         let failed = |error| format!("cannot write {}: {error}", journal.display());
-        let given = written
-            .map_err(|error| Refusal::new(Kind::MayPass(Retry::UntilDeadline), failed(error)));
+        let given = written.map_err(|error| Refusal::passing(failed(error)));
         Box::pin(async move { given })
     }
 
@@ -460,13 +453,5 @@ impl Engine for Nerdctl {
                 .map(drop)
                 .map_err(query_refusal)
         })
-    }
-}
-
-/// Interprets a registry's words, as nerdctl passes them on.
-fn registry_refusal(error: CliError) -> Refusal {
-    match error {
-        CliError::Refused { message } => refusal_of_pull(message),
-        other => change_refusal(other),
     }
 }

@@ -1,7 +1,5 @@
 //! Builds the calls that create both containers; changes nothing.
 
-use std::rc::Rc;
-
 use serde_json::Value;
 
 use super::cli::Cli;
@@ -9,8 +7,8 @@ use super::flags::{self, Creation, NotCarried, Wanted};
 use super::own_namespaces::VOLUMES;
 use super::waiter_call::{self, WaiterParts};
 use super::{network, spec};
-use crate::engine::json::{differences, list};
-use crate::engine::{Order, Prepared, Request, UserOrder};
+use crate::engine::json::differences;
+use crate::engine::{Order, Prepared, UserOrder};
 use crate::error::{Context, Failure};
 use crate::machine::namespaces;
 use crate::names::Role;
@@ -48,12 +46,8 @@ pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) 
     let no_network = if order.user.is_some() { why_no_network(order, in_host).await } else { None };
     let mut prepared = Prepared { no_network, ..Prepared::default() };
     let action = &order.action.whole.document;
-    let request = |role: Role, creation, held_against| Request {
-        role,
-        name: role.container_name(&order.action.name),
-        handoff: order.duty.handoff.clone(),
-        body: Rc::new(Call { creation, held_against }),
-    };
+    let request =
+        |role, creation, held_against| order.request(role, Call { creation, held_against });
     let has_network = prepared.no_network.is_none();
     let user = order.user.as_ref().map(|user| (user, user_container(order, user, has_network)));
     match user {
@@ -147,9 +141,7 @@ async fn hidden_ports(cli: &Cli, action: &Value) -> Result<(), Failure> {
 /// `containerd.go`); nerdctl would not start its container.
 async fn why_no_network(order: &Order<'_>, in_host: bool) -> Option<String> {
     let action = &order.action.whole.document;
-    let own =
-        list(&action["Spec"]["linux"]["namespaces"]).iter().any(|space| space["type"] == "network");
-    if !own || spec::made_by_nerdctl(action) {
+    if !spec::has_namespace(&action["Spec"], "network") || spec::made_by_nerdctl(action) {
         return None;
     }
     if !order.has_network {

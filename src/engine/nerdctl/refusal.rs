@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use super::cli::CliError;
 use super::flags::NotCarried;
+use crate::engine::registry::refusal_of_pull;
 use crate::engine::{Kind, Refusal};
 use crate::error::chain;
 use crate::retry::Retry;
@@ -53,6 +54,17 @@ pub fn query_refusal(error: CliError) -> Refusal {
     refusal
 }
 
+/// Interprets the failure of a pull: nerdctl's own words, or the registry's, which it passes on.
+pub fn pull_refusal(error: CliError) -> Refusal {
+    match error {
+        CliError::Refused { message } => match kind_of(&message) {
+            Some(kind @ Kind::MayPass(_)) => Refusal::new(kind, message),
+            _ => refusal_of_pull(message),
+        },
+        other => change_refusal(other),
+    }
+}
+
 /// Interprets nerdctl's words (2.2.1); returns `None` if they are unknown.
 fn kind_of(message: &str) -> Option<Kind> {
     let says = |words: &str| message.contains(words);
@@ -98,6 +110,7 @@ impl From<NotCarried> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retry::Transient;
 
     fn refused(message: &str) -> CliError {
         CliError::Refused { message: message.into() }
@@ -129,6 +142,8 @@ mod tests {
                 other => panic!("unknown row {other}"),
             };
             assert_eq!(kind, expected, "{engine}, {what}: {message}");
+            let pulled = pull_refusal(refused(message)).retry();
+            assert_eq!(pulled == Retry::UntilDeadline, what == "containerd is away", "{message}");
         }
     }
 

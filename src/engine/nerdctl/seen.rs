@@ -4,15 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::spec::made_by_nerdctl;
-use crate::engine::json::{list, text};
+use super::spec::{has_namespace, made_by_nerdctl};
+use crate::engine::json::{list, short, text};
 use crate::engine::platform::Platform;
-use crate::engine::{Detail, Image, Kind, Life, Refusal, Seen, Whole};
+use crate::engine::{Detail, Image, Life, NOT_A_CONTAINER, Refusal, Seen, Whole};
 use crate::names::{
     LABEL_ACTION, LABEL_HANDOFF, LABEL_MADE_BY, LABEL_REQUEST, LABEL_ROLE, RequestMark, Role,
 };
 use crate::reference::Reference;
-use crate::retry::Retry;
 
 /// The template that prints what [`Detail::Life`] needs, a small part of a native document.
 pub const LITTLE: &str =
@@ -24,16 +23,12 @@ pub const LITTLE: &str =
 /// If it is not about a container; that counts as no answer.
 pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
     let Some(id) = document["ID"].as_str().filter(|id| !id.is_empty()) else {
-        return Err(Refusal::new(
-            Kind::MayPass(Retry::UntilDeadline),
-            "the answer is not about a container",
-        ));
+        return Err(Refusal::passing(NOT_A_CONTAINER));
     };
     let labels = &document["Labels"];
-    let name = labels["nerdctl/name"].as_str().unwrap_or(id.get(..12).unwrap_or(id));
+    let name = labels["nerdctl/name"].as_str().unwrap_or(short(id));
     let process = &document["Spec"]["process"];
-    let has_own_pids =
-        list(&document["Spec"]["linux"]["namespaces"]).iter().any(|space| space["type"] == "pid");
+    let has_own_pids = has_namespace(&document["Spec"], "pid");
     Ok(Seen {
         id: id.to_owned(),
         name: name.to_owned(),
@@ -108,6 +103,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::Kind;
+    use crate::retry::Retry;
 
     #[test]
     fn lives_are_read_from_the_process() {

@@ -16,6 +16,11 @@ pub fn made_by_nerdctl(action: &Value) -> bool {
     action["Labels"].get("nerdctl/networks").is_some()
 }
 
+/// True if the container has a namespace of its own of this kind.
+pub fn has_namespace(spec: &Value, kind: &str) -> bool {
+    list(&spec["linux"]["namespaces"]).iter().any(|space| space["type"] == kind)
+}
+
 /// True if really privileged, not merely with all capabilities: nothing of /proc is hidden and /sys
 /// is writable.
 pub fn privileged(spec: &Value) -> bool {

@@ -27,7 +27,7 @@ pub struct WaiterParts<'a> {
     pub ends_machine: bool,
     /// True if it may have to unload a kernel.
     pub unloads_kernel: bool,
-    /// True if it waits for a signal that comes through a network.
+    /// True if it has to reach a server through a network.
     pub needs_network: bool,
 }
 
