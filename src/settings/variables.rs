@@ -169,12 +169,12 @@ variables! {
     /// [unfinished reboots](#unfinished-reboots).
     WAITDAEMON_FINISH_REBOOT: bool = values::switch, { fix: SWITCH };
     /// How long PID 1 gets to end the machine, in seconds; then the kernel is asked. With 0 it
-    /// never is. See [ends](#ends-of-the-machine).
+    /// never is. See [how](#how-the-machine-is-taken-down).
     WAITDAEMON_FORCE_AFTER_SECONDS: Duration = values::seconds, {
         default: "60", fix: SECONDS, only_with: OnlyWith::OwnEnd
     };
     /// What the waiter does to the machine if your container failed, or ended and the machine still
-    /// runs: `none`, `reboot` or `poweroff`. Needs `pid: host`. See [ends](#ends-of-the-machine).
+    /// runs: `none`, `reboot` or `poweroff`. Needs `pid: host`. See [how](#how-the-machine-is-taken-down).
     WAITDAEMON_FALLBACK: Option<End> = values::fallback, {
         default: "none", fix: "use none, reboot or poweroff, or leave it out (none)"
     };

@@ -199,6 +199,7 @@ case!(example_registry_ca, ON_MAIN, |machine| {
     let agent = Agent::start(&machine, &place)?;
     let report = agent.final_report(LIMIT)?;
     ensure!(report.state == "SUCCESS", "{}: {}", report.state, agent.log());
+    drop(agent);
     action().run_well()?;
     ran_once(&machine)
 });
