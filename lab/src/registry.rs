@@ -3,6 +3,7 @@
 //! with TLS on port 5004.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -109,7 +110,8 @@ impl Registry {
         let add = ["address", "add", &format!("{address}/32"), "dev", "lo"];
         ensure!(machine.network_command("ip").args(add).status()?.success(), "no {address}");
         let (from, bytes_per_second) = (format!("{address}:5004"), "10000000");
-        self.forward(machine, &[&from, "127.0.0.1:5004", bytes_per_second])
+        self.forward(machine, &[&from, "127.0.0.1:5004", bytes_per_second])?;
+        listens_at(machine, address.parse()?, 5004)
     }
 
     /// Serves the same images on another port of 127.0.0.1, with additions to the registry's
@@ -225,9 +227,14 @@ impl Drop for Faulty {
 
 /// Waits until something listens on this port of 127.0.0.1.
 pub(crate) fn listens(machine: &Nest, port: u16) -> Result<()> {
+    listens_at(machine, Ipv4Addr::LOCALHOST, port)
+}
+
+fn listens_at(machine: &Nest, address: Ipv4Addr, port: u16) -> Result<()> {
     let table = format!("/proc/{}/net/tcp", machine.init());
     // The line is as proc(5) has it; 0A is the state LISTEN.
-    let line = format!("0100007F:{port:04X} 00000000:0000 0A");
+    let address = u32::from_le_bytes(address.octets());
+    let line = format!("{address:08X}:{port:04X} 00000000:0000 0A");
     until(&format!("port {port}"), START_LIMIT, || {
         Ok(fs::read_to_string(&table)?.contains(&line).then_some(()))
     })

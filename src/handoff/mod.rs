@@ -52,7 +52,7 @@ pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure
     if result.is_err() {
         let unload = async {
             if loaded.get()
-                && let Err(error) = kexec::unload().await
+                && let Err(error) = kexec::unload(CLEAN_UP_LIMIT).await
             {
                 logging::failure(&failures::kernel_stays_loaded(error));
             }

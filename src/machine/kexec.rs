@@ -16,8 +16,7 @@ const KEXEC_FILE_LOAD: c_long = if cfg!(target_arch = "aarch64") { 294 } else { 
 /// `KEXEC_FILE_UNLOAD` and `KEXEC_FILE_NO_INITRAMFS` (linux/kexec.h).
 const UNLOAD: c_ulong = 1;
 const NO_INITRD: c_ulong = 4;
-/// How long unloading waits for a load that is under way. An action that is told to stop has 5 s.
-const UNLOAD_LIMIT: Duration = Duration::from_secs(3);
+/// The pause between two attempts to unload a kernel while another call holds the lock.
 const UNLOAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Loads a kernel with its initrds and its command line, replacing a kernel that was loaded before.
@@ -38,9 +37,9 @@ pub fn load(kernel: &File, initrds: &[File], command_line: &str) -> io::Result<(
 /// signal cut off, is waited for.
 ///
 /// # Errors
-/// If the running kernel refuses, or is still loading another after [`UNLOAD_LIMIT`].
-pub async fn unload() -> io::Result<()> {
-    let end = Instant::now() + UNLOAD_LIMIT;
+/// If the running kernel refuses, or is still loading another after this time.
+pub async fn unload(limit: Duration) -> io::Result<()> {
+    let end = Instant::now() + limit;
     loop {
         match file_load(-1, -1, c"", UNLOAD) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < end => {

@@ -41,6 +41,9 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(2);
 const LAST_CALL_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait for an engine's answer when checking that it is there.
 const PROBE_LIMIT: Duration = Duration::from_millis(1500);
+/// How long to wait for a kernel that is being loaded, before it can be unloaded: less than a step
+/// gets after a signal.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(1);
 /// How long reports may delay the exit of a waiter that has nothing else to do.
 const REPORT_LIMIT: Duration = Duration::from_secs(3);
 /// How long a waiter that was told to stop may take to remove the user container: an engine kills
@@ -370,7 +373,7 @@ impl Waiter<'_> {
     /// that was loaded.
     async fn discard(&self) -> Result<&'static str, Failure> {
         if self.duty.unloads_kernel()
-            && let Err(error) = kexec::unload().await
+            && let Err(error) = kexec::unload(UNLOAD_LIMIT).await
         {
             (self.process.log_failure)(&failures::kernel_stays_loaded(error));
         }

@@ -189,7 +189,7 @@ case!(example_registry_ca, ON_MAIN, |machine| {
     let image = format!("{TLS_NAME}:5004/ok:1");
     let action = || Action::new(&machine).env("IMAGE", &image).wait("0").script(RUN);
     let said = action().env("WAITDAEMON_PULL_TIMEOUT_SECONDS", "10").run()?;
-    said.expect(1, "environment.IMAGE", "cannot pull")?;
+    said.expect(1, "environment.IMAGE", "x509")?;
     nothing_there(&machine)?;
     let example = fs::read_to_string(paths::root().join("examples/registry-ca.yaml"))?
         .replace("registry.example.org", &format!("{TLS_NAME}:5004"))

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use crate::by_agent::own_volumes;
 use crate::case;
-use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN, ON_MAIN};
+use crate::cases::{ON_CAPTAIN, ON_MAIN};
 use crate::world::{
-    ACTION, Action, LIMIT, RUN, USER, WAITER, await_event, count, event, host, kill_waiter,
-    nothing_left, nothing_there, ran_at, runs, waiter_line, waiter_log, waiter_says,
+    Action, LIMIT, RUN, USER, WAITER, host, kill_waiter, nothing_left, nothing_there, ran_at,
+    ran_once, running, runs, waiter_line, waiter_log, waiter_says,
 };
 
 /// The stand-in's address in a machine: all addresses, at Smee's port.
@@ -228,51 +228,45 @@ case!(on_expiry_runs_or_gives_up, ON_MAIN, |machine| {
 });
 
 // Any URL and any status, over IPv6; WAIT_SECONDS is the minimum wait.
-case!(any_url_and_status, ON_DOCKER_MAIN, |machine| {
+case!(any_url_and_status, ON_MAIN, |machine| {
     let smee = Smee::start(&machine, "[::1]:8080", "503")?;
     let waits = |status: &str, url: &str| {
         let action = Action::alpine(&machine).network("host").env("WAITDAEMON_WAIT_FOR", url);
-        action.env("WAITDAEMON_WAIT_FOR_STATUS", status).command(&["true"])
+        action.env("WAITDAEMON_WAIT_FOR_STATUS", status).script(RUN)
     };
     let ready = "http://[::1]:8080/ready?token=secret";
     // A server that is not ready says so: that is an answer, but not the awaited one. A query needs
     // no path before it.
     waits("200", "http://[::1]:8080?token=secret").run_well()?;
     smee.asked(2, LIMIT)?;
-    ensure!(count(&machine, "start", USER)? == 0, "started without the signal");
+    ensure!(runs(&machine) == 0, "started without the signal");
     smee.say("200")?;
-    nothing_left(&machine)?;
+    ran_once(&machine)?;
     ensure!(
         smee.answers()?.iter().all(|answer| answer.path == "/?token=secret"),
         "{:?}",
         smee.answers()?
     );
-    ensure!(count(&machine, "start", USER)? == 1, "not started");
     smee.say("503")?;
     drop(smee);
     fs::remove_dir_all(machine.folder().join("smee-___1__8080"))?;
     let smee = Smee::start(&machine, "[::1]:8080", "503")?;
     // The signal is present from the start.
     let said = waits("503", ready).wait("3").run_well()?;
+    let ended = UNIX_EPOCH.elapsed()?.as_secs_f64();
     ensure!(!format!("{said:?}").contains("secret"), "the query is in the log: {said:?}");
-    until("the second start", LIMIT, || Ok((count(&machine, "start", USER)? == 2).then_some(())))?;
-    let last = |action: &str, name: &str| -> Result<f64> {
-        let found = machine
-            .events()?
-            .into_iter()
-            .rfind(|event| event.action == action && event.name == name);
-        Ok(found.context("no such event")?.time)
-    };
-    let waited = last("start", USER)? - last("die", ACTION)?;
-    ensure!((3.0..8.0).contains(&waited), "started {waited:.3} s after the action's end");
     nothing_left(&machine)?;
+    ensure!(runs(&machine) == 2, "it ran {} times", runs(&machine));
+    // The command that ran the action returns a little after the action's end.
+    let waited = ran_at(&machine)? - ended;
+    ensure!((2.0..8.0).contains(&waited), "started {waited:.3} s after the action's end");
     smee.say("200")?;
     waits("418", ready).run_well()?;
     smee.asked(3, LIMIT)?;
-    ensure!(count(&machine, "start", USER)? == 2, "started without the signal");
+    ensure!(runs(&machine) == 2, "started without the signal");
     smee.say("418")?;
     nothing_left(&machine)?;
-    ensure!(count(&machine, "start", USER)? == 3, "not started");
+    ensure!(runs(&machine) == 3, "it ran {} times", runs(&machine));
     ensure!(
         smee.answers()?.iter().all(|answer| answer.path == "/ready?token=secret"),
         "{:?}",
@@ -282,13 +276,13 @@ case!(any_url_and_status, ON_DOCKER_MAIN, |machine| {
 });
 
 // A setting that cannot work is an error before SUCCESS, or a warning if WAIT_SECONDS still counts.
-case!(bad_signals_fail_before_success, ON_DOCKER_MAIN, |machine| {
+case!(bad_signals_fail_before_success, ON_MAIN, |machine| {
     let field = "environment.WAITDAEMON_WAIT_FOR";
-    waits(&machine)?.run()?.expect(1, field, "refused")?;
-    nothing_there(&machine)?;
     let netboot = Action::alpine(&machine).env("WAITDAEMON_WAIT_FOR", "netboot-off");
     // This machine's kernel was not started by Tinkerbell.
     netboot.run()?.expect(1, field, "grpc_authority")?;
+    nothing_there(&machine)?;
+    waits(&machine)?.run()?.expect(1, field, "refused")?;
     nothing_there(&machine)?;
     let https = Action::alpine(&machine).env("WAITDAEMON_WAIT_FOR", "https://h/ready");
     https.run()?.expect(78, field, "https")?;
@@ -324,12 +318,14 @@ case!(bad_signals_fail_before_success, ON_DOCKER_MAIN, |machine| {
         line["message"].as_str().is_some_and(|text| text.contains("starting the wait"))
     };
     waiter_line(&machine, "that it waits 10 s", |line| starts(line) && line["wait_seconds"] == 10)?;
-    ensure!(event(&machine, "start", USER)?.is_none(), "started at once");
-    ensure!(
-        machine.inspect(WAITER)?["HostConfig"]["NetworkMode"] == "none",
-        "the waiter has a network"
-    );
-    await_event(&machine, "start", WAITER).map(drop)
+    ensure!(runs(&machine) == 0, "started at once");
+    if machine.is_docker() {
+        ensure!(
+            machine.inspect(WAITER)?["HostConfig"]["NetworkMode"] == "none",
+            "the waiter has a network"
+        );
+    }
+    running(&machine, WAITER).map(drop)
 });
 
 // The documentation's example reboots the machine once netboot is off, and not before.

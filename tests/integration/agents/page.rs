@@ -45,11 +45,11 @@ On Docker every agent since v0.23 copies an action's output into its own log. Th
 
 On containerd, with every release, an action that exceeds its `timeout` may be reported as FAILED instead of TIMEOUT, and keep running. This happens if the agent mistakes the end of its own wait for the end of the action: then it ends nothing and keeps the container (run: `timeout_during_a_pull`, `timeout_after_arming`, in about one of four; read: tink/agent/internal/runtime/containerd/containerd.go, the `select` in Execute). Whatever such an action still does has no effect: a waiter that it arms waits 90 s for the agent to delete the container, then removes your container and itself.
 
+`background: true` is meant to report an action as `SUCCESS` before it runs. The field exists only in the API v1alpha2, which no part of v0.25.0 reads (read: api/v1alpha2/tinkerbell/task.go, crd/crd.go). In that API `command` is meant to replace the image's ENTRYPOINT, and `args` holds the arguments. waitdaemon's arguments will then belong in `args`.
+
 ### Registries of your own
 
 After v0.25.0, and not yet in a release (read: commit 9abc64f7, 2026-08-16), the agent's containerd runtime reads registry settings from /etc/containerd/certs.d for the action's own image. Earlier releases do not. With them, waitdaemon's image must come from a registry that containerd trusts without these settings. IMAGE is pulled by nerdctl, which does read them.
-
-`background: true` is meant to report an action as `SUCCESS` before it runs. The field exists only in the API v1alpha2, which no part of v0.25.0 reads (read: api/v1alpha2/tinkerbell/task.go, crd/crd.go). In that API `command` is meant to replace the image's ENTRYPOINT, and `args` holds the arguments. waitdaemon's arguments will then belong in `args`.
 
 ## arm64
 
