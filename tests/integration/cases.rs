@@ -11,6 +11,9 @@ use lab::system::System;
 
 use System::{CaptainNext, CaptainOS, CaptainV1, DockerNew, DockerOld, HookOS};
 
+/// How many other cases begin between two long ones.
+const BETWEEN_LONG_CASES: usize = 12;
+
 /// The systems on which a case runs.
 #[derive(Clone, Copy)]
 pub struct Systems {
@@ -88,14 +91,15 @@ impl Case {
 /// Every case on each of its systems. Long cases are included only if `SOAK` is set; if it is
 /// `alone`, all others are left out.
 ///
-/// The table of settings comes first, for its cases are the longest; then all others, mixed: some
-/// keep the processors busy, others mostly wait, and beside each other they take less time.
+/// The cases are mixed: some keep the processors busy, others mostly wait, and beside each other
+/// they take less time. The table of settings has the longest and busiest, so these begin early and
+/// not all at once.
 pub fn all() -> Vec<suite::Case> {
     let soak = std::env::var_os("SOAK");
     let (soak, alone) = (soak.is_some(), soak.is_some_and(|value| value == "alone"));
     let mut cases: Vec<_> = inventory::iter::<Case>.into_iter().collect();
-    cases.sort_by_key(|case| (!case.module.contains("fidelity"), mixed(&case.name())));
-    let mut all = Vec::new();
+    cases.sort_by_key(|case| mixed(&case.name()));
+    let (mut long, mut all) = (Vec::new(), Vec::new());
     for case in cases {
         let run = case.run;
         let Some(systems) = case.systems else {
@@ -106,10 +110,16 @@ pub fn all() -> Vec<suite::Case> {
             continue;
         };
         let is_meant = if alone { systems.soak } else { soak || !systems.soak };
+        let group = if case.module.contains("fidelity") { &mut long } else { &mut all };
         for &system in systems.on.iter().filter(|_| is_meant) {
             let name = format!("{}::{}", system.name(), case.name());
-            all.push(suite::Case { name, run: Arc::new(move || run(system)) });
+            group.push(suite::Case { name, run: Arc::new(move || run(system)) });
         }
+    }
+    // nerdctl's take longest.
+    long.sort_by_key(|case: &suite::Case| !case.name.starts_with("captain"));
+    for (number, case) in long.into_iter().enumerate() {
+        all.insert((number * BETWEEN_LONG_CASES).min(all.len()), case);
     }
     all
 }

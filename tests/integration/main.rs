@@ -49,7 +49,7 @@ static TIMES: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // A case spends most of its time waiting, so more of them run than there are cores.
-    arguments.test_threads = arguments.test_threads.or(Some(7));
+    arguments.test_threads = arguments.test_threads.or(Some(8));
     if let Err(error) = world::make_images()
         .and_then(|()| fidelity::make_images())
         .and_then(|()| own_image::make_images())
