@@ -409,11 +409,12 @@ impl<'a> Lifecycle<'a> {
     }
 
     /// Removes every container that the handoff made, the waiter last, because it may be the
-    /// caller. A user container that runs is not removed: then the action did succeed.
+    /// caller: then `waiter` is [`Removal::Own`]. A user container that runs is not removed: then
+    /// the action did succeed.
     ///
     /// # Errors
     /// If a container cannot be removed; the others are removed anyway.
-    pub async fn roll_back(&self, handoff: &HandoffId) -> Result<(), Failure> {
+    pub async fn roll_back(&self, handoff: &HandoffId, waiter: Removal) -> Result<(), Failure> {
         let failed = "cannot remove what this handoff made";
         let made = self.list(Which::OfHandoff(handoff)).await.context(failed)?;
         let ids: Vec<&str> = made.iter().map(String::as_str).collect();
@@ -422,7 +423,7 @@ impl<'a> Lifecycle<'a> {
             found.into_iter().partition(Seen::is_waiter);
         let mut result = Ok(());
         for seen in others.into_iter().chain(waiters) {
-            let how = if seen.is_waiter() { Removal::Own } else { Removal::Idle };
+            let how = if seen.is_waiter() { waiter } else { Removal::Idle };
             let removed = self.ensure_removed(&seen.id, how).await;
             result = result.and(removed.context(format!("{failed}: {}", seen.id)));
         }

@@ -7,7 +7,7 @@ use super::job::Job;
 use super::kernel::Kernel;
 use super::plan::Plan;
 use super::stop::{finish_then_stop, or_stopped};
-use crate::engine::{Created, Kind};
+use crate::engine::{Created, Kind, Removal};
 use crate::error::Failure;
 use crate::failures;
 use crate::lifecycle::{EarlierAttempt, HANDOFF_PATIENCE, Lifecycle};
@@ -59,7 +59,7 @@ pub async fn apply(
         // Another handoff of this action is running at the same time. One of the two gets both
         // names, and the other waits for it.
         others = true;
-        or_stopped(signals, lifecycle.roll_back(&job.id)).await?;
+        or_stopped(signals, lifecycle.roll_back(&job.id, Removal::Any)).await?;
         let wait = async {
             Ok::<_, Failure>(
                 attempts.wait_as(not_created.retry, CREATING, &not_created.failure).await,

@@ -24,6 +24,7 @@ use self::plan::{Plan, plan};
 use self::pull::pull;
 use self::start_waiter::ArmedWaiter;
 use self::stop::or_stopped;
+use crate::engine::Removal;
 use crate::error::Failure;
 use crate::failures;
 use crate::lifecycle::{HANDOFF_PATIENCE, Lifecycle};
@@ -110,7 +111,7 @@ async fn plan_and_pull(job: &Job<'_>, signals: &mut Signals) -> Result<Option<Pl
 /// Removes what the handoff created, if it created anything.
 async fn roll_back(job: &Job<'_>, signals: &mut Signals) {
     let lifecycle = Lifecycle::new(job.reached.engine.as_ref(), HANDOFF_PATIENCE);
-    let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(&job.id));
+    let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(&job.id, Removal::Any));
     tokio::pin!(removal);
     let removed = tokio::select! {
         biased;

@@ -82,9 +82,20 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
             None => Ok(None),
         }
     };
-    let (action, image) = tokio::join!(
+    let look_for_own_image = async {
+        match &reached.candidates[..] {
+            // If there is one candidate, as usual, its image is looked up before it is proved to be
+            // ours: a nerdctl call takes 35 ms.
+            [candidate] if settings.image().is_some() => {
+                Some(identity::own_image(&lifecycle, candidate).await)
+            }
+            _ => None,
+        }
+    };
+    let (action, image, candidates_image) = tokio::join!(
         identity::identify(&lifecycle, process, &reached.candidates, &job.id),
-        look_for_image
+        look_for_image,
+        look_for_own_image
     );
     let mut problems = Vec::new();
     let image = image.unwrap_or_else(|(image, refusal)| {
@@ -103,16 +114,19 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
     log::info!(container = own.id.as_str(), proof = action.proof, image = settings.image().map(|image| image.as_written()); "identified the action container");
     let ours: Vec<&str> = reached.ours.iter().map(String::as_str).collect();
     // Only what the user container is made from and compared with needs our own image.
-    let mut own_image = None;
-    if settings.image().is_some() {
-        match identity::own_image(&lifecycle, own).await {
-            Ok(image) => own_image = Some(image),
-            Err(failure) => {
-                problems.push(failure);
-                return Err(problems);
-            }
+    let is_own = reached.candidates.first().is_some_and(|first| first.id == own.id);
+    let own_image = match candidates_image.filter(|_| is_own) {
+        Some(image) => Some(image),
+        None if settings.image().is_some() => Some(identity::own_image(&lifecycle, own).await),
+        None => None,
+    };
+    let own_image = match own_image.transpose() {
+        Ok(image) => image,
+        Err(failure) => {
+            problems.push(failure);
+            return Err(problems);
         }
-    }
+    };
     let (earlier, others): (Vec<Seen>, Vec<Seen>) = match lifecycle.inspect_all(&ours).await {
         Ok(found) => found.into_iter().partition(|seen| seen.action == own.name),
         Err(refusal) => {

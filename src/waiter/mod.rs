@@ -112,7 +112,8 @@ pub async fn run(
             (process.log_failure)(&failure);
             let message =
                 "could not arm the waiter; it removed everything this handoff had created";
-            let roll_back = or_interrupted(signals, lifecycle.roll_back(&duty.handoff)).await;
+            let roll_back =
+                or_interrupted(signals, lifecycle.roll_back(&duty.handoff, Removal::Own)).await;
             let Some(rolled_back) = roll_back else { return Exit::Interrupted };
             (process.log_failure)(&rolled_back.err().unwrap_or_else(|| Failure::new(message)));
             return Exit::Failed;

@@ -434,6 +434,12 @@ impl Engine for FakeEngine {
             async move |this: &Self, fault| {
                 let (lie, id) = (fault == Some(Fault::Lie), container.to_owned());
                 let own = id == this.client;
+                if how == Removal::Own && !own {
+                    // A process that removes itself leaves its cgroup first, and then no waiter
+                    // finds it there.
+                    let another = "another container was removed as the process's own (promise 12)";
+                    this.world().violate(another.into());
+                }
                 let done =
                     this.change(async move |this: Self| this.remove_now(&id, how, lie)).await;
                 if own && done.is_ok() && !lie {
