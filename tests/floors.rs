@@ -1,37 +1,16 @@
 //! The floors of the source tree: docs/design.md draws them, and the imports under src keep to
 //! them. A file uses only what is drawn below it, and the imports form no cycle.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use self::source::{code, files, root};
+
 type Edges = BTreeMap<String, BTreeSet<String>>;
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The files under src, with paths such as `engine/docker/mod.rs`.
-fn files(folder: &Path, found: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files(&path, found)?;
-        } else if path.extension().is_some_and(|kind| kind == "rs") {
-            found.push(path.strip_prefix(root().join("src"))?.to_string_lossy().into_owned());
-        }
-    }
-    found.sort();
-    Ok(())
-}
-
-/// The code of a file without its tests and comments.
-fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
-}
 
 /// The paths that begin with this word: `crate::a::{b, c::d}` gives `a::b` and `a::c::d`.
 fn paths_after(code: &str, word: &str) -> Vec<String> {

@@ -2,10 +2,13 @@
 //! the code as the text of a failure or of a warning. A message that is composed of variables is
 //! not seen here.
 
+mod source;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+
+use self::source::{code, files, root};
 
 /// Failures that no setting and no machine can cause: the types allow them, the program does not.
 const INTERNAL: [&str; 5] = [
@@ -25,24 +28,17 @@ const PARTS: [&str; 4] = [
 /// A message whose texts are all shorter is made of other messages.
 const MIN_TEXT: usize = 10;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn collect(folder: &Path, messages: &mut Vec<(PathBuf, String)>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            if !path.ends_with("simulation") {
-                collect(&path, messages)?;
-            }
-            continue;
-        }
-        let text = fs::read_to_string(&path)?;
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        messages.extend(messages_in(code).into_iter().map(|message| (path.clone(), message)));
+/// The messages in the code that ships, each with its file.
+fn messages_of_code() -> Result<Vec<(String, String)>> {
+    let (sources, mut found) = (root().join("src"), Vec::new());
+    files(&sources, &mut found)?;
+    found.retain(|file| !file.starts_with("simulation/"));
+    let mut messages = Vec::new();
+    for file in found {
+        let code = code(&fs::read_to_string(sources.join(&file))?);
+        messages.extend(messages_in(&code).into_iter().map(|message| (file.clone(), message)));
     }
-    Ok(())
+    Ok(messages)
 }
 
 /// The messages of failures, of their contexts, and of the log's warnings and errors; and those
@@ -177,8 +173,7 @@ fn troubleshooting_explains_every_message() -> Result<()> {
     let page = fs::read_to_string(root().join("docs/troubleshooting.md"))?;
     let explained = messages_of_page(&page);
     ensure!(explained.len() > 100, "only {} messages were found on the page", explained.len());
-    let mut messages = Vec::new();
-    collect(&root().join("src"), &mut messages)?;
+    let messages = messages_of_code()?;
     ensure!(messages.len() > 100, "only {} messages were found in the code", messages.len());
     let unexplained: Vec<String> = messages
         .iter()
@@ -187,7 +182,7 @@ fn troubleshooting_explains_every_message() -> Result<()> {
             let pattern = Pattern::of_code(message);
             !explained.iter().any(|other| pattern.meets(other))
         })
-        .map(|(path, message)| format!("{}: {message}", path.display()))
+        .map(|(file, message)| format!("{file}: {message}"))
         .collect();
     ensure!(
         unexplained.is_empty(),

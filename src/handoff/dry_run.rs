@@ -118,7 +118,7 @@ impl DryRun {
             }
         }
         // In the order in which they would be removed.
-        let is_user = |seen: &&Seen| seen.role == Some(Role::User);
+        let is_user = |seen: &&Seen| seen.is_user();
         let (users, others): (Vec<&Seen>, Vec<&Seen>) = plan.earlier.iter().partition(is_user);
         let earlier = users.into_iter().chain(others).map(|seen| match seen.life {
             Life::Running { .. } => format!("{} would be ended and removed", seen.name),

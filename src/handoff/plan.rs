@@ -82,6 +82,7 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
             None => Ok(None),
         }
     };
+    // Only what the user container is made from and compared with needs our own image.
     let look_for_own_image = async {
         match &reached.candidates[..] {
             // If there is one candidate, as usual, its image is looked up before it is proved to be
@@ -113,7 +114,6 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
     logging::set_action(&own.name);
     log::info!(container = own.id.as_str(), proof = action.proof, image = settings.image().map(|image| image.as_written()); "identified the action container");
     let ours: Vec<&str> = reached.ours.iter().map(String::as_str).collect();
-    // Only what the user container is made from and compared with needs our own image.
     let is_own = reached.candidates.first().is_some_and(|first| first.id == own.id);
     let own_image = match candidates_image.filter(|_| is_own) {
         Some(image) => Some(image),
