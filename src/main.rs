@@ -40,7 +40,7 @@ fn run_action() -> u8 {
                 Ok(settings) => settings,
                 Err(problems) => return Ok(reject(&problems, &process)),
             };
-        logging::start(settings.log.into(), "handoff");
+        logging::start(settings.log, "handoff");
         warn_of_misspelled_variables();
         // Read while we are in our own mount namespace: the password file is the action's.
         let login = match Login::from_settings(&settings) {
@@ -113,7 +113,7 @@ fn run_waiter() -> u8 {
         }
     };
     let Ticket { engine, duty } = ticket;
-    logging::start(duty.log.into(), "waiter");
+    logging::start(duty.log, "waiter");
     logging::set_action(&duty.action_name);
     let process = Process::current();
     block_on(exit::WAITER_FAILED, async {

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use log::LevelFilter;
 use serde_json::{Value, json};
 
 use crate::end::{End, Init};
 use crate::names::HandoffId;
 use crate::safe_moment::AwaitedSignal;
-use crate::settings::{DockerHost, Expired, Fallback, LogLevel};
+use crate::settings::{DockerHost, Expired, Fallback};
 
 /// The waiter's only argument, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Duty {
     /// Where to report what becomes of the action, if anywhere.
     pub report: Option<Report>,
     /// `WAITDAEMON_LOG`.
-    pub log: LogLevel,
+    pub log: LevelFilter,
     /// The syslog server to which WARN and ERROR lines go, `host:port`.
     pub syslog: Option<String>,
 }
@@ -172,7 +173,7 @@ impl Ticket {
             "init": duty.init.name(),
             "report_url": report.as_ref().map(|report| report.url.as_str()),
             "worker": report.as_ref().map(|report| report.worker.as_str()),
-            "log": duty.log.name(),
+            "log": duty.log.as_str(),
             "syslog": duty.syslog,
         })
         .to_string()
@@ -237,7 +238,7 @@ fn read(value: &Value) -> Option<Ticket> {
         force_after_seconds: value["force_after_seconds"].as_u64()?,
         init: Init::from_name(value["init"].as_str()?)?,
         report: report.map(|(url, worker)| Report { url, worker }),
-        log: LogLevel::from_name(value["log"].as_str()?)?,
+        log: value["log"].as_str()?.parse().ok()?,
         syslog: text(&value["syslog"]),
     };
     Some(Ticket { engine, duty })
@@ -280,7 +281,7 @@ mod tests {
                 force_after_seconds: 60,
                 init: Init::Systemd,
                 report: Some(Report { url: "http://h/report".into(), worker: "aa:bb".into() }),
-                log: LogLevel::Debug,
+                log: LevelFilter::Debug,
                 syslog: Some("192.0.2.1:514".into()),
             },
         };

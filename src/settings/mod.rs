@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
+use log::LevelFilter;
 
 use crate::bootloader::Wanted;
 use crate::end::End;
@@ -49,8 +50,8 @@ pub struct Settings {
     pub nerdctl_namespace: String,
     /// `NERDCTL_HOST`: use the host's nerdctl, in the host's namespaces.
     pub nerdctl_host: bool,
-    /// `WAITDAEMON_LOG`.
-    pub log: LogLevel,
+    /// `WAITDAEMON_LOG`: the lowest level that is logged.
+    pub log: LevelFilter,
     /// `WAITDAEMON_DRY_RUN`: show what a handoff would do, and change nothing.
     pub dry_run: bool,
     /// `WAITDAEMON_REGISTRY_USERNAME` and the file that holds its password.
@@ -189,20 +190,6 @@ impl Default for DockerHost {
     }
 }
 
-/// `WAITDAEMON_LOG`: the lowest level that is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogLevel {
-    /// Errors only.
-    Error,
-    /// Warnings too.
-    Warn,
-    /// The default.
-    #[default]
-    Info,
-    /// Every request to the engine.
-    Debug,
-}
-
 impl Expired {
     /// Returns its name in `WAITDAEMON_WAIT_EXPIRED`.
     pub fn name(self) -> &'static str {
@@ -215,36 +202,6 @@ impl Expired {
     /// Returns the value with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Run, Self::Abort].into_iter().find(|expired| expired.name() == name)
-    }
-}
-
-impl LogLevel {
-    /// Returns its name in `WAITDAEMON_LOG`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
-
-    /// Returns the value with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Error, Self::Warn, Self::Info, Self::Debug]
-            .into_iter()
-            .find(|level| level.name() == name)
-    }
-}
-
-impl From<LogLevel> for log::LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-        }
     }
 }
 
@@ -299,7 +256,7 @@ mod tests {
             (settings.force_after, &settings.report),
             (Some(Duration::from_secs(60)), &None)
         );
-        assert_eq!(settings.log, LogLevel::Info);
+        assert_eq!(settings.log, LevelFilter::Info);
     }
 
     #[test]

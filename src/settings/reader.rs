@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 
+use log::LevelFilter;
+
 use super::values::{PROXIES, SignalName, without_secret};
 use super::variables::{self as var, OnlyWith, Row, Variable};
 use super::{
@@ -69,7 +71,7 @@ impl Settings {
         let report = reader.read(&var::WAITDAEMON_REPORT_URL);
         let nerdctl_namespace = reader.value(&var::NERDCTL_NAMESPACE);
         let nerdctl_host = reader.value(&var::NERDCTL_HOST);
-        let log = reader.value(&var::WAITDAEMON_LOG);
+        let log = reader.read(&var::WAITDAEMON_LOG).unwrap_or(LevelFilter::Info);
         let dry_run = reader.value(&var::WAITDAEMON_DRY_RUN);
         let username = reader.read(&var::WAITDAEMON_REGISTRY_USERNAME);
         let password_file = reader.read(&var::WAITDAEMON_REGISTRY_PASSWORD_FILE);

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
+use log::LevelFilter;
 
-use super::{DockerHost, Expired, LogLevel, Runtime, Syslog};
+use super::{DockerHost, Expired, Runtime, Syslog};
 use crate::end::End;
 use crate::reference::Reference;
 
@@ -171,8 +172,14 @@ pub fn namespace(text: &str) -> Result<String, &'static str> {
 }
 
 /// Parses the lowest level that is logged.
-pub fn log_level(text: &str) -> Result<LogLevel, &'static str> {
-    LogLevel::from_name(text).ok_or("is not one of error, warn, info, debug")
+pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
+    match text {
+        "error" => Ok(LevelFilter::Error),
+        "warn" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        _ => Err("is not one of error, warn, info, debug"),
+    }
 }
 
 /// Parses where WARN and ERROR lines go.

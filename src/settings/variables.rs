@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
+use log::LevelFilter;
 
 use super::values::{self, PROXIES, SignalName};
-use super::{DockerHost, Expired, LogLevel, Runtime, Syslog};
+use super::{DockerHost, Expired, Runtime, Syslog};
 use crate::end::End;
 use crate::reference::Reference;
 
@@ -208,7 +209,7 @@ variables! {
     GRUBCFG_PATH: String = values::text, { fix: PATH, only_with: OnlyWith::Kexec };
     /// The lowest level that is logged: `error`, `warn`, `info` or `debug`, which shows every
     /// request to the engine.
-    WAITDAEMON_LOG: LogLevel = values::log_level, {
+    WAITDAEMON_LOG: LevelFilter = values::log_level, {
         default: "info", fix: "use error, warn, info or debug, or leave it out (info)"
     };
     /// The user name for `IMAGE`'s registry. Left out, the agent's own login is used, see
