@@ -24,6 +24,7 @@ mod images;
 mod kexec;
 mod login;
 mod lossless;
+mod memory;
 mod networks;
 mod own_image;
 mod pull;
