@@ -11,8 +11,8 @@ pub mod exit {
     pub const WAITER_FAILED: u8 = 2;
     /// No container engine could be reached.
     pub const NO_ENGINE: u8 = 12;
-    /// The waiter was told to stop while its engine was unavailable; the engine starts it again
-    /// (`EX_TEMPFAIL` of sysexits.h).
+    /// The waiter was told to stop while its engine was unavailable, or before it was armed; the
+    /// engine starts it again (`EX_TEMPFAIL` of sysexits.h).
     pub const INTERRUPTED: u8 = 75;
     /// A setting is invalid (`EX_CONFIG` of sysexits.h).
     pub const INVALID_SETTINGS: u8 = 78;

@@ -27,7 +27,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub enum Event {
     /// The user container was started.
     Started,
-    /// The user container failed, or could not be started; or the machine could not be ended.
+    /// The user container failed, could not be started, or was removed; or the machine could not be
+    /// ended; or nothing tells how the action ended.
     Failed,
     /// The signal did not come in time.
     Expired,

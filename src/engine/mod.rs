@@ -33,8 +33,8 @@ use crate::ticket::Duty;
 /// An answer of the engine, boxed, so that each caller is compiled once for all engines.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + 'a>>;
 
-/// The awaited end of a container: [`Life::Ended`] if the engine says how it ended, else
-/// [`Life::Unknown`].
+/// The awaited end of a container: [`Life::Ended`] if the engine says how it ended, else the life
+/// that it reports.
 pub type PendingEnd = Pin<Box<dyn Future<Output = Result<Life, Refusal>>>>;
 
 /// Primitives of a container engine. Each is tried once and has a time limit.
@@ -137,7 +137,7 @@ pub enum Which<'a> {
     Ours,
     /// Those that this handoff created, running or not.
     OfHandoff(&'a HandoffId),
-    /// All that are running.
+    /// All that are running, or may be: an engine may not have noted a start yet.
     Running,
 }
 
@@ -219,8 +219,8 @@ pub struct Seen {
     pub request: RequestMark,
     /// Its life.
     pub life: Life,
-    /// A folder that goes away with the container, as a process in it sees it; known for our waiter
-    /// only.
+    /// A folder that goes away with the container, as a process in it sees it; known at least for
+    /// our waiter.
     pub folder: Option<PathBuf>,
     /// True if its log was removed, as the Tink Agent on containerd does if the action succeeded,
     /// and only then.

@@ -58,10 +58,11 @@ pub enum Way<'a> {
 }
 
 /// Builds the waiter with the least that can reach the engine: a read-only root, no mounts but the
-/// socket's and its journal's, and no network unless it needs one, which is then the action's. It
-/// has no capabilities, with two exceptions: to end the machine, and, if no mount leads to the
-/// socket, to look at PID 1's root, for which it also has the host's PIDs (ptrace(2), "Ptrace
-/// access mode checking").
+/// socket's and its journal's, and no network unless it needs one, which is then the action's, or
+/// the host's if the action has none. It has no capabilities, with three exceptions: to end the
+/// machine; to open a socket that belongs to another user; and, if no mount leads to the socket, to
+/// look at PID 1's root, for which it also has the host's PIDs (ptrace(2), "Ptrace access mode
+/// checking").
 ///
 /// Returns `None` if no mount of the action leads to the socket.
 pub fn waiter(action: &Value, parts: &WaiterParts) -> Option<Value> {

@@ -19,7 +19,7 @@ Whatever goes wrong once, at any step, there are only two possible results:
 - **ran**: the action succeeded, the user container ran exactly once, and nothing is left.
 - **failed**: the action failed, the user container never ran, and nothing is left.
 
-Transient failures are retried: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, and an answer that is cut off or is not JSON. HTTP 500 and unrecognized messages of nerdctl are tried three times if the request is a query. The pauses double from 0.1 s to 5 s, and each is shortened at random by up to a half. A new reason is a WARN line. The handoff retries for 60 s, the waiter for 300 s, and a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is retried for 300 s whatever the refusal, as long as the container has not been started.
+Transient failures are retried: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, and an answer that is cut off or is not JSON. HTTP 500 is tried three times, and so is an unrecognized message of nerdctl if the call is a query. The pauses double from 0.1 s to 5 s, and each is shortened at random by up to a half. A new reason is a WARN line. The handoff retries for 60 s (its first queries for 20 s, and 12 s until Docker answers at all), the waiter for 300 s, and a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is retried for 300 s unless the refusal is final, as long as the container has not been started.
 
 A final answer is not retried: HTTP 400, 401, 403, 404, a command that cannot be executed, an unknown manifest, a refused login. If the start is refused for good, the waiter logs it at ERROR and keeps what explains it.
 
@@ -40,11 +40,11 @@ Without live-restore the engine ends its containers. An action in mid-handoff th
 
 ## The waiter is killed with SIGKILL
 
-On Docker the waiter is killed before and after the engine does each of its steps, and as soon as each line of its journal can be seen. The result is **ran**, every time.
+On Docker the waiter is killed before and after the engine does each of its steps, and as soon as each line of its journal can be seen. The result is **ran**, unless the waiter is killed before it is armed: then the handoff may also fail and leave nothing.
 
 The same holds on containerd, before and after each of its nerdctl calls, and at each line of its journal, both with the host's nerdctl and with its own. containerd's restart monitor checks every 10 s.
 
-The waiter is started again however often it is killed, and continues from its journal. If it is killed before it has noted that it is armed, the handoff may notice that and fail.
+The waiter is started again however often it is killed, and continues from its journal.
 
 ## What the agent reports
 
