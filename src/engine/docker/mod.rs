@@ -13,6 +13,7 @@ pub mod socket;
 pub mod waiter_request;
 
 use std::cell::RefCell;
+use std::future::ready;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -76,7 +77,7 @@ impl Docker {
         };
         if detail == Detail::Whole && is_newer(self.api.version(), SHOWS_MAC_ADDRESS) {
             let older = match self.api.speaking(SHOWS_MAC_ADDRESS).get(&path).await {
-                Ok(mut older) => older["Config"]["MacAddress"].take(),
+                Ok(older) => seen::chosen_address(&older),
                 // An engine may refuse versions that it knows (`min-api-version`). It is then
                 // unknown who chose the address: the user container gets the action's in any case.
                 Err(ApiError::Refused { status: 400, .. }) => seen::network_address(&document),
@@ -121,25 +122,25 @@ impl Docker {
                 let empty = ApiError::Empty { request: "POST /containers/wait".to_owned() };
                 seen::end(&answer.json().await?).ok_or_else(|| empty.into())
             })),
-            Err(refusal) if refusal.is_gone() => match self.remembered_end(container).await {
-                Some(code) => {
-                    Ok(Box::pin(async move { Ok(Life::Ended { code, note: String::new() }) }))
-                }
-                None => Err(refusal),
-            },
+            Err(refusal) if refusal.is_gone() => {
+                let code = self.remembered_end(container).await?.ok_or(refusal)?;
+                Ok(Box::pin(ready(Ok(Life::Ended { code, note: String::new() }))))
+            }
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// Returns the exit code of a container that is gone, from the engine's remembered events.
-    async fn remembered_end(&self, container: &str) -> Option<i64> {
+    /// Returns the exit code of a container that is gone, if the engine remembers its end.
+    async fn remembered_end(&self, container: &str) -> Result<Option<i64>, Refusal> {
         let filters = json!({"container": [container], "event": ["die"]}).to_string();
         // Ask for all remembered events up to now: the ID selects. The engine counts in whole
         // seconds and leaves out what came later in the last one.
         let path =
             format!("/events?since=1&until={}&filters={}", unix_time() + 1, escape(&filters));
-        let events = self.api.get_lines(&path).await.ok()?;
-        events.last()?["Actor"]["Attributes"]["exitCode"].as_str()?.parse().ok()
+        let events = self.api.get_lines(&path).await?;
+        let code =
+            events.last().and_then(|event| event["Actor"]["Attributes"]["exitCode"].as_str());
+        Ok(code.and_then(|code| code.parse().ok()))
     }
 
     /// Builds the request that creates the waiter.

@@ -38,8 +38,11 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
             Kind::NameTaken { by: quoted_after(message, "by container") }
         }
         409 if says("already in progress") => Kind::RemovalInProgress,
-        // In answer to a signal: the engine is about to start the container again.
-        409 if says("is not running") => Kind::MayPass(Retry::UntilDeadline),
+        // In answer to a signal: the engine is about to start the container again. Or another
+        // container has the address that the action chose (libnetwork, `ErrIPAlreadyAllocated`).
+        403 | 409 if says("is not running") || says("ddress already in use") => {
+            Kind::MayPass(Retry::UntilDeadline)
+        }
         400 if says("ommand specified") => Kind::NoCommand,
         400 if says("invalid reference format") => Kind::NotAnImageName,
         // runc, through containerd: `exec: "name": executable file not found in $PATH`,
@@ -101,6 +104,8 @@ mod tests {
             let error = ApiError::Refused { status, message: "words".into() };
             assert_eq!(Refusal::from(error).kind, kind, "{status}");
         }
+        let address = "failed to set up container networking: Address already in use";
+        assert_eq!(kind_of(403, address), Some(Kind::MayPass(Retry::UntilDeadline)));
         let removal = "removal of container x is already in progress";
         assert_eq!(kind_of(409, removal), Some(Kind::RemovalInProgress));
     }

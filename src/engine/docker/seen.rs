@@ -80,10 +80,15 @@ pub fn network_address(document: &Value) -> Value {
     document["NetworkSettings"]["Networks"][name]["MacAddress"].clone()
 }
 
+/// Returns the MAC address that somebody chose, as API 1.51 and older show it.
+pub fn chosen_address(document: &Value) -> Value {
+    document["Config"]["MacAddress"].clone()
+}
+
 /// Reads the answer to `wait` (API 1.41, `ContainerWaitResponse`); returns `None` if it says
-/// nothing, as when the connection is closed.
+/// nothing, as when the connection is closed, or if the wait itself failed (-1; moby, `State.Wait`).
 pub fn end(answer: &Value) -> Option<Life> {
-    let code = answer["StatusCode"].as_i64()?;
+    let code = answer["StatusCode"].as_i64().filter(|code| *code >= 0)?;
     Some(Life::Ended { code, note: text(&answer["Error"]["Message"]).to_owned() })
 }
 
@@ -194,14 +199,16 @@ mod tests {
             end(&json!({"StatusCode": 0, "Error": null})),
             Some(Life::Ended { code: 0, note: String::new() })
         );
-        assert_eq!(end(&Value::Null), None);
+        let broken = json!({"StatusCode": -1, "Error": {"Message": "context canceled"}});
+        assert_eq!((end(&Value::Null), end(&broken)), (None, None));
     }
 
     proptest::proptest! {
         #[test]
         fn any_json_is_read(value in crate::engine::json::any()) {
             let _ = container(value.clone());
-            let _ = (life(&value), end(&value), network_address(&value), image("alpine", value));
+            let _ = (life(&value), end(&value), network_address(&value), chosen_address(&value));
+            let _ = image("alpine", value);
         }
     }
 }
