@@ -24,8 +24,8 @@ pub enum Fact {
     Cancelled,
     /// The wait is over; the user container is about to be started.
     Starting,
-    /// The user container was started.
-    Started,
+    /// The user container was started, in the boot with this ID.
+    Started(String),
     /// The user's work failed at this moment, or ended although the machine still runs. The
     /// fallback counts from it.
     Failed(Moment),
@@ -51,8 +51,8 @@ pub struct Memory {
     pub cancelled: bool,
     /// The wait is over.
     pub starting: bool,
-    /// The user container was started.
-    pub started: bool,
+    /// The boot in which the user container was started.
+    pub started: Option<String>,
     /// The moment from which the fallback counts.
     pub failed: Option<Moment>,
     /// The end that was requested, since when, and in which boot.
@@ -113,7 +113,7 @@ impl Fact {
             Self::Succeeded(since) => format!("succeeded {}", since.nanoseconds()),
             Self::Cancelled => "cancelled".into(),
             Self::Starting => "starting".into(),
-            Self::Started => "started".into(),
+            Self::Started(boot) => format!("started {boot}"),
             Self::Failed(since) => format!("failed {}", since.nanoseconds()),
             Self::Ending(since, end, boot) => {
                 format!("ending {} {} {boot}", since.nanoseconds(), end.name())
@@ -138,7 +138,7 @@ impl Memory {
                 ("succeeded", since) => memory.succeeded = moment(since),
                 ("cancelled", _) => memory.cancelled = true,
                 ("starting", _) => memory.starting = true,
-                ("started", _) => memory.started = true,
+                ("started", boot) => memory.started = Some(boot.to_owned()),
                 ("failed", since) => {
                     memory.failed = moment(since);
                     // This end is what failed.
@@ -171,7 +171,7 @@ mod tests {
             Fact::Word,
             Fact::Succeeded(since),
             Fact::Starting,
-            Fact::Started,
+            Fact::Started("boot-1".into()),
             Fact::Failed(since),
             Fact::Ending(since, End::PowerOff, "boot-1".into()),
         ];
@@ -184,7 +184,7 @@ mod tests {
             succeeded: Some(since),
             cancelled: false,
             starting: true,
-            started: true,
+            started: Some("boot-1".into()),
             failed: Some(since),
             ending: Some((since, End::PowerOff, "boot-1".into())),
             done: false,

@@ -10,7 +10,7 @@ mod verdict;
 mod watch;
 
 use std::cell::Cell;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -110,6 +110,7 @@ pub async fn run(
         }
         Err(NotArmed::Abandoned(failure)) => {
             (process.log_failure)(&failure);
+            unload_kernel(process, duty).await;
             let message =
                 "could not arm the waiter; it removed everything this handoff had created";
             let roll_back =
@@ -125,7 +126,7 @@ pub async fn run(
     }
     word.set(word.get() || memory.word);
     let fell_back = Cell::new(memory.failed.is_some());
-    let state = resume(&memory, pending, process);
+    let state = resume(&memory, pending, process.clock.now(), &process.machine.boot);
     let reporter = reporter(duty);
     let lifecycle = lifecycle.persistent();
     let waiter = Waiter { lifecycle, process, duty, journal, reporter, own, user, word, fell_back };
@@ -138,6 +139,21 @@ pub async fn run(
             waiter.retire(signals).await
         }
     }
+}
+
+/// Unloads the kernel that the handoff loaded, if it loaded one. Boxed, so that its code exists
+/// once.
+fn unload_kernel<'a>(
+    process: &'a Process,
+    duty: &'a Duty,
+) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+    Box::pin(async {
+        if duty.unloads_kernel()
+            && let Err(error) = kexec::unload(UNLOAD_LIMIT).await
+        {
+            (process.log_failure)(&failures::kernel_stays_loaded(error));
+        }
+    })
 }
 
 fn reporter(duty: &Duty) -> Reporter {
@@ -291,7 +307,7 @@ impl Waiter<'_> {
             output = start => output.inspect_err(|failure| self.tell(Event::Failed, &failure.message))?,
             signal = signals.next_stop() => return Ok(State::Stopped { signal, started: false }),
         };
-        self.journal.note(&Fact::Started);
+        self.journal.note(&Fact::Started(self.process.machine.boot.clone()));
         log::info!(container = user; "user container started");
         self.tell(Event::Started, "user container started");
         Ok(State::Watching { output })
@@ -373,11 +389,7 @@ impl Waiter<'_> {
     /// Removes the user container if it has not run; returns what became of it. Unloads a kernel
     /// that was loaded.
     async fn discard(&self) -> Result<&'static str, Failure> {
-        if self.duty.unloads_kernel()
-            && let Err(error) = kexec::unload(UNLOAD_LIMIT).await
-        {
-            (self.process.log_failure)(&failures::kernel_stays_loaded(error));
-        }
+        unload_kernel(self.process, self.duty).await;
         let Some(user) = &self.user else { return Ok("nothing was started") };
         Ok(match self.lifecycle.discard(user).await? {
             Discarded::Removed => "the user container was removed and will not run",

@@ -4,7 +4,6 @@ use super::journal::Memory;
 use crate::end::End;
 use crate::engine::{Output, PendingEnd};
 use crate::machine::clock::Moment;
-use crate::process::Process;
 
 /// Where a waiter is in its journey. Each state holds what it needs to go on from there.
 pub enum State {
@@ -70,14 +69,16 @@ pub enum State {
     Interrupted,
 }
 
-/// Returns where to go on, by what an earlier run noted. Pure except for its log line.
-pub fn resume(memory: &Memory, pending: Option<PendingEnd>, process: &Process) -> State {
-    let now = process.clock.now();
+/// Returns where to go on, by what an earlier run noted; it is `now`, in the boot with this ID. Pure
+/// except for its log line.
+pub fn resume(memory: &Memory, pending: Option<PendingEnd>, now: Moment, boot: &str) -> State {
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
         // This engine's containers outlive the machine's end.
-        Memory { ending: Some((_, _, ref boot)), .. } if *boot != process.machine.boot => {
-            (State::Done, "the machine went down and has booted again")
+        Memory { ending: Some((_, _, ref of)), .. } | Memory { started: Some(ref of), .. }
+            if of != boot =>
+        {
+            (State::Ended, "the machine has booted again")
         }
         Memory { ending: Some((since, end, _)), .. } => {
             (State::Ending { end, since: since.min(now) }, "the machine was about to end")
@@ -85,7 +86,7 @@ pub fn resume(memory: &Memory, pending: Option<PendingEnd>, process: &Process) -
         Memory { failed: Some(since), .. } => {
             (State::FallingBack { since: since.min(now) }, "it was waiting for the fallback")
         }
-        Memory { started: true, .. } => {
+        Memory { started: Some(_), .. } => {
             (State::Watching { output: None }, "the user container was started before")
         }
         Memory { cancelled: true, .. } => {
@@ -102,4 +103,24 @@ pub fn resume(memory: &Memory, pending: Option<PendingEnd>, process: &Process) -
     };
     log::warn!("the waiter was restarted: {at}");
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_another_boot_nothing_is_left_to_do() {
+        let now = Moment::from_nanoseconds(5);
+        let started = Memory { armed: true, started: Some("a".into()), ..Memory::default() };
+        let failed = Memory { failed: Some(now), ..started.clone() };
+        let ending = Memory { ending: Some((now, End::Reboot, "a".into())), ..failed.clone() };
+        let resumed = |memory, boot| resume(memory, None, now, boot);
+        assert!(matches!(resumed(&started, "a"), State::Watching { .. }));
+        assert!(matches!(resumed(&failed, "a"), State::FallingBack { .. }));
+        assert!(matches!(resumed(&ending, "a"), State::Ending { .. }));
+        assert!(matches!(resumed(&started, "b"), State::Ended));
+        assert!(matches!(resumed(&failed, "b"), State::Ended));
+        assert!(matches!(resumed(&ending, "b"), State::Ended));
+    }
 }
