@@ -15,16 +15,25 @@ use crate::machine::command_line;
 use crate::retry::{Attempts, Retry};
 use crate::signals::Signals;
 
+/// What a handoff may have made, and must undo if it fails.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// A kernel may be loaded, of which nobody else takes care.
+    pub kernel: Cell<bool>,
+    /// Containers may have been created.
+    pub containers: Cell<bool>,
+}
+
 /// Applies the plan, short of starting the waiter. Returns the waiter's container; `None` if an
-/// earlier attempt's user container has started meanwhile, which is left alone. Sets `loaded` if a
-/// kernel may be loaded.
+/// earlier attempt's user container has started meanwhile, which is left alone. Notes in `made`
+/// what it may have made.
 ///
 /// # Errors
-/// If a step fails. The caller must roll back what was created.
+/// If a step fails. The caller must undo what was made.
 pub async fn apply(
     job: &Job<'_>,
     plan: &mut Plan,
-    loaded: &Cell<bool>,
+    made: &Made,
     signals: &mut Signals,
 ) -> Result<Option<Created>, Failure> {
     let engine = job.reached.engine.as_ref();
@@ -34,6 +43,8 @@ pub async fn apply(
     let mut attempts = Attempts::within(HANDOFF_PATIENCE);
     loop {
         if others {
+            // An earlier attempt's kernel loses its waiter here.
+            let before = made.kernel.replace(plan.kernel.is_some());
             let clear = lifecycle.clear_earlier(own, &job.process.request);
             let cleared = or_stopped(signals, clear).await?;
             match cleared {
@@ -42,13 +53,17 @@ pub async fn apply(
                     already_running(&user);
                     return Ok(None);
                 }
-                EarlierAttempt::OfAnother(user) => return Err(failures::name_is_in_use(&user)),
+                EarlierAttempt::OfAnother(user) => {
+                    made.kernel.set(before);
+                    return Err(failures::name_is_in_use(&user));
+                }
             }
         }
         // Not sooner: an earlier attempt that fails unloads whatever kernel is loaded.
         if let Some(kernel) = plan.kernel.take() {
-            plan.kernel = Some(load(kernel, loaded, signals).await?);
+            plan.kernel = Some(load(kernel, &made.kernel, signals).await?);
         }
+        made.containers.set(true);
         let not_created = match finish_then_stop(signals, create(&lifecycle, plan)).await {
             Ok(waiter) => return Ok(Some(waiter)),
             Err(not_created) => not_created,

@@ -13,12 +13,11 @@ mod pull;
 mod start_waiter;
 mod stop;
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use self::apply::{already_running, apply};
+use self::apply::{Made, already_running, apply};
 use self::job::Job;
 use self::plan::{Plan, plan};
 use self::pull::pull;
@@ -48,29 +47,30 @@ const QUIET_CLEAN_UP_LIMIT: Duration = Duration::from_secs(90);
 /// If a step fails. Everything that was created has been removed again, or a line in the log says
 /// what has not.
 pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure>> {
-    let loaded = Cell::new(false);
-    let result = hand_over(job, &loaded, signals).await;
+    let made = Made::default();
+    let result = hand_over(job, &made, signals).await;
     if result.is_err() {
         let unload = async {
-            if loaded.get()
+            if made.kernel.get()
                 && let Err(error) = kexec::unload(CLEAN_UP_LIMIT).await
             {
                 logging::failure(&failures::kernel_stays_loaded(error));
             }
         };
-        tokio::join!(unload, roll_back(job, signals));
+        let remove = async {
+            if made.containers.get() {
+                roll_back(job, signals).await;
+            }
+        };
+        tokio::join!(unload, remove);
     }
     result
 }
 
-async fn hand_over(
-    job: &Job<'_>,
-    loaded: &Cell<bool>,
-    signals: &mut Signals,
-) -> Result<(), Vec<Failure>> {
+async fn hand_over(job: &Job<'_>, made: &Made, signals: &mut Signals) -> Result<(), Vec<Failure>> {
     let begin = Instant::now();
     let Some(mut plan) = plan_and_pull(job, signals).await? else { return Ok(()) };
-    let created = apply(job, &mut plan, loaded, signals).await.map_err(|failure| vec![failure])?;
+    let created = apply(job, &mut plan, made, signals).await.map_err(|failure| vec![failure])?;
     let Some(created) = created else { return Ok(()) };
     let engine = job.reached.engine.as_ref();
     let waiter = or_stopped(signals, ArmedWaiter::start(engine, &created, &job.id)).await?;
@@ -108,7 +108,7 @@ async fn plan_and_pull(job: &Job<'_>, signals: &mut Signals) -> Result<Option<Pl
     }
 }
 
-/// Removes what the handoff created, if it created anything.
+/// Removes what the handoff created.
 async fn roll_back(job: &Job<'_>, signals: &mut Signals) {
     let lifecycle = Lifecycle::new(job.reached.engine.as_ref(), HANDOFF_PATIENCE);
     let removal = timeout(QUIET_CLEAN_UP_LIMIT, lifecycle.roll_back(&job.id, Removal::Any));

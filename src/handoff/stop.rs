@@ -33,10 +33,16 @@ pub async fn finish_then_stop<T, E: From<Failure>>(
         biased;
         result = &mut step => result,
         signal = signals.next_stop() => {
-            let _ = timeout(LAST_STEP_LIMIT, step).await;
-            Err(stopped(signal).into())
+            let finished = timeout(LAST_STEP_LIMIT, step).await.is_ok();
+            Err(cut_off(signal, finished).into())
         }
     }
+}
+
+fn cut_off(signal: &str, finished: bool) -> Failure {
+    let failure = stopped(signal);
+    let may_be_left = "the last step was cut off; what it creates may be left";
+    if finished { failure } else { failure.cause(may_be_left) }
 }
 
 fn stopped(signal: &str) -> Failure {
