@@ -287,7 +287,8 @@ impl<'a> Lifecycle<'a> {
     /// If it still exists in the end, or if it runs and `how` is [`Removal::Idle`].
     pub fn ensure_removed<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
         Box::pin(async move {
-            let mut attempts = Attempts::within(REMOVAL_LIMIT);
+            // The look alone may take as long as this journey's patience.
+            let mut attempts = Attempts::within(REMOVAL_LIMIT.max(self.patience));
             loop {
                 let said = self.engine.remove(container, how).await.err();
                 let refusal = match self.inspect(container).await {

@@ -102,13 +102,19 @@ fn use_socket(socket: UdpSocket) {
     *server = Server::Known(socket);
 }
 
-/// Waits until the kept messages have been sent, at most this long.
+/// Waits until the kept messages have been sent, at most this long; then drops them, so that nothing
+/// waits for them again.
 pub async fn flush(limit: Duration) {
     let end = Instant::now() + limit;
     let awaited =
         || matches!(SERVER.lock().as_deref(), Ok(Server::Awaited(kept)) if !kept.is_empty());
     while awaited() && Instant::now() < end {
         sleep(LOOK_EVERY).await;
+    }
+    if let Ok(mut server) = SERVER.lock()
+        && let Server::Awaited(kept) = &mut *server
+    {
+        *kept = Vec::new();
     }
 }
 

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Child;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
-use lab::machine::Machine;
+use lab::machine::{Event, Machine};
 use lab::until::until;
 use serde_json::Value;
 
@@ -142,6 +143,12 @@ case!(off_is_off, ON_CAPTAIN, |machine| {
     Ok(())
 });
 
+/// The events of a container (Docker only).
+fn events_of(machine: &Machine, action: &str, name: &str) -> Result<Vec<Event>> {
+    let is_meant = |event: &Event| event.action == action && event.name == name;
+    Ok(machine.events()?.into_iter().filter(is_meant).collect())
+}
+
 // If asked for, also on Docker, and by name.
 case!(to_a_configured_server, ON_DOCKER_MAIN, |machine: Shared| {
     let receiver = Receiver::start(&machine, "0.0.0.0:5514")?;
@@ -151,5 +158,27 @@ case!(to_a_configured_server, ON_DOCKER_MAIN, |machine: Shared| {
     receiver.expect("the last word", "<27>1")?;
     receiver.expect("failed with exit code 7", "<27>1")?;
     machine.engine(&["rm", "-f", WAITER])?;
+    Ok(())
+});
+
+// A handoff whose lines cannot be sent has waited for that before the word, and not after it: a
+// time-out that came then would be reported although the user container runs.
+case!(nothing_waits_after_the_word, ON_DOCKER_MAIN, |machine: Shared| {
+    let action = Action::alpine(&machine).wait("60").env("WAITDAEMON_SYSLOG", "nowhere.lab");
+    let action = action.command(&["true"]);
+    action.run_well()?;
+    let before = events_of(&machine, "die", ACTION)?.len();
+    // What the first attempt left is a WARN.
+    let said = action.run_well()?;
+    ensure!(said.err.contains("an earlier attempt of this action"), "nothing to send: {said:?}");
+    let ended = until("the second attempt's end", LIMIT, || {
+        Ok(events_of(&machine, "die", ACTION)?.get(before).map(|event| event.time))
+    })?;
+    let handed_over = |line: &Value| line["message"] == "handed over: the waiter is armed";
+    let mut lines = said.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.find(handed_over).with_context(|| format!("not handed over: {said:?}"))?;
+    let time = humantime::parse_rfc3339(line["time"].as_str().context("no time")?)?;
+    let waited = ended - time.duration_since(UNIX_EPOCH)?.as_secs_f64();
+    ensure!(waited < 0.8, "the action ended {waited} s after the word");
     Ok(())
 });
