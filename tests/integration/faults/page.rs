@@ -61,7 +61,7 @@ The waiter is started again however often it is killed, and continues from its j
 - The engine refuses the start for good, or for longer than 300 s. The waiter says so at ERROR, and both containers are kept.
 - Docker cannot start the waiter again because the log driver, which is the action's, fails at that moment. Docker does not try again.
 
-On containerd a user container may run twice. If containerd is killed while it starts the container, and the command ends before containerd is back, the container looks as if it had never been started.
+On containerd a user container may run twice. If containerd is killed while it starts the container, and the command ends before containerd is back, the container looks as if it had never been started. And if the same action is served again in the very moment of the start, `nerdctl rm` may end a command that has just begun; the new attempt then runs it.
 
 The user container may also run although the action was reported as failed. On Docker this happens if the agent lost its engine (see above). It can also happen if SIGKILL arrives between the action's word and its exit, which follow each other directly, and nobody knows the exit code.
 ";
