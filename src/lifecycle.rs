@@ -4,6 +4,7 @@
 //! Each call to the engine does one thing and may fail, lose its answer or answer late. A query is
 //! repeated. A change is repeated only after asking the engine what became of the last attempt.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -22,8 +23,6 @@ pub const FIRST_QUERIES_PATIENCE: Duration = Duration::from_secs(20);
 pub const HANDOFF_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the waiter retries; it has more time.
 pub const WAITER_PATIENCE: Duration = Duration::from_secs(300);
-/// How long to retry removing a container: longer than the wait for an engine that hangs.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long to wait for another handoff of the same action: longer than its waiter may take to be
 /// armed and to receive the word.
@@ -287,8 +286,8 @@ impl<'a> Lifecycle<'a> {
     /// If it still exists in the end, or if it runs and `how` is [`Removal::Idle`].
     pub fn ensure_removed<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
         Box::pin(async move {
-            // The look alone may take as long as this journey's patience.
-            let mut attempts = Attempts::within(REMOVAL_LIMIT.max(self.patience));
+            // The first look alone may take as long as the engine is away.
+            let mut attempts = Attempts::within(self.patience);
             loop {
                 let said = self.engine.remove(container, how).await.err();
                 let refusal = match self.inspect(container).await {
@@ -319,12 +318,16 @@ impl<'a> Lifecycle<'a> {
     /// The user container goes first, and the engine refuses to remove it if it runs. So either it
     /// never ran and its waiter is no longer needed, or it runs and keeps its waiter.
     ///
+    /// Sets `removes_waiter` before it removes one, for then nobody takes care of what that waiter
+    /// was to do.
+    ///
     /// # Errors
     /// If a container cannot be removed.
     pub async fn clear_earlier(
         &self,
         own: &Seen,
         request: &RequestMark,
+        removes_waiter: &Cell<bool>,
     ) -> Result<EarlierAttempt, Failure> {
         let failed = |refusal: Refusal| {
             Failure::new("cannot clear what an earlier attempt of this action left")
@@ -350,6 +353,7 @@ impl<'a> Lifecycle<'a> {
         }
         for waiter in found.iter().filter(|seen| !seen.is_user()) {
             log::warn!(container = waiter.id.as_str(); "removing the waiter of an earlier attempt of this action");
+            removes_waiter.set(true);
             self.ensure_removed(&waiter.id, Removal::Any).await.map_err(failed)?;
         }
         Ok(EarlierAttempt::Cleared)

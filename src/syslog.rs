@@ -102,8 +102,7 @@ fn use_socket(socket: UdpSocket) {
     *server = Server::Known(socket);
 }
 
-/// Waits until the kept messages have been sent, at most this long; then drops them, so that nothing
-/// waits for them again.
+/// Waits until the kept messages have been sent, at most this long.
 pub async fn flush(limit: Duration) {
     let end = Instant::now() + limit;
     let awaited =
@@ -111,6 +110,10 @@ pub async fn flush(limit: Duration) {
     while awaited() && Instant::now() < end {
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// Drops the kept messages, so that nothing waits for them again.
+pub fn forget() {
     if let Ok(mut server) = SERVER.lock()
         && let Server::Awaited(kept) = &mut *server
     {

@@ -43,9 +43,9 @@ pub async fn apply(
     let mut attempts = Attempts::within(HANDOFF_PATIENCE);
     loop {
         if others {
-            // An earlier attempt's kernel loses its waiter here.
-            let before = made.kernel.replace(plan.kernel.is_some());
-            let clear = lifecycle.clear_earlier(own, &job.process.request);
+            // An earlier attempt's kernel may lose its waiter here.
+            let request = &job.process.request;
+            let clear = lifecycle.clear_earlier(own, request, &made.kernel);
             let cleared = or_stopped(signals, clear).await?;
             match cleared {
                 EarlierAttempt::Cleared => {}
@@ -53,10 +53,7 @@ pub async fn apply(
                     already_running(&user);
                     return Ok(None);
                 }
-                EarlierAttempt::OfAnother(user) => {
-                    made.kernel.set(before);
-                    return Err(failures::name_is_in_use(&user));
-                }
+                EarlierAttempt::OfAnother(user) => return Err(failures::name_is_in_use(&user)),
             }
         }
         // Not sooner: an earlier attempt that fails unloads whatever kernel is loaded.

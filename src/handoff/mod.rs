@@ -23,6 +23,7 @@ use self::plan::{Plan, plan};
 use self::pull::pull;
 use self::start_waiter::ArmedWaiter;
 use self::stop::or_stopped;
+use crate::end::End;
 use crate::engine::Removal;
 use crate::error::Failure;
 use crate::failures;
@@ -52,6 +53,7 @@ pub async fn run(job: &Job<'_>, signals: &mut Signals) -> Result<(), Vec<Failure
     if result.is_err() {
         let unload = async {
             if made.kernel.get()
+                && job.settings.own_end() == Some(End::Kexec)
                 && let Err(error) = kexec::unload(CLEAN_UP_LIMIT).await
             {
                 logging::failure(&failures::kernel_stays_loaded(error));
@@ -79,7 +81,8 @@ async fn hand_over(job: &Job<'_>, made: &Made, signals: &mut Signals) -> Result<
     }
     syslog::flush(FLUSH_LIMIT).await;
     or_stopped(signals, waiter.give_word()).await?;
-    // From here on, only exiting with 0 is left to do; signals are no longer handled.
+    // From here on, only exiting with 0 is left to do, at once; signals are no longer handled.
+    syslog::forget();
     let milliseconds = milliseconds(begin.elapsed());
     log::info!(wait_seconds = plan.duty.wait_seconds, milliseconds; "handed over: the waiter is armed");
     Ok(())

@@ -17,7 +17,7 @@ pub async fn or_stopped<T, E: From<Failure>>(
 ) -> Result<T, E> {
     tokio::select! {
         biased;
-        signal = signals.next_stop() => Err(stopped(signal).into()),
+        signal = signals.next_stop() => Err(stopped(signal, true).into()),
         result = step => result,
     }
 }
@@ -34,21 +34,19 @@ pub async fn finish_then_stop<T, E: From<Failure>>(
         result = &mut step => result,
         signal = signals.next_stop() => {
             let finished = timeout(LAST_STEP_LIMIT, step).await.is_ok();
-            Err(cut_off(signal, finished).into())
+            Err(stopped(signal, finished).into())
         }
     }
 }
 
-fn cut_off(signal: &str, finished: bool) -> Failure {
-    let failure = stopped(signal);
-    let may_be_left = "the last step was cut off; what it creates may be left";
-    if finished { failure } else { failure.cause(may_be_left) }
-}
-
-fn stopped(signal: &str) -> Failure {
-    Failure::new(format!("stopped by {signal} before the handoff was done")).field("timeout").fix(
-        "if the action's timeout was over, raise the timeout: pulling IMAGE is part of the action",
-    )
+fn stopped(signal: &str, finished: bool) -> Failure {
+    let fix = if finished {
+        "if the action's timeout was over, raise the timeout: pulling IMAGE is part of the action"
+    } else {
+        "raise the timeout; a container that never runs may be left"
+    };
+    let message = format!("stopped by {signal} before the handoff was done");
+    Failure::new(message).field("timeout").fix(fix)
 }
 
 impl From<Failure> for Vec<Failure> {

@@ -2,6 +2,7 @@
 //! restarted waiter remembers them from its journal.
 
 use std::future::ready;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -104,19 +105,14 @@ pub async fn arm(
 }
 
 fn open_journal(process: &Process, own: &Seen) -> Journal {
-    let kept = own.folder.as_deref().map(|folder| (process.open_journal)(folder));
-    match kept {
-        Some(Ok(kept)) => return Journal::of(kept),
-        Some(Err(error)) => {
-            log::warn!(error = error.to_string().as_str(); "cannot keep a journal; after a restart the waiter will not know what it has done")
-        }
-        None => {
-            log::warn!(
-                "there is no place for a journal; after a restart the waiter will not know what it has done"
-            )
+    let folder = own.folder.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into());
+    match folder.and_then(|folder| (process.open_journal)(folder)) {
+        Ok(kept) => Journal::of(kept),
+        Err(error) => {
+            log::warn!(error = error.to_string().as_str(); "cannot keep a journal; after a restart the waiter will not know what it has done");
+            Journal::lost()
         }
     }
-    Journal::lost()
 }
 
 fn ours(found: Option<Seen>, role: Role, name: &str, duty: &Duty) -> Result<Seen, Failure> {

@@ -1,7 +1,7 @@
 //! The waiter's journal: what it has seen and done, so that a restarted waiter goes on from there.
 //!
 //! Each line is a fact, added in one write(2). The journal is in a folder that is removed with the
-//! waiter's container. It outlives the waiter's process and its engine, but not the machine.
+//! waiter's container. It outlives the waiter's process and its engine; a power failure may cut it.
 
 use std::cell::Cell;
 use std::io;

@@ -126,7 +126,9 @@ pub async fn run(
     }
     word.set(word.get() || memory.word);
     let fell_back = Cell::new(memory.failed.is_some());
-    let state = resume(&memory, pending, process.clock.now(), &process.machine.boot);
+    let now = (process.clock.now(), process.machine.boot.as_str());
+    let ends = duty.finish_reboot.is_some() || duty.word_of_end.is_some();
+    let state = resume(&memory, pending, now, ends);
     let reporter = reporter(duty);
     let lifecycle = lifecycle.persistent();
     let waiter = Waiter { lifecycle, process, duty, journal, reporter, own, user, word, fell_back };
@@ -318,16 +320,13 @@ impl Waiter<'_> {
     async fn listen(&self, user: &str, replay: bool) -> Option<Box<dyn Output>> {
         let listen = Listen { container: user, tty: self.duty.tty, replay, ours: true };
         let open = || self.lifecycle.engine.output(listen);
-        match timeout(LISTEN_LIMIT, retry_within(LISTEN_LIMIT, "listening", open)).await {
-            Ok(Ok(output)) => return Some(output),
-            Ok(Err(refusal)) => {
+        let opened = timeout(LISTEN_LIMIT, retry_within(LISTEN_LIMIT, "listening", open)).await;
+        let opened = opened.unwrap_or_else(|_| Err(Refusal::passing("no answer in time")));
+        opened
+            .inspect_err(|refusal| {
                 log::warn!(error = refusal.to_string().as_str(); "cannot listen to the user container; its output will not be shown");
-            }
-            Err(_) => {
-                log::warn!("the engine is slow; the user container's output will not be shown")
-            }
-        }
-        None
+            })
+            .ok()
     }
 
     /// Handles a signal to stop. If the engine is there, the signal cancels what was not started.

@@ -69,16 +69,22 @@ pub enum State {
     Interrupted,
 }
 
-/// Returns where to go on, by what an earlier run noted; it is `now`, in the boot with this ID. Pure
-/// except for its log line.
-pub fn resume(memory: &Memory, pending: Option<PendingEnd>, now: Moment, boot: &str) -> State {
+/// Returns where to go on, by what an earlier run noted. It is `now`, in the boot with this ID;
+/// `ends` tells whether the user container is to end the machine. Pure except for its log line.
+pub fn resume(
+    memory: &Memory,
+    pending: Option<PendingEnd>,
+    (now, boot): (Moment, &str),
+    ends: bool,
+) -> State {
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
         // This engine's containers outlive the machine's end.
-        Memory { ending: Some((_, _, ref of)), .. } | Memory { started: Some(ref of), .. }
-            if of != boot =>
+        Memory { ending: Some((_, _, ref of)), .. }
+        | Memory { started: Some(ref of), failed: None, .. }
+            if of != boot && (ends || memory.ending.is_some()) =>
         {
-            (State::Ended, "the machine has booted again")
+            (State::Done, "the machine has booted again")
         }
         Memory { ending: Some((since, end, _)), .. } => {
             (State::Ending { end, since: since.min(now) }, "the machine was about to end")
@@ -110,17 +116,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_another_boot_nothing_is_left_to_do() {
+    fn an_end_is_not_asked_for_again_after_another_boot() {
         let now = Moment::from_nanoseconds(5);
         let started = Memory { armed: true, started: Some("a".into()), ..Memory::default() };
         let failed = Memory { failed: Some(now), ..started.clone() };
         let ending = Memory { ending: Some((now, End::Reboot, "a".into())), ..failed.clone() };
-        let resumed = |memory, boot| resume(memory, None, now, boot);
-        assert!(matches!(resumed(&started, "a"), State::Watching { .. }));
-        assert!(matches!(resumed(&failed, "a"), State::FallingBack { .. }));
-        assert!(matches!(resumed(&ending, "a"), State::Ending { .. }));
-        assert!(matches!(resumed(&started, "b"), State::Ended));
-        assert!(matches!(resumed(&failed, "b"), State::Ended));
-        assert!(matches!(resumed(&ending, "b"), State::Ended));
+        let resumed = |memory, boot, ends| resume(memory, None, (now, boot), ends);
+        assert!(matches!(resumed(&started, "a", true), State::Watching { .. }));
+        assert!(matches!(resumed(&ending, "a", true), State::Ending { .. }));
+        assert!(matches!(resumed(&started, "b", true), State::Done));
+        assert!(matches!(resumed(&ending, "b", true), State::Done));
+        // What became of other work is looked at, and a failure is kept.
+        assert!(matches!(resumed(&started, "b", false), State::Watching { .. }));
+        assert!(matches!(resumed(&failed, "b", true), State::FallingBack { .. }));
     }
 }

@@ -21,7 +21,7 @@ Whatever goes wrong once, at any step, there are only two possible results:
 
 Transient failures are retried: a connection that is refused or breaks, no answer, HTTP 429, 502, 503 and 504, and an answer that is cut off or is not JSON. HTTP 500 is tried three times, and so is an unrecognized message of nerdctl if the call is a query. The pauses double from 0.1 s to 5 s, and each is shortened at random by up to a half. A new reason is a WARN line. The handoff retries for 60 s (its first queries for 20 s, and 12 s until Docker answers at all), the waiter for 300 s, and a pull for WAITDAEMON_PULL_TIMEOUT_SECONDS in all. After SUCCESS the start is retried for 300 s unless the refusal is final, as long as the container has not been started.
 
-A final answer is not retried: HTTP 400, 401, 403, 404, a command that cannot be executed, an unknown manifest, a refused login. If the start is refused for good, the waiter logs it at ERROR and keeps what explains it.
+A final answer is not retried: HTTP 400, 401, 403 (unless an IP address is in use), 404, a command that cannot be executed, an unknown manifest, a refused login. If the start is refused for good, the waiter logs it at ERROR and keeps what explains it.
 
 Before anything is done a second time, the engine is asked what became of the first attempt. A container that was created bears the handoff's own mark, one that was started is no longer `created`, and one that was removed no longer exists.
 
