@@ -23,6 +23,7 @@ case!(the_handoffs_code_is_not_in_a_waiters_memory, ON_MAIN, |machine: Shared| {
     let first = if machine.is_docker() { ".text.docker" } else { ".text.nerdctl" };
     let start = |name: &str| starts.get(name).copied().with_context(|| format!("no {name}"));
     let apart = start(first)? / AROUND * AROUND - start(".text.handoff")? / PAGE * PAGE;
+    // Code after that is in memory: nothing there that one waiter alone runs fills a window.
     let (size, resident) = code(&machine)?;
     ensure!(
         size - resident >= apart,
