@@ -286,8 +286,7 @@ impl<'a> Lifecycle<'a> {
     /// If it still exists in the end, or if it runs and `how` is [`Removal::Idle`].
     pub fn ensure_removed<'b>(&'b self, container: &'b str, how: Removal) -> Answer<'b, ()> {
         Box::pin(async move {
-            // The first look alone may take as long as the engine is away.
-            let mut attempts = Attempts::within(self.patience);
+            let mut attempts = self.attempts();
             loop {
                 let said = self.engine.remove(container, how).await.err();
                 let refusal = match self.inspect(container).await {

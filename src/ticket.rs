@@ -85,7 +85,12 @@ impl Duty {
 
     /// True if the waiter or the user container may end the machine, as far as words tell.
     pub fn may_end_machine(&self) -> bool {
-        self.ends_machine() || self.finish_reboot.is_some() || self.word_of_end.is_some()
+        self.ends_machine() || self.user_ends_machine()
+    }
+
+    /// True if the user container is to end the machine, as far as words tell.
+    pub fn user_ends_machine(&self) -> bool {
+        self.finish_reboot.is_some() || self.word_of_end.is_some()
     }
 
     /// True if the waiter may have to unload a kernel.

@@ -126,9 +126,8 @@ pub async fn run(
     }
     word.set(word.get() || memory.word);
     let fell_back = Cell::new(memory.failed.is_some());
-    let now = (process.clock.now(), process.machine.boot.as_str());
-    let ends = duty.finish_reboot.is_some() || duty.word_of_end.is_some();
-    let state = resume(&memory, pending, now, ends);
+    let (now, boot) = (process.clock.now(), &process.machine.boot);
+    let state = resume(&memory, pending, now, boot, duty.user_ends_machine());
     let reporter = reporter(duty);
     let lifecycle = lifecycle.persistent();
     let waiter = Waiter { lifecycle, process, duty, journal, reporter, own, user, word, fell_back };

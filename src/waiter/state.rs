@@ -74,16 +74,17 @@ pub enum State {
 pub fn resume(
     memory: &Memory,
     pending: Option<PendingEnd>,
-    (now, boot): (Moment, &str),
+    now: Moment,
+    boot: &str,
     ends: bool,
 ) -> State {
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
         // This engine's containers outlive the machine's end.
-        Memory { ending: Some((_, _, ref of)), .. }
-        | Memory { started: Some(ref of), failed: None, .. }
-            if of != boot && (ends || memory.ending.is_some()) =>
-        {
+        Memory { ending: Some((_, _, ref of)), .. } if of != boot => {
+            (State::Done, "the machine has booted again")
+        }
+        Memory { started: Some(ref of), failed: None, .. } if ends && of != boot => {
             (State::Done, "the machine has booted again")
         }
         Memory { ending: Some((since, end, _)), .. } => {
@@ -121,7 +122,7 @@ mod tests {
         let started = Memory { armed: true, started: Some("a".into()), ..Memory::default() };
         let failed = Memory { failed: Some(now), ..started.clone() };
         let ending = Memory { ending: Some((now, End::Reboot, "a".into())), ..failed.clone() };
-        let resumed = |memory, boot, ends| resume(memory, None, (now, boot), ends);
+        let resumed = |memory, boot, ends| resume(memory, None, now, boot, ends);
         assert!(matches!(resumed(&started, "a", true), State::Watching { .. }));
         assert!(matches!(resumed(&ending, "a", true), State::Ending { .. }));
         assert!(matches!(resumed(&started, "b", true), State::Done));

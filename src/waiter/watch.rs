@@ -70,8 +70,7 @@ impl Waiter<'_> {
         // A command that should take the machine down is watched until it ends: only then is it
         // clear whether it did.
         let duty = self.duty;
-        let goes_on =
-            duty.fallback.is_some() || duty.finish_reboot.is_some() || duty.word_of_end.is_some();
+        let goes_on = duty.fallback.is_some() || duty.user_ends_machine();
         let outcome = tokio::select! {
             biased;
             outcome = watch(&self.lifecycle, user, output, limit, goes_on) => outcome,

@@ -17,7 +17,7 @@ use crate::case;
 use crate::cases::{ON_CAPTAIN, ON_MAIN};
 use crate::world::{
     Action, LIMIT, RUN, USER, WAITER, host, kill_waiter, nothing_left, nothing_there, ran_at,
-    ran_once, running, runs, waiter_line, waiter_log, waiter_says,
+    ran_once, running, runs, seconds, waiter_line, waiter_log, waiter_says,
 };
 
 /// The stand-in's address in a machine: all addresses, at Smee's port.
@@ -49,12 +49,6 @@ fn by_command_line(machine: &Machine, host: &str) -> Result<()> {
         "quiet grpc_authority={host}:42113 worker_id=AA:BB:CC:00:11:22 syslog_host=192.0.2.1\n"
     );
     machine.set_command_line(&line)
-}
-
-/// The time of a log line, in seconds since 1970.
-fn seconds(line: &Value) -> Result<f64> {
-    let time = humantime::parse_rfc3339(line["time"].as_str().context("no time")?)?;
-    Ok(time.duration_since(UNIX_EPOCH)?.as_secs_f64())
 }
 
 /// When the stand-in first gave this answer.

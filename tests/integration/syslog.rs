@@ -5,16 +5,15 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
-use lab::machine::{Event, Machine};
+use lab::machine::Machine;
 use lab::until::until;
 use serde_json::Value;
 
 use crate::case;
 use crate::cases::{ON_CAPTAIN, ON_DOCKER_MAIN};
-use crate::world::{ACTION, Action, LIMIT, WAITER, host, waiter_line};
+use crate::world::{ACTION, Action, LIMIT, WAITER, count, events_of, host, seconds, waiter_line};
 
 /// The user's command, which prints something and fails.
 const FAILS: [&str; 3] = ["sh", "-c", "echo the last word; exit 7"];
@@ -143,12 +142,6 @@ case!(off_is_off, ON_CAPTAIN, |machine| {
     Ok(())
 });
 
-/// The events of a container (Docker only).
-fn events_of(machine: &Machine, action: &str, name: &str) -> Result<Vec<Event>> {
-    let is_meant = |event: &Event| event.action == action && event.name == name;
-    Ok(machine.events()?.into_iter().filter(is_meant).collect())
-}
-
 // If asked for, also on Docker, and by name.
 case!(to_a_configured_server, ON_DOCKER_MAIN, |machine: Shared| {
     let receiver = Receiver::start(&machine, "0.0.0.0:5514")?;
@@ -167,7 +160,7 @@ case!(nothing_waits_after_the_word, ON_DOCKER_MAIN, |machine: Shared| {
     let action = Action::alpine(&machine).wait("60").env("WAITDAEMON_SYSLOG", "nowhere.lab");
     let action = action.command(&["true"]);
     action.run_well()?;
-    let before = events_of(&machine, "die", ACTION)?.len();
+    let before = count(&machine, "die", ACTION)?;
     // What the first attempt left is a WARN.
     let said = action.run_well()?;
     ensure!(said.err.contains("an earlier attempt of this action"), "nothing to send: {said:?}");
@@ -177,8 +170,7 @@ case!(nothing_waits_after_the_word, ON_DOCKER_MAIN, |machine: Shared| {
     let handed_over = |line: &Value| line["message"] == "handed over: the waiter is armed";
     let mut lines = said.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = lines.find(handed_over).with_context(|| format!("not handed over: {said:?}"))?;
-    let time = humantime::parse_rfc3339(line["time"].as_str().context("no time")?)?;
-    let waited = ended - time.duration_since(UNIX_EPOCH)?.as_secs_f64();
+    let waited = ended - seconds(&line)?;
     ensure!(waited < 0.8, "the action ended {waited} s after the word");
     Ok(())
 });

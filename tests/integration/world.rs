@@ -286,9 +286,15 @@ pub fn host(machine: &Machine) -> Result<String> {
     Ok(address.with_context(|| format!("docker0 has no address: {said}"))?.to_owned())
 }
 
+/// The events of a container, in order (Docker only).
+pub fn events_of(machine: &Machine, action: &str, name: &str) -> Result<Vec<Event>> {
+    let is_meant = |event: &Event| event.action == action && event.name == name;
+    Ok(machine.events()?.into_iter().filter(is_meant).collect())
+}
+
 /// The first event of a container (Docker only).
 pub fn event(machine: &Machine, action: &str, name: &str) -> Result<Option<Event>> {
-    Ok(machine.events()?.into_iter().find(|event| event.action == action && event.name == name))
+    Ok(events_of(machine, action, name)?.into_iter().next())
 }
 
 /// Waits for an event of a container (Docker only).
@@ -299,11 +305,13 @@ pub fn await_event(machine: &Machine, action: &str, name: &str) -> Result<Event>
 
 /// How often an event happened to a container (Docker only).
 pub fn count(machine: &Machine, action: &str, name: &str) -> Result<usize> {
-    Ok(machine
-        .events()?
-        .iter()
-        .filter(|event| event.action == action && event.name == name)
-        .count())
+    Ok(events_of(machine, action, name)?.len())
+}
+
+/// The time of a log line, in seconds since 1970.
+pub fn seconds(line: &Value) -> Result<f64> {
+    let time = humantime::parse_rfc3339(line["time"].as_str().context("no time")?)?;
+    Ok(time.duration_since(UNIX_EPOCH)?.as_secs_f64())
 }
 
 /// Asserts that the user container started exactly once, and not before `wait` after the action's

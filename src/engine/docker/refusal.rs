@@ -38,11 +38,10 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
             Kind::NameTaken { by: quoted_after(message, "by container") }
         }
         409 if says("already in progress") => Kind::RemovalInProgress,
-        // In answer to a signal: the engine is about to start the container again. Or another
-        // container has the address that the action chose (libnetwork, `ErrIPAlreadyAllocated`).
-        403 | 409 if says("is not running") || says("ddress already in use") => {
-            Kind::MayPass(Retry::UntilDeadline)
-        }
+        // In answer to a signal: the engine is about to start the container again.
+        409 if says("is not running") => Kind::MayPass(Retry::UntilDeadline),
+        // Another container has the action's static address (libnetwork, `ErrIPAlreadyAllocated`).
+        403 if says("ddress already in use") => Kind::MayPass(Retry::UntilDeadline),
         400 if says("ommand specified") => Kind::NoCommand,
         400 if says("invalid reference format") => Kind::NotAnImageName,
         // runc, through containerd: `exec: "name": executable file not found in $PATH`,

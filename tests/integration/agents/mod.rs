@@ -17,7 +17,7 @@ use lab::until::until;
 use crate::cases::Systems;
 use crate::faults::calls::{Calls, LIMIT as LONG, Rule};
 use crate::faults::docker::Proxy;
-use crate::world::{ACTION, Action, LIMIT, RUN, USER, WAITER, count, process, runs};
+use crate::world::{ACTION, Action, LIMIT, RUN, USER, WAITER, count, events_of, process, runs};
 use lab::system::System;
 
 /// The OSIEs as they ship.
@@ -251,9 +251,8 @@ fn a_failed_action_runs_nothing(version: Version, machine: &Machine) -> Result<(
 
 /// The exit codes of the action's containers, in order.
 fn exit_codes(machine: &Machine) -> Result<Vec<Option<i32>>> {
-    let ends =
-        machine.events()?.into_iter().filter(|event| event.action == "die" && event.name == ACTION);
-    Ok(ends.map(|event| event.exit_code).collect())
+    let ends = events_of(machine, "die", ACTION)?;
+    Ok(ends.into_iter().map(|event| event.exit_code).collect())
 }
 
 /// The registry accepts the request and does not answer until the action is over. Then it answers,
