@@ -19,12 +19,33 @@ const INITS: [(&str, &[&str]); 4] = [
 /// Programs that take the machine down.
 const ENDS: [&str; 5] = ["reboot", "poweroff", "halt", "shutdown", "kexec"];
 
+/// Returns the action's arguments: the words of the action's own command line that its image, with
+/// this configuration, does not say already.
+pub fn arguments(command: &[String], image: &Value) -> Vec<String> {
+    let (entrypoint, default) = (texts(&image["Entrypoint"]), texts(&image["Cmd"]));
+    // An image made from ours may start our program by an init, and have arguments.
+    let of_image = (0..entrypoint.len())
+        .map(|at| &entrypoint[at..])
+        .find(|last| command.starts_with(last))
+        .map_or(1, <[String]>::len);
+    let given = command.get(of_image..).unwrap_or_default();
+    if given == default || command == default { Vec::new() } else { given.to_vec() }
+}
+
 /// Returns what a container runs: the image's ENTRYPOINT with these arguments, or with its CMD if
 /// there are none.
-pub fn of(arguments: &[Value], config: &Value) -> Vec<String> {
-    let arguments = if arguments.is_empty() { list(&config["Cmd"]) } else { arguments };
-    let words = [list(&config["Entrypoint"]), arguments].concat();
-    words.iter().map(|word| text(word).to_owned()).collect()
+pub fn of(arguments: &[String], image: &Value) -> Vec<String> {
+    let mut command = texts(&image["Entrypoint"]);
+    if arguments.is_empty() {
+        command.extend(texts(&image["Cmd"]));
+    } else {
+        command.extend_from_slice(arguments);
+    }
+    command
+}
+
+fn texts(words: &Value) -> Vec<String> {
+    list(words).iter().map(|word| text(word).to_owned()).collect()
 }
 
 /// Returns the name of the program that finally runs, and its arguments.
@@ -144,7 +165,11 @@ mod tests {
             (json!({}), json!(["rebooter"]), None),
             (json!({}), json!([]), None),
         ] {
-            assert_eq!(asks_init_for(&of(list(&arguments), &config)), end, "{config} {arguments}");
+            assert_eq!(
+                asks_init_for(&of(&texts(&arguments), &config)),
+                end,
+                "{config} {arguments}"
+            );
         }
     }
 
@@ -166,7 +191,11 @@ mod tests {
             (json!({"Entrypoint": "/waitdaemon"}), json!([]), false),
             (Value::Null, json!([]), false),
         ] {
-            assert_eq!(is_waitdaemon(&of(list(&arguments), &config)), own, "{config} {arguments}");
+            assert_eq!(
+                is_waitdaemon(&of(&texts(&arguments), &config)),
+                own,
+                "{config} {arguments}"
+            );
         }
     }
 
@@ -193,6 +222,30 @@ mod tests {
             ("kexec -e", None),
         ] {
             assert_eq!(end_named(&words(&["sh", "-c", script])), end, "{script}");
+        }
+    }
+
+    #[test]
+    fn only_the_actions_arguments_are_given() {
+        let plain = serde_json::json!({"Entrypoint": ["/waitdaemon"]});
+        let by_init = serde_json::json!({"Entrypoint": ["/sbin/tini", "--", "/waitdaemon"], "Cmd": ["reboot"]});
+        let by_cmd = serde_json::json!({"Entrypoint": null, "Cmd": ["/waitdaemon", "reboot"]});
+        let with_option = serde_json::json!({"Entrypoint": ["/waitdaemon", "-x"]});
+        for (image, command, given) in [
+            (&plain, &["/waitdaemon", "reboot", "-d", "1"][..], &["reboot", "-d", "1"][..]),
+            (&plain, &["/waitdaemon", "", "--", "-x"], &["", "--", "-x"]),
+            (&plain, &["/waitdaemon"], &[]),
+            (&plain, &["/elsewhere", "halt"], &["halt"]),
+            (&by_init, &["/waitdaemon", "halt"], &["halt"]),
+            (&by_init, &["/waitdaemon", "reboot"], &[]),
+            (&by_cmd, &["/waitdaemon", "halt"], &["halt"]),
+            (&by_cmd, &["/waitdaemon", "reboot"], &[]),
+            (&with_option, &["/waitdaemon", "-x", "halt"], &["halt"]),
+            (&with_option, &["/waitdaemon", "halt"], &["halt"]),
+            (&Value::Null, &["/waitdaemon", "x"], &["x"]),
+            (&Value::Null, &[], &[]),
+        ] {
+            assert_eq!(arguments(&words(command), image), given, "{command:?} in {image}");
         }
     }
 

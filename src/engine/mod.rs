@@ -305,6 +305,8 @@ pub struct UserOrder<'a> {
     pub found: Option<&'a Image>,
     /// The action's image, which is our own.
     pub own_image: &'a Image,
+    /// The action's arguments; if there are none, `IMAGE`'s count.
+    pub arguments: &'a [String],
 }
 
 impl Order<'_> {

@@ -10,7 +10,6 @@ use super::job::Job;
 use super::kernel::Kernel;
 use crate::command;
 use crate::end::{End, Init};
-use crate::engine::json;
 use crate::engine::{Image, Order, Prepared, Seen, UserOrder};
 use crate::error::Failure;
 use crate::failures;
@@ -142,12 +141,10 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
         problems.push(failures::name_is_in_use(&other.name));
         return Err(problems);
     }
-    let mut arguments: Vec<Value> =
-        process.command.iter().skip(1).map(|word| word.as_str().into()).collect();
-    if own_image.as_ref().is_some_and(|own| json::list(&own.config["Cmd"]) == arguments) {
-        // They come with an image made from ours, not from the user.
-        arguments.clear();
-    }
+    let arguments = own_image
+        .as_ref()
+        .map(|own| command::arguments(&process.command, &own.config))
+        .unwrap_or_default();
     let config = image.as_ref().map(|image| &image.config).unwrap_or(&Value::Null);
     let runs =
         if settings.own_end().is_some() { Vec::new() } else { command::of(&arguments, config) };
@@ -189,6 +186,7 @@ async fn make(job: &Job<'_>) -> Result<Plan, Vec<Failure>> {
             image: name,
             found: image.as_ref(),
             own_image,
+            arguments: &arguments,
         }),
         request: &process.request,
         has_network: process.machine.has_network,

@@ -195,3 +195,12 @@ case!(an_image_made_from_ours_hands_over, ON_MAIN, |machine| {
     ensure!(words.is_array() && !words.to_string().contains("false"), "it runs {words}");
     Ok(())
 });
+
+// Then the action's first word is our own program, which is not the user's.
+case!(an_image_without_an_entrypoint_hands_over, ON_MAIN, |machine| {
+    let (file, name, ..) = REPACKAGED[2];
+    machine.load(&archive(file))?;
+    let action = Action::alpine(&machine).image(name).wait("0");
+    action.command(&["/waitdaemon", "sh", "-c", RUN]).run_well()?;
+    ran_once(&machine)
+});

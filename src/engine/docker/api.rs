@@ -23,7 +23,7 @@ use crate::retry::{milliseconds, retry_within};
 use crate::settings::DockerHost;
 
 /// The newest API version whose behaviour is tested; it is also spoken to newer engines.
-const NEWEST: (u32, u32) = (1, 54);
+const NEWEST: (u32, u32) = (1, 56);
 /// The oldest API version that is supported: Docker 20.10.
 const OLDEST: (u32, u32) = (1, 41);
 /// Limit for connecting and for the first answer; a healthy engine needs milliseconds.
@@ -433,8 +433,8 @@ mod tests {
         for (engine, agreed) in [
             ("1.41", Some("1.41")),
             ("1.54", Some("1.54")),
-            ("1.60", Some("1.54")),
-            ("2.0", Some("1.54")),
+            ("1.60", Some("1.56")),
+            ("2.0", Some("1.56")),
         ] {
             assert_eq!(agree(engine).as_deref(), agreed);
         }

@@ -199,7 +199,7 @@ impl Docker {
         let labels = Role::User.labels(&order.origin());
         let user = order.user.as_ref().map(|user| {
             let own = &user.own_image.document;
-            request::user_container(action, own, user.image.as_written(), &labels)
+            request::user_container(action, own, user.image.as_written(), user.arguments, &labels)
         });
         let differences = user.as_ref().map(|user| compare(action, user)).unwrap_or_default();
         let (waiter, problems) = match self.waiter(order) {

@@ -31,11 +31,13 @@ const JOINED_WITH_IMAGE: [&str; 4] = ["Labels", "Volumes", "ExposedPorts", "Heal
 /// Builds the user container: everything that the action was given, without our own image's part.
 ///
 /// `action` is the answer to `GET /containers/{id}/json`, `own_image` that to
-/// `GET /images/{id}/json` for the action's image.
+/// `GET /images/{id}/json` for the action's image. The user image's ENTRYPOINT stands, and its CMD
+/// if there are no `arguments`.
 pub fn user_container(
     action: &Value,
     own_image: &Value,
     image: &str,
+    arguments: &[String],
     labels: &[(&str, String)],
 ) -> Creation {
     let own = &own_image["Config"];
@@ -60,7 +62,11 @@ pub fn user_container(
     let mut env = without(get(&config, "Env"), &own["Env"]);
     env.retain(|variable| !login::is_of_login(text(variable)));
     config.insert("Env".into(), env.into());
-    command(&mut config, own);
+    config.remove("Entrypoint");
+    config.remove("Cmd");
+    if !arguments.is_empty() {
+        config.insert("Cmd".into(), arguments.into());
+    }
     label(&mut config, labels);
     hostname(&mut config, &host, id);
 
@@ -70,7 +76,7 @@ pub fn user_container(
     // A path for the docker command's own use; the engine ignores it.
     host.remove("ContainerIDFile");
     links(&mut host);
-    anonymous_volumes(&mut config, &mut host, &action["Mounts"], own);
+    anonymous_volumes(&mut config, &mut host, &action["Mounts"]);
 
     let mut connect = endpoints(action);
     let first = connect
@@ -82,23 +88,6 @@ pub fn user_container(
         config.insert("NetworkingConfig".into(), json!({"EndpointsConfig": {name: endpoint}}));
     }
     Creation { create: config.into(), connect }
-}
-
-/// Keeps the arguments, which are all the user's. The action's first word is our own program, for
-/// that is what runs; the user image's ENTRYPOINT stands.
-fn command(config: &mut Map<String, Value>, own: &Value) {
-    let entrypoint = config.remove("Entrypoint").unwrap_or_default();
-    let given = config.remove("Cmd").unwrap_or_default();
-    let mut arguments: Vec<Value> = Vec::new();
-    if !same(&entrypoint, &own["Entrypoint"]) {
-        arguments.extend(list(&entrypoint).iter().skip(1).cloned());
-    }
-    if !same(&given, &own["Cmd"]) {
-        arguments.extend(list(&given).iter().cloned());
-    }
-    if !arguments.is_empty() {
-        config.insert("Cmd".into(), arguments.into());
-    }
 }
 
 fn label(config: &mut Map<String, Value>, labels: &[(&str, String)]) {
@@ -136,12 +125,12 @@ fn links(host: &mut Map<String, Value>) {
 }
 
 /// Binds anonymous volumes by name, so that the user container has the action's volumes and not new
-/// ones. Only `Mounts` has their names. Our own image's volumes are left out.
+/// ones. Only `Mounts` has their names. Those of our own image are no longer in `Config`; those of
+/// another container come from it again.
 fn anonymous_volumes(
     config: &mut Map<String, Value>,
     host: &mut Map<String, Value>,
     mounts: &Value,
-    own: &Value,
 ) {
     let bound = |destination: &str| {
         let targets =
@@ -152,13 +141,6 @@ fn anonymous_volumes(
             .chain(listed.map(|mount| text(&mount["Target"])))
             .any(|target| cleaned(target) == destination)
     };
-    let of_own_image = |destination: &str| {
-        own["Volumes"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .any(|(target, _)| cleaned(target) == destination)
-    };
     let volumes = list(mounts).iter().filter(|mount| mount["Type"] == "volume");
     let anonymous: Vec<&Value> =
         volumes.filter(|mount| !bound(text(&mount["Destination"]))).collect();
@@ -166,15 +148,19 @@ fn anonymous_volumes(
     for mount in anonymous {
         let destination = text(&mount["Destination"]);
         let here = |target: &str| cleaned(target) == destination;
+        let known = binds.len();
         binds.retain(|bind| !here(text(bind)));
+        let mut anonymous = binds.len() < known;
         if let Some(Value::Object(volumes)) = config.get_mut("Volumes") {
+            let known = volumes.len();
             volumes.retain(|target, _| !here(target));
+            anonymous |= volumes.len() < known;
         }
         let listed = host.get_mut("Mounts").and_then(Value::as_array_mut).into_iter().flatten();
         let mut listed = listed.into_iter().filter_map(Value::as_object_mut);
         if let Some(listed) = listed.find(|listed| here(text(get(listed, "Target")))) {
             listed.insert("Source".into(), volume_name(mount).into());
-        } else if !of_own_image(destination) {
+        } else if anonymous {
             let mode = if mount["RW"] == false { ":ro" } else { "" };
             binds.push(format!("{}:{destination}{mode}", volume_name(mount)).into());
         }
@@ -229,7 +215,7 @@ mod tests {
 
     fn copy(action: &Value) -> Creation {
         let own = json!({"Config": {"Entrypoint": ["/waitdaemon"], "Env": ["OWN=1"], "Labels": {"own": "1"}}});
-        user_container(action, &own, "alpine", &[("waitdaemon.role", "user".into())])
+        user_container(action, &own, "alpine", &[], &[("waitdaemon.role", "user".into())])
     }
 
     #[test]
@@ -245,17 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn every_argument_is_the_users() {
-        for (entrypoint, cmd, arguments) in [
-            (json!(["/waitdaemon"]), json!(["reboot"]), json!(["reboot"])),
-            (json!(["/waitdaemon"]), json!(["", "--", "-x"]), json!(["", "--", "-x"])),
-            (json!(["/waitdaemon", "a"]), json!(["b"]), json!(["a", "b"])),
-            (json!(["/waitdaemon"]), Value::Null, Value::Null),
-        ] {
-            let create =
-                copy(&action(json!({"Entrypoint": entrypoint, "Cmd": cmd}), json!({}))).create;
-            assert_eq!(create["Cmd"], arguments);
-        }
+    fn the_command_is_what_was_given() {
+        let action = action(json!({"Cmd": ["/waitdaemon", "reboot"]}), json!({}));
+        let create = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            user_container(&action, &Value::Null, "alpine", &words, &[]).create
+        };
+        assert_eq!(create(&["", "--", "-x"])["Cmd"], json!(["", "--", "-x"]));
+        assert_eq!((create(&[]).get("Cmd"), create(&[]).get("Entrypoint")), (None, None));
     }
 
     #[test]
@@ -299,6 +282,9 @@ mod tests {
         assert_eq!(create["HostConfig"]["Links"], json!(["db:alias"]));
         assert_eq!(create["HostConfig"]["Binds"], json!(["n:/named:ro", "m:/slash/", "abc:/v"]));
         assert_eq!(create.get("Volumes"), None);
+        // A volume that comes from another container, and one that our own image declares.
+        action["Config"]["Volumes"] = Value::Null;
+        assert_eq!(copy(&action).create["HostConfig"]["Binds"], action["HostConfig"]["Binds"]);
     }
 
     #[test]
@@ -352,6 +338,7 @@ mod tests {
             &recording["container"],
             &recording["image"],
             "alpine",
+            &["reboot".to_owned()],
             &[("waitdaemon.role", "user".into())],
         )
     }
@@ -391,7 +378,7 @@ mod tests {
         #[test]
         fn any_document_gives_a_creation(text in "\\PC{0,40}", number in proptest::num::i64::ANY) {
             for document in [json!(text), json!({"Config": text, "HostConfig": {"Binds": number, "Links": [text]}, "Mounts": [{"Type": "volume"}]})] {
-                let made = user_container(&document, &document, &text, &[]);
+                let made = user_container(&document, &document, &text, &[], &[]);
                 proptest::prop_assert_eq!(&made.create["Image"], &json!(text));
             }
         }

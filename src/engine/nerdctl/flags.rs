@@ -5,7 +5,7 @@
 //! is refused, here or in check.rs, never dropped silently.
 
 mod by_nerdctl;
-mod command;
+mod init;
 mod mounts;
 mod resources;
 mod rights;
@@ -62,6 +62,8 @@ pub struct Wanted<'a> {
     pub name: &'a str,
     /// Its labels beside the action's.
     pub labels: &'a [(&'a str, String)],
+    /// Its arguments.
+    pub arguments: &'a [String],
 }
 
 /// Builds the call that creates the user container.
@@ -90,7 +92,7 @@ pub fn user_container(
     flags.namespaces(action)?;
     flags.network(action, host)?;
     flags.process(action, config);
-    let words = flags.command(spec, config);
+    flags.init(spec);
     flags.resources(&spec["linux"], host)?;
     flags.mounts(action, config, host)?;
     let input = flags.rights(action);
@@ -102,7 +104,7 @@ pub fn user_container(
     arguments.push(wanted.image.to_owned());
     // nerdctl 2.2.1 eats exactly one `--`; the rest is the user's.
     arguments.push("--".into());
-    arguments.extend(words);
+    arguments.extend_from_slice(wanted.arguments);
     Ok(Creation { arguments, input })
 }
 
@@ -309,12 +311,17 @@ mod tests {
     }
 
     fn copy(action: &Value) -> Result<Vec<String>, NotCarried> {
+        copy_with(action, &["-c", "sleep 5"])
+    }
+
+    fn copy_with(action: &Value, arguments: &[&str]) -> Result<Vec<String>, NotCarried> {
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
         let own = json!({"ImageConfig": {"config": {"Entrypoint": ["/waitdaemon"]}}});
         let labels = [("waitdaemon.role", "user".into())];
         user_container(
             action,
             &own,
-            &Wanted { image: "alpine", name: "a-user", labels: &labels },
+            &Wanted { image: "alpine", name: "a-user", labels: &labels, arguments: &arguments },
             &Nothing,
         )
         .map(|made| made.arguments)
@@ -347,9 +354,8 @@ mod tests {
     fn arguments_and_variables_are_carried_byte_for_byte() {
         let mut action = agents();
         let words = ["", "--", "-x", "--privileged", "two words ", "a\nb", "ä\"'"];
-        action["Spec"]["process"]["args"] = json!([&["/waitdaemon"][..], &words].concat());
         action["Spec"]["process"]["env"] = json!(["A=", "B=x=y", "C=\n ", "PATH=/mine"]);
-        let made = copy(&action).unwrap();
+        let made = copy_with(&action, &words).unwrap();
         assert_eq!(made[made.iter().position(|word| word == "--").unwrap() + 1..], words);
         for variable in ["A=", "B=x=y", "C=\n ", "PATH=/mine"] {
             assert!(made.contains(&format!("--env={variable}")), "{variable:?}");
@@ -438,7 +444,12 @@ mod tests {
         let made = user_container(
             &recording["container"],
             &recording["image"],
-            &Wanted { image: "alpine", name: "a-user", labels: &[] },
+            &Wanted {
+                image: "alpine",
+                name: "a-user",
+                labels: &[],
+                arguments: &["reboot".to_owned()],
+            },
             &Nothing,
         )
         .unwrap();
@@ -472,7 +483,7 @@ mod tests {
                 let _ = user_container(
                     &document,
                     &document,
-                    &Wanted { image: &text, name: &text, labels: &[] },
+                    &Wanted { image: &text, name: &text, labels: &[], arguments: &[] },
                     &Nothing,
                 );
             }

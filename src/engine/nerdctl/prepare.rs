@@ -55,7 +55,7 @@ pub async fn both(cli: &Cli, in_host: bool, namespace: &str, order: &Order<'_>) 
         Some((user, Ok(mut creation))) => {
             // Compared with the call that would create the action itself.
             let (name, image) = (order.action.name.as_str(), order.action.whole.image.as_str());
-            let wanted = Wanted { image, name, labels: &[] };
+            let wanted = Wanted { image, name, labels: &[], arguments: user.arguments };
             let host = Host { makes_networks: true };
             let same = flags::user_container(action, &Value::Null, &wanted, &host);
             let same = same.map(|creation| Value::from(creation.arguments)).unwrap_or_default();
@@ -92,7 +92,7 @@ fn user_container(
     let labels = Role::User.labels(&order.origin());
     let (action, own_image) = (&order.action.whole.document, &user.own_image.document);
     let image = user.found.map_or_else(|| user.image.normalized(), |found| found.name.clone());
-    let wanted = Wanted { image: &image, name: &name, labels: &labels };
+    let wanted = Wanted { image: &image, name: &name, labels: &labels, arguments: user.arguments };
     flags::user_container(action, own_image, &wanted, &Host { makes_networks })
 }
 

@@ -383,10 +383,7 @@ fn mounts() -> Vec<Row> {
         )
         .since(50),
         Row::body("Tmpfs", host("Tmpfs", json!({"/t": "size=1m,mode=700,noexec", "/u": ""}))),
-        Row::body("VolumesFrom", host("VolumesFrom", json!(["other:ro"]))).changed(
-            &["/HostConfig/Binds", "/Mounts"],
-            "the other container's volumes are also bound by name, so they remain even when it is gone",
-        ),
+        Row::body("VolumesFrom", host("VolumesFrom", json!(["other:ro"]))),
         Row::body("VolumeDriver", json!({"HostConfig": {"VolumeDriver": "local", "Binds": ["by-driver:/t"]}})),
         Row::body("ReadonlyRootfs", host("ReadonlyRootfs", json!(true))),
     ]
@@ -396,6 +393,7 @@ fn rights() -> Vec<Row> {
     let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
     vec![
         Row::body("Privileged", host("Privileged", json!(true))),
+        Row::body("Umask", host("Umask", json!(0o77))).since(56),
         Row::body(
             "Privileged, as the agent runs it",
             json!({"HostConfig": {"Privileged": true, "PidMode": "host"}}),
