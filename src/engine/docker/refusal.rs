@@ -40,6 +40,11 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
         409 if says("already in progress") => Kind::RemovalInProgress,
         // In answer to a signal: the engine is about to start the container again.
         409 if says("is not running") => Kind::MayPass(Retry::UntilDeadline),
+        // The container whose network is to be shared is down for a moment (moby,
+        // `getNetworkedContainer`).
+        409 if says("non running container") || says("is restarting") => {
+            Kind::MayPass(Retry::UntilDeadline)
+        }
         // Another container has the action's static address (libnetwork, `ErrIPAlreadyAllocated`).
         403 if says("ddress already in use") => Kind::MayPass(Retry::UntilDeadline),
         400 if says("ommand specified") => Kind::NoCommand,
@@ -47,6 +52,8 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
         // runc, through containerd: `exec: "name": executable file not found in $PATH`,
         // `...: permission denied`
         _ if says("exec: \"") => Kind::NotExecutable,
+        // runc itself was not executed, or was killed (containerd, `getLastRuntimeError`).
+        _ if says("unable to retrieve OCI runtime error") => Kind::MayPass(Retry::UntilDeadline),
         _ => return None,
     })
 }
@@ -105,6 +112,9 @@ mod tests {
         }
         let address = "failed to set up container networking: Address already in use";
         assert_eq!(kind_of(403, address), Some(Kind::MayPass(Retry::UntilDeadline)));
+        let runtime = "failed to create task: OCI runtime create failed: unable to retrieve OCI runtime error \
+                       (open log.json: no such file or directory): fork/exec /usr/bin/runc: cannot allocate memory";
+        assert_eq!(kind_of(400, runtime), Some(Kind::MayPass(Retry::UntilDeadline)));
         let removal = "removal of container x is already in progress";
         assert_eq!(kind_of(409, removal), Some(Kind::RemovalInProgress));
     }

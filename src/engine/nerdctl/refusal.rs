@@ -10,12 +10,14 @@ use crate::error::chain;
 use crate::retry::Retry;
 
 /// Failures that pass: containerd is away, or something that a container needs is not free yet.
-const PASSING: [&str; 6] = [
+const PASSING: [&str; 7] = [
     // A static address is free once the action's container is removed (CNI's host-local).
     "is not available in range set",
     "connection refused",
     "cannot access containerd socket",
     "Unavailable",
+    // A call that was cut off: `error reading from server: EOF: unavailable`.
+    ": unavailable",
     "connection error",
     "deadline exceeded",
 ];
@@ -31,7 +33,9 @@ pub fn change_refusal(error: CliError) -> Refusal {
         }
         // There is no memory or process for it, which may pass; or there is no such program.
         CliError::Run(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::PermissionDenied => Kind::Final,
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ArgumentListTooLong => {
+                Kind::Final
+            }
             _ => Kind::MayPass(Retry::UntilDeadline),
         },
     };
@@ -163,5 +167,7 @@ mod tests {
             Kind::MayPass(Retry::AFewTimes)
         );
         assert_eq!(change_refusal(refused("words that nobody knows")).kind, Kind::Unrecognized);
+        let cut_off = "error reading from server: EOF: unavailable";
+        assert_eq!(kind_of(cut_off), Some(Kind::MayPass(Retry::UntilDeadline)));
     }
 }
