@@ -99,7 +99,7 @@ pub async fn arm(
     };
     let user = ours(user, Role::User, &names[1], duty)?;
     // If it was started, an earlier run without a journal did so.
-    memory.started = (!user.life.is_before_start()).then(|| process.machine.boot.clone());
+    memory.started = user.life.has_run();
     journal.keep(&Fact::Armed(Some(user.id.clone()))).context(NO_JOURNAL)?;
     Ok(Armed { waiter: own.id, user: Some(user.id), pending: Some(pending), memory, journal })
 }

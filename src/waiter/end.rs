@@ -49,7 +49,7 @@ impl Waiter<'_> {
     ) -> Result<State, Failure> {
         let Self { duty, process, .. } = self;
         let (name, init) = (end.name(), duty.init);
-        self.journal.note(&Fact::Ending(since, end, process.machine.boot.clone()));
+        self.journal.note(&Fact::Ending(since, end));
         if end == End::Kexec && !kexec::is_loaded() {
             let message =
                 "cannot kexec: the kernel that was loaded before SUCCESS is not loaded any more";

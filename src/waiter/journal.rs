@@ -22,16 +22,16 @@ pub enum Fact {
     Succeeded(Moment),
     /// The user container must not run and is about to be removed.
     Cancelled,
-    /// The wait is over; the user container is about to be started.
-    Starting,
-    /// The user container was started, in the boot with this ID.
-    Started(String),
+    /// The wait is over: in the boot with this ID, the user container is about to be started, or the
+    /// machine to be ended.
+    Starting(String),
+    /// The user container was started.
+    Started,
     /// The user's work failed at this moment, or ended although the machine still runs. The
     /// fallback counts from it.
     Failed(Moment),
-    /// The machine is about to be asked, from this moment on, for this end, in the boot with this
-    /// ID.
-    Ending(Moment, End, String),
+    /// The machine is about to be asked, from this moment on, for this end.
+    Ending(Moment, End),
     /// The user container ended with success; all that is left is to remove it and the waiter.
     Done,
 }
@@ -49,14 +49,14 @@ pub struct Memory {
     pub succeeded: Option<Moment>,
     /// The user container must not run.
     pub cancelled: bool,
-    /// The wait is over.
-    pub starting: bool,
-    /// The boot in which the user container was started.
-    pub started: Option<String>,
+    /// The boot in which the wait was over and what was to be done began.
+    pub starting: Option<String>,
+    /// The user container was started.
+    pub started: bool,
     /// The moment from which the fallback counts.
     pub failed: Option<Moment>,
-    /// The end that was requested, since when, and in which boot.
-    pub ending: Option<(Moment, End, String)>,
+    /// The end that was requested, and since when.
+    pub ending: Option<(Moment, End)>,
     /// The user container ended with success.
     pub done: bool,
 }
@@ -64,24 +64,28 @@ pub struct Memory {
 /// The journal of this waiter.
 pub struct Journal {
     kept: Option<JournalFile>,
-    broken: Cell<bool>,
+    /// True if the last line may be partial: it was cut, or a write failed.
+    cut: Cell<bool>,
+    warned: Cell<bool>,
 }
 
 impl Journal {
     /// Creates a journal on these kept lines.
     pub fn of(kept: JournalFile) -> Self {
-        Self { kept: Some(kept), broken: Cell::new(false) }
+        let cut = (kept.read)().is_ok_and(|lines| !lines.is_empty() && !lines.ends_with('\n'));
+        Self { kept: Some(kept), cut: Cell::new(cut), warned: Cell::new(false) }
     }
 
     /// Creates a journal that keeps nothing.
     pub fn lost() -> Self {
-        Self { kept: None, broken: Cell::new(false) }
+        Self { kept: None, cut: Cell::new(false), warned: Cell::new(false) }
     }
 
     /// Notes a fact. If it cannot be written, warns once, and the waiter goes on without it.
     pub fn note(&self, fact: &Fact) {
         let Err(error) = self.keep(fact) else { return };
-        if !self.broken.replace(true) {
+        self.cut.set(true);
+        if !self.warned.replace(true) {
             log::warn!(error = error.to_string().as_str(); "cannot write the waiter's journal; if it is started again, it will not remember everything it did");
         }
     }
@@ -92,8 +96,7 @@ impl Journal {
     /// If it cannot be written.
     pub fn keep(&self, fact: &Fact) -> io::Result<()> {
         let Some(kept) = &self.kept else { return Ok(()) };
-        // A write that failed before may have left a partial line.
-        let end = if self.broken.get() { "\n" } else { "" };
+        let end = if self.cut.get() { "\n" } else { "" };
         (kept.add)(&format!("{end}{}", fact.line()))
     }
 
@@ -112,12 +115,10 @@ impl Fact {
             Self::Word => WORD.into(),
             Self::Succeeded(since) => format!("succeeded {}", since.nanoseconds()),
             Self::Cancelled => "cancelled".into(),
-            Self::Starting => "starting".into(),
-            Self::Started(boot) => format!("started {boot}"),
+            Self::Starting(boot) => format!("starting {boot}"),
+            Self::Started => "started".into(),
             Self::Failed(since) => format!("failed {}", since.nanoseconds()),
-            Self::Ending(since, end, boot) => {
-                format!("ending {} {} {boot}", since.nanoseconds(), end.name())
-            }
+            Self::Ending(since, end) => format!("ending {} {}", since.nanoseconds(), end.name()),
             Self::Done => "done".into(),
         }
     }
@@ -137,19 +138,16 @@ impl Memory {
                 (WORD, _) => memory.word = true,
                 ("succeeded", since) => memory.succeeded = moment(since),
                 ("cancelled", _) => memory.cancelled = true,
-                ("starting", _) => memory.starting = true,
-                ("started", boot) => memory.started = Some(boot.to_owned()),
+                ("starting", boot) => memory.starting = Some(boot.to_owned()),
+                ("started", _) => memory.started = true,
                 ("failed", since) => {
                     memory.failed = moment(since);
                     // This end is what failed.
                     memory.ending = None;
                 }
                 ("ending", rest) => {
-                    let mut words = rest.split(' ');
-                    let mut word = || words.next().unwrap_or_default();
-                    let (since, end) = (moment(word()), End::from_name(word()));
-                    memory.ending =
-                        since.zip(end).map(|(since, end)| (since, end, word().to_owned()));
+                    let (since, end) = rest.split_once(' ').unwrap_or_default();
+                    memory.ending = moment(since).zip(End::from_name(end));
                 }
                 ("done", _) => memory.done = true,
                 _ => {}
@@ -161,6 +159,9 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
 
     #[test]
@@ -170,10 +171,10 @@ mod tests {
             Fact::Armed(Some("ab".into())),
             Fact::Word,
             Fact::Succeeded(since),
-            Fact::Starting,
-            Fact::Started("boot-1".into()),
+            Fact::Starting("boot-1".into()),
+            Fact::Started,
             Fact::Failed(since),
-            Fact::Ending(since, End::PowerOff, "boot-1".into()),
+            Fact::Ending(since, End::PowerOff),
         ];
         let lines: String = facts.iter().map(|fact| fact.line() + "\n").collect();
         let memory = Memory::read(&lines);
@@ -183,10 +184,10 @@ mod tests {
             word: true,
             succeeded: Some(since),
             cancelled: false,
-            starting: true,
-            started: Some("boot-1".into()),
+            starting: Some("boot-1".into()),
+            started: true,
             failed: Some(since),
-            ending: Some((since, End::PowerOff, "boot-1".into())),
+            ending: Some((since, End::PowerOff)),
             done: false,
         };
         assert_eq!(memory, expected);
@@ -196,8 +197,8 @@ mod tests {
     #[test]
     fn an_end_that_failed_is_not_asked_for_again() {
         let since = Moment::from_nanoseconds(5);
-        let lines = [Fact::Ending(since, End::Kexec, "b".into()), Fact::Failed(since)]
-            .map(|fact| fact.line() + "\n");
+        let lines =
+            [Fact::Ending(since, End::Kexec), Fact::Failed(since)].map(|fact| fact.line() + "\n");
         let memory = Memory::read(&lines.concat());
         assert_eq!((memory.failed, memory.ending), (Some(since), None));
     }
@@ -211,6 +212,21 @@ mod tests {
         );
         assert_eq!(Memory::read(&format!("{}\n", Fact::Armed(None).line())), armed);
         assert_eq!(Memory::read(""), Memory::default());
+    }
+
+    #[test]
+    fn a_cut_line_does_not_swallow_the_next() {
+        let lines = Rc::new(RefCell::new("armed ab\nsucc".to_owned()));
+        let (read, added) = (lines.clone(), lines.clone());
+        let journal = Journal::of(JournalFile {
+            read: Box::new(move || Ok(read.borrow().clone())),
+            add: Box::new(move |line| {
+                added.borrow_mut().push_str(&format!("{line}\n"));
+                Ok(())
+            }),
+        });
+        journal.note(&Fact::Done);
+        assert!(journal.memory().done && journal.memory().armed, "{}", lines.borrow());
     }
 
     proptest::proptest! {

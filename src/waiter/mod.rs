@@ -127,7 +127,7 @@ pub async fn run(
     word.set(word.get() || memory.word);
     let fell_back = Cell::new(memory.failed.is_some());
     let (now, boot) = (process.clock.now(), &process.machine.boot);
-    let state = resume(&memory, pending, now, boot, duty.user_ends_machine());
+    let state = resume(&memory, pending, now, boot, duty.may_end_machine());
     let reporter = reporter(duty);
     let lifecycle = lifecycle.persistent();
     let waiter = Waiter { lifecycle, process, duty, journal, reporter, own, user, word, fell_back };
@@ -176,10 +176,15 @@ impl Waiter<'_> {
             state = match state {
                 State::AwaitEnd { pending } => self.await_end(pending, signals).await?,
                 State::Waiting { since } => self.wait(since, signals).await?,
-                State::Starting => match self.duty.own_end {
-                    Some(end) => State::Ending { end, since: self.process.clock.now() },
-                    None => self.start(signals).await.or_else(|failure| self.fall_back(failure))?,
-                },
+                State::Starting => {
+                    self.journal.note(&Fact::Starting(self.process.machine.boot.clone()));
+                    match self.duty.own_end {
+                        Some(end) => State::Ending { end, since: self.process.clock.now() },
+                        None => {
+                            self.start(signals).await.or_else(|failure| self.fall_back(failure))?
+                        }
+                    }
+                }
                 State::Watching { output } => {
                     self.watch(output, signals).await.or_else(|failure| self.fall_back(failure))?
                 }
@@ -287,7 +292,6 @@ impl Waiter<'_> {
         {
             return Ok(State::Failed);
         }
-        self.journal.note(&Fact::Starting);
         Ok(State::Starting)
     }
 
@@ -308,7 +312,7 @@ impl Waiter<'_> {
             output = start => output.inspect_err(|failure| self.tell(Event::Failed, &failure.message))?,
             signal = signals.next_stop() => return Ok(State::Stopped { signal, started: false }),
         };
-        self.journal.note(&Fact::Started(self.process.machine.boot.clone()));
+        self.journal.note(&Fact::Started);
         log::info!(container = user; "user container started");
         self.tell(Event::Started, "user container started");
         Ok(State::Watching { output })

@@ -70,7 +70,7 @@ pub enum State {
 }
 
 /// Returns where to go on, by what an earlier run noted. It is `now`, in the boot with this ID;
-/// `ends` tells whether the user container is to end the machine. Pure except for its log line.
+/// `ends` tells whether the machine is to end in any way. Pure except for its log line.
 pub fn resume(
     memory: &Memory,
     pending: Option<PendingEnd>,
@@ -78,29 +78,31 @@ pub fn resume(
     boot: &str,
     ends: bool,
 ) -> State {
+    // An engine's containers may outlive the machine's end. What was begun before is not begun
+    // again: it may have been the cause.
+    let begun_before = memory.starting.as_ref().is_some_and(|of| of != boot);
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
-        // This engine's containers outlive the machine's end.
-        Memory { ending: Some((_, _, ref of)), .. } if of != boot => {
+        Memory { ending: None, failed: Some(_), .. } if begun_before => {
+            (State::Retired, "the machine has booted again since the failure")
+        }
+        Memory { ref ending, .. } if begun_before && (ends || ending.is_some()) => {
             (State::Done, "the machine has booted again")
         }
-        Memory { started: Some(ref of), failed: None, .. } if ends && of != boot => {
-            (State::Done, "the machine has booted again")
-        }
-        Memory { ending: Some((since, end, _)), .. } => {
+        Memory { ending: Some((since, end)), .. } => {
             (State::Ending { end, since: since.min(now) }, "the machine was about to end")
         }
         Memory { failed: Some(since), .. } => {
             (State::FallingBack { since: since.min(now) }, "it was waiting for the fallback")
         }
-        Memory { started: Some(_), .. } => {
+        Memory { started, .. } if started || begun_before => {
             (State::Watching { output: None }, "the user container was started before")
         }
         Memory { cancelled: true, .. } => {
             let why = "the user container was about to be removed".to_owned();
             (State::Cancelled { why }, "it was removing the user container")
         }
-        Memory { starting: true, .. } => (State::Starting, "the wait was over"),
+        Memory { starting: Some(_), .. } => (State::Starting, "the wait was over"),
         // A machine that has rebooted counts from the start again.
         Memory { succeeded: Some(since), .. } => {
             (State::Waiting { since: since.min(now) }, "the wait goes on")
@@ -117,18 +119,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_not_asked_for_again_after_another_boot() {
+    fn nothing_is_begun_again_after_another_boot() {
         let now = Moment::from_nanoseconds(5);
-        let started = Memory { armed: true, started: Some("a".into()), ..Memory::default() };
+        let starting = Memory { armed: true, starting: Some("a".into()), ..Memory::default() };
+        let started = Memory { started: true, ..starting.clone() };
         let failed = Memory { failed: Some(now), ..started.clone() };
-        let ending = Memory { ending: Some((now, End::Reboot, "a".into())), ..failed.clone() };
+        let ending = Memory { ending: Some((now, End::Reboot)), ..failed.clone() };
         let resumed = |memory, boot, ends| resume(memory, None, now, boot, ends);
+        assert!(matches!(resumed(&starting, "a", true), State::Starting));
         assert!(matches!(resumed(&started, "a", true), State::Watching { .. }));
+        assert!(matches!(resumed(&failed, "a", true), State::FallingBack { .. }));
         assert!(matches!(resumed(&ending, "a", true), State::Ending { .. }));
-        assert!(matches!(resumed(&started, "b", true), State::Done));
-        assert!(matches!(resumed(&ending, "b", true), State::Done));
-        // What became of other work is looked at, and a failure is kept.
-        assert!(matches!(resumed(&started, "b", false), State::Watching { .. }));
-        assert!(matches!(resumed(&failed, "b", true), State::FallingBack { .. }));
+        for memory in [&starting, &started, &ending] {
+            assert!(matches!(resumed(memory, "b", true), State::Done));
+        }
+        // What became of other work is looked at, and a failure is kept, but nothing acts on it.
+        for memory in [&starting, &started] {
+            assert!(matches!(resumed(memory, "b", false), State::Watching { .. }));
+        }
+        assert!(matches!(resumed(&failed, "b", true), State::Retired));
+        let waiting = Memory { succeeded: Some(now), ..Memory::default() };
+        assert!(matches!(resumed(&waiting, "b", true), State::Waiting { .. }));
     }
 }

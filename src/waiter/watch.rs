@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The exit codes of a container whose PID 1 called reboot(2): the kernel ends its PID namespace
 /// with SIGHUP or SIGINT (reboot(2), "Behavior inside PID namespaces").
 const ENDED_ITSELF: [i64; 2] = [129, 130];
+/// The exit code of a container that was killed, as whoever removes one that runs does first.
+const KILLED: i64 = 137;
 
 const NO_END: &str = "the engine does not say how it ended";
 
@@ -201,19 +203,21 @@ async fn how_it_ended(
     let until = Instant::now() + NOTICE_LIMIT;
     let mut last = life;
     loop {
-        match lifecycle.inspect(user).await {
-            Ok(Some(seen)) if seen.life.is_ended() => last = seen.life,
-            Ok(Some(_)) if last.is_ended() => log::debug!("the engine is late"),
-            Ok(Some(seen)) if Instant::now() < until => {
-                last = seen.life;
+        let may_be_killed = !last.is_ended() || matches!(last, Life::Ended { code: KILLED, .. });
+        // One that is gone is one whose removal is over.
+        let seen = lifecycle.inspect(user).await;
+        match seen.map(|seen| seen.map_or(Life::Removing, |seen| seen.life)) {
+            Ok(life) if life.is_ended() => last = life,
+            Ok(Life::Removing) if may_be_killed => return Err(Outcome::Removed),
+            Ok(_) if last.is_ended() => log::debug!("the engine is late"),
+            Ok(life) if Instant::now() < until => {
+                last = life;
                 sleep(PAUSE).await;
                 continue;
             }
             // containerd forgets a process that ended while it was down.
-            Ok(Some(seen)) if seen.life == Life::Created => return Err(Outcome::Unseen),
-            Ok(Some(_)) => return Err(Outcome::Lost(NO_END.into())),
-            Ok(None) if last.is_ended() => {}
-            Ok(None) => return Err(Outcome::Removed),
+            Ok(Life::Created) => return Err(Outcome::Unseen),
+            Ok(_) => return Err(Outcome::Lost(NO_END.into())),
             Err(_) if last.is_ended() => {}
             Err(refusal) => return Err(Outcome::Lost(refusal.said)),
         }
