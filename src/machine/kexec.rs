@@ -60,6 +60,8 @@ pub fn is_loaded() -> bool {
 fn one_file(initrds: &[File]) -> io::Result<File> {
     let mut whole = File::from(memfd_create("initrd", MemfdFlags::CLOEXEC)?);
     for mut initrd in initrds {
+        // They may have been read before, for a load that another attempt undid.
+        initrd.rewind()?;
         io::copy(&mut initrd, &mut whole)?;
         // Each archive begins at a multiple of four.
         let end = whole.stream_position()?;
@@ -104,14 +106,13 @@ mod tests {
         let file = |content: &[u8]| {
             let mut file = File::from(memfd_create("part", MemfdFlags::CLOEXEC).unwrap());
             file.write_all(content).unwrap();
-            file.rewind().unwrap();
             file
         };
-        let mut content = Vec::new();
-        one_file(&[file(b"one"), file(b"four"), file(b"z")])
-            .unwrap()
-            .read_to_end(&mut content)
-            .unwrap();
-        assert_eq!(content, b"one\0fourz\0\0\0");
+        let files = [file(b"one"), file(b"four"), file(b"z")];
+        for attempt in 1..=2 {
+            let mut content = Vec::new();
+            one_file(&files).unwrap().read_to_end(&mut content).unwrap();
+            assert_eq!(content, b"one\0fourz\0\0\0", "attempt {attempt}");
+        }
     }
 }

@@ -92,7 +92,7 @@ fn page() -> String {
             .iter()
             .map(|call| (call.name, CALL_FAULTS.iter().map(|fault| cell(call, fault)).collect())),
     );
-    text += "\n## The action is killed with SIGKILL\n\nThe action is killed just after the engine has done the step's request, or nerdctl the call. The user container never runs. Containers that are left were created and never start. If the same action is served again, it removes them and runs once.\n\n| step | left |\n| --- | --- |\n";
+    text += "\n## The action is killed with SIGKILL\n\nThe action is killed just after the engine has done the step's request, or nerdctl the call. The user container never runs. Containers that are left were created and never start. If the same action is served again, it removes them and runs once. A kexec action may also leave the kernel that it loaded: `kexec -u` unloads it.\n\n| step | left |\n| --- | --- |\n";
     for step in kills::steps() {
         let _ = writeln!(text, "| {} | {} |", step.name, kills::left(step).in_words());
     }
