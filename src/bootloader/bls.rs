@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 
 use super::entry::Entry;
+use super::variables::unknown;
 
 /// Variables that distributions leave empty.
 const MAY_BE_EMPTY: [&str; 3] = ["tuned_params", "tuned_initrd", "early_initrd"];
@@ -15,6 +16,9 @@ pub struct Item {
     pub id: String,
     /// The title that a menu shows.
     pub title: String,
+    sort_key: String,
+    machine: String,
+    version: String,
     linux: String,
     initrds: Vec<String>,
     options: String,
@@ -30,6 +34,9 @@ impl Item {
             let value = value.trim();
             match key {
                 "title" => item.title = value.to_owned(),
+                "sort-key" => item.sort_key = value.to_owned(),
+                "machine-id" => item.machine = value.to_owned(),
+                "version" => item.version = value.to_owned(),
                 "linux" => item.linux = value.to_owned(),
                 // GRUB accepts several on one line.
                 "initrd" => item.initrds.extend(value.split_whitespace().map(str::to_owned)),
@@ -42,16 +49,13 @@ impl Item {
     }
 
     /// Returns what the entry boots, with GRUB's values in place of `$variables`.
-    pub fn boots(&self, variable: &dyn Fn(&str) -> String) -> Entry {
+    pub fn boots(&self, variable: &dyn Fn(&str) -> Option<String>) -> Entry {
         let words = |text: &str| {
             let words: Vec<String> =
                 text.split_whitespace().map(|word| with_variables(word, variable)).collect();
             words.join(" ").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
         };
-        let unset = variables(&self.options)
-            .find(|name| !MAY_BE_EMPTY.contains(name) && variable(name).is_empty());
         Entry {
-            unset: unset.map(str::to_owned),
             kernel: words(&self.linux).concat(),
             initrds: self.initrds.iter().flat_map(|initrd| words(initrd)).collect(),
             command_line: words(&self.options).join(" "),
@@ -60,18 +64,7 @@ impl Item {
     }
 }
 
-/// Returns the names of the variables in a text.
-fn variables(text: &str) -> impl Iterator<Item = &str> {
-    text.split('$').skip(1).map(|part| {
-        let part = part.trim_start_matches('{');
-        let end = part
-            .find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
-            .unwrap_or(part.len());
-        &part[..end]
-    })
-}
-
-fn with_variables(text: &str, variable: &dyn Fn(&str) -> String) -> String {
+fn with_variables(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
     let mut parts = text.split('$');
     let mut whole = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -80,65 +73,134 @@ fn with_variables(text: &str, variable: &dyn Fn(&str) -> String) -> String {
             .find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
             .unwrap_or(part.len());
         let (name, rest) = braced.unwrap_or_else(|| part.split_at(end));
-        whole.push_str(&variable(name));
+        let value = variable(name).unwrap_or_else(|| {
+            if MAY_BE_EMPTY.contains(&name) { String::new() } else { unknown(name) }
+        });
+        whole.push_str(&value);
         whole.push_str(rest);
     }
     whole
 }
 
-/// Sorts entries as GRUB's blscfg does: by file name, compared as versions, newest first.
-pub fn newest_first(entries: &mut [Item]) {
+/// Which of two entries comes sooner in the menu: that one is greater.
+type Order = fn(&Item, &Item) -> Ordering;
+
+/// The order of GRUB's blscfg: by file name, compared as RPM compares versions, newest first.
+pub fn as_grub(one: &Item, other: &Item) -> Ordering {
+    by_version(&one.id, &other.id, &['~'])
+}
+
+/// The order of systemd-boot (systemd, `boot_entry_compare`): entries that have no tries left come
+/// last, and those with a sort key first; the newest of each kind first.
+pub fn as_systemd_boot(one: &Item, other: &Item) -> Ordering {
+    // The Version Format Specification's separators, lowest first.
+    let newer = |one: &str, other: &str| by_version(one, other, &['~', '-', '^', '.']);
+    let (name, tries) = counted(&one.id);
+    let (name_of_other, tries_of_other) = counted(&other.id);
+    let by_key = match (one.sort_key.is_empty(), other.sort_key.is_empty()) {
+        (false, false) => (&other.sort_key, &other.machine)
+            .cmp(&(&one.sort_key, &one.machine))
+            .then_with(|| newer(&one.version, &other.version)),
+        (has_none, other_has_none) => other_has_none.cmp(&has_none),
+    };
+    (tries != Some(0))
+        .cmp(&(tries_of_other != Some(0)))
+        .then(by_key)
+        .then_with(|| newer(&format!("{name}.conf"), &format!("{name_of_other}.conf")))
+        .then(tries.cmp(&tries_of_other))
+}
+
+/// Splits a file name without `.conf` into the entry's name and the tries that are left, if they
+/// are counted (`NAME+LEFT` or `NAME+LEFT-DONE`; systemd, "Automatic Boot Assessment").
+fn counted(id: &str) -> (&str, Option<u32>) {
+    let left = |count: &str| {
+        let (left, done) = count.split_once('-').unwrap_or((count, "0"));
+        done.parse::<u32>().ok()?;
+        left.parse().ok()
+    };
+    match id.rsplit_once('+').map(|(name, count)| (name, left(count))) {
+        Some((name, Some(left))) => (name, Some(left)),
+        _ => (id, None),
+    }
+}
+
+/// Sorts entries in a boot loader's order.
+pub fn sort(entries: &mut [Item], order: Order) {
     // Selection sort: the standard library's stable sort takes some kilobytes of code for each
     // type.
     for at in 0..entries.len() {
         let newest = (at..entries.len()).reduce(|one, other| {
-            if by_version(&entries[one].id, &entries[other].id) == Ordering::Less {
-                other
-            } else {
-                one
-            }
+            if order(&entries[one], &entries[other]) == Ordering::Less { other } else { one }
         });
         entries.swap(at, newest.unwrap_or(at));
     }
 }
 
-/// Returns the default of the sorted entries: the entry that loader.conf names (a `*` at its end
-/// matches anything), else the first.
+/// Returns the default of the sorted entries: the first that fits the pattern of loader.conf, else
+/// the first.
 pub fn default_entry<'a>(loader: &str, entries: &'a [Item]) -> Option<&'a Item> {
     let default = loader
         .lines()
         .find_map(|line| line.trim().strip_prefix("default")?.split_whitespace().next());
     let named = default.and_then(|wanted| {
-        let wanted = wanted.trim_end_matches(".conf");
-        let fits = |item: &&Item| match wanted.strip_suffix('*') {
-            Some(start) => item.id.starts_with(start),
-            None => item.id == wanted,
+        let fits = |item: &&Item| {
+            let (name, _) = counted(&item.id);
+            fits(wanted, &format!("{name}.conf")) || fits(wanted, name)
         };
         entries.iter().find(fits)
     });
     named.or_else(|| entries.first())
 }
 
-/// Compares names that contain versions as RPM does: piece by piece, numbers as numbers, and `~`
-/// before everything.
-fn by_version(one: &str, other: &str) -> Ordering {
+/// True if a name fits a pattern: `*` stands for any text, `?` for any letter, and upper and lower
+/// case are the same (systemd, `efi_fnmatch`).
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut at, mut in_name) = (0, 0);
+    // Where the last `*` is, and up to where it reaches in the name.
+    let mut star = None;
+    while in_name < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, in_name));
+                at += 1;
+            }
+            Some(letter) if *letter == b'?' || letter.eq_ignore_ascii_case(&name[in_name]) => {
+                (at, in_name) = (at + 1, in_name + 1);
+            }
+            _ => {
+                let Some((place, reach)) = star else { return false };
+                star = Some((place, reach + 1));
+                (at, in_name) = (place + 1, reach + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|letter| *letter == b'*')
+}
+
+/// Compares names that contain versions piece by piece, numbers as numbers. `marks` are the signs
+/// that count, lowest first; the first is lower than a name's end.
+fn by_version(one: &str, other: &str, marks: &[char]) -> Ordering {
     let (mut one, mut other) = (one, other);
-    loop {
+    'pieces: loop {
         let skip = |text: &'_ str| {
-            text.find(|c: char| c.is_ascii_alphanumeric() || c == '~').unwrap_or(text.len())
+            let counts = |c: char| c.is_ascii_alphanumeric() || marks.contains(&c);
+            text.find(counts).unwrap_or(text.len())
         };
         (one, other) = (&one[skip(one)..], &other[skip(other)..]);
-        match (one.strip_prefix('~'), other.strip_prefix('~')) {
-            (Some(a), Some(b)) => {
-                (one, other) = (a, b);
-                continue;
+        for mark in marks {
+            match (one.strip_prefix(*mark), other.strip_prefix(*mark)) {
+                (Some(a), Some(b)) => {
+                    (one, other) = (a, b);
+                    continue 'pieces;
+                }
+                (Some(_), None) => return Ordering::Less,
+                (None, Some(_)) => return Ordering::Greater,
+                (None, None) => {}
             }
-            (Some(_), None) => return Ordering::Less,
-            (None, Some(_)) => return Ordering::Greater,
-            (None, None) => {}
-        }
-        if one.is_empty() || other.is_empty() {
-            return one.len().cmp(&other.len());
+            if one.is_empty() || other.is_empty() {
+                return one.len().cmp(&other.len());
+            }
         }
         let ((a, rest_of_one), (b, rest_of_other)) = (piece(one), piece(other));
         let numbers = (a.as_bytes()[0].is_ascii_digit(), b.as_bytes()[0].is_ascii_digit());
@@ -167,6 +229,7 @@ fn piece(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::variables::unknown_in;
     use super::*;
 
     #[test]
@@ -178,17 +241,13 @@ mod tests {
                     options root=UUID=1 ro $kernelopts ${tuned_params} console=ttyS0\n\
                     grub_users $grub_users\n";
         let item = Item::read("x", text).unwrap();
-        let variable = |name: &str| {
-            if name == "kernelopts" { "crashkernel=1G".to_owned() } else { String::new() }
-        };
+        let variable = |name: &str| (name == "kernelopts").then(|| "crashkernel=1G".to_owned());
         let entry = item.boots(&variable);
         assert_eq!(entry.kernel, "/boot/vmlinuz-5.14.0-362.8.1.el9_3.x86_64");
         assert_eq!(entry.initrds, ["/boot/initramfs-5.14.0-362.8.1.el9_3.x86_64.img"]);
         assert_eq!(entry.command_line, "root=UUID=1 ro crashkernel=1G console=ttyS0");
-        assert_eq!(
-            (entry.unset, item.boots(&|_| String::new()).unset.as_deref()),
-            (None, Some("kernelopts"))
-        );
+        assert_eq!(unknown_in(&entry.command_line), None);
+        assert_eq!(unknown_in(&item.boots(&|_| None).command_line), Some("kernelopts"));
         assert_eq!(Item::read("x", "title no kernel\nefi /EFI/Linux/x.efi\n"), None);
     }
 
@@ -202,7 +261,7 @@ mod tests {
         ];
         let mut items: Vec<Item> =
             ids.iter().map(|id| Item { id: (*id).to_owned(), ..Item::default() }).collect();
-        newest_first(&mut items);
+        sort(&mut items, as_grub);
         let sorted: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
         assert_eq!(
             sorted,
@@ -217,13 +276,57 @@ mod tests {
             |loader: &str| default_entry(loader, &items).map(|item| item.id.clone()).unwrap();
         assert_eq!(named("timeout 3\ndefault m-5.14.0-9.el9.conf\n"), "m-5.14.0-9.el9");
         assert_eq!(named("default m-0*\n"), "m-0-rescue");
+        assert_eq!(named("default M-?.14.0-9*\n"), "m-5.14.0-9.el9");
         assert_eq!(named("default @saved\n"), "m-5.14.0-362.8.1.el9_3");
+    }
+
+    #[test]
+    fn the_order_of_systemd_boot() {
+        let sorted = |entries: &[(&str, &str)]| {
+            let read = |(id, more): &(&str, &str)| Item::read(id, &format!("linux /k\n{more}"));
+            let mut items: Vec<Item> = entries.iter().filter_map(read).collect();
+            sort(&mut items, as_systemd_boot);
+            items.into_iter().map(|item| item.id).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            sorted(&[("arch-lts", ""), ("arch-fallback", ""), ("arch", "")]),
+            ["arch", "arch-lts", "arch-fallback"]
+        );
+        assert_eq!(
+            sorted(&[("m-6.10+0-3", ""), ("m-6.9", ""), ("m-6.8+3", "")]),
+            ["m-6.9", "m-6.8+3", "m-6.10+0-3"]
+        );
+        assert_eq!(
+            sorted(&[
+                ("z-9", ""),
+                ("a", "sort-key debian\nversion 6.1.0-9"),
+                ("b", "sort-key debian\nversion 6.1.0-18"),
+                ("c", "sort-key arch\nversion 5"),
+            ]),
+            ["c", "b", "a", "z-9"]
+        );
+        let items = [Item { id: "m-6.9+3".into(), ..Item::default() }];
+        let other = [Item { id: "x".into(), ..Item::default() }, items[0].clone()];
+        for pattern in ["m-6.9.conf", "m-6.9", "*-6.?.CONF", "m*9*"] {
+            let found = default_entry(&format!("default {pattern}"), &other);
+            assert_eq!(found.map(|item| item.id.as_str()), Some("m-6.9+3"), "{pattern}");
+        }
     }
 
     proptest::proptest! {
         #[test]
         fn versions_have_an_order(a: String, b: String) {
-            proptest::prop_assert_eq!(by_version(&a, &b), by_version(&b, &a).reverse());
+            for marks in [&['~'][..], &['~', '-', '^', '.']] {
+                let order = by_version(&a, &b, marks);
+                proptest::prop_assert_eq!(order, by_version(&b, &a, marks).reverse());
+            }
+        }
+
+        #[test]
+        fn every_pattern_has_an_answer(pattern in "[ab*?]{0,12}", name in "[ab]{0,12}") {
+            let stars = pattern.replace('?', "*");
+            proptest::prop_assert!(fits(&pattern, &pattern.replace('*', "b")));
+            proptest::prop_assert!(!fits(&pattern, &name) || fits(&stars, &name));
         }
     }
 }

@@ -11,6 +11,4 @@ pub struct Entry {
     pub command_line: String,
     /// Where the entry was found, in words for people.
     pub source: String,
-    /// A variable used in the entry that should have a value but has none.
-    pub unset: Option<String>,
 }

@@ -2,15 +2,14 @@
 //!
 //! grub.cfg is a script. It is parsed and run as far as it decides the default: variables, `if`,
 //! `[`, menus. Commands that only draw or load modules count as done (GRUB manual 2.06, "Writing
-//! full configuration files directly").
+//! full configuration files directly"). Loops are not run, and neither are commands that search the
+//! disks: what they set is not known, and an entry that depends on it is none.
 
 use super::bls;
 use super::entry::Entry;
-use super::script::{self, Part, Statement, Word};
+use super::script::{self, Statement};
+use super::variables::{Variables, unknown, unknown_in};
 
-/// The most that variables add to the words of one command, in bytes: each line of a file could
-/// double what the line before it set.
-const MAX_EXPANSION: usize = 16 * 1024;
 /// The most words of one `test`, which calls itself for each part.
 const MAX_TEST: usize = 64;
 
@@ -23,10 +22,13 @@ pub enum NoEntry {
     /// The default entry boots something else.
     #[error("its default entry {0:?} boots no Linux kernel")]
     NoLinux(String),
+    /// Which entry is the default depends on this variable.
+    #[error("its default entry depends on ${0}, whose value is not known")]
+    Unknown(String),
 }
 
-/// Returns the default entry of a configuration, given GRUB's environment block and the sorted
-/// entries that `blscfg` would add.
+/// Returns the default entry of a configuration, given GRUB's environment block, the sorted entries
+/// that `blscfg` would add, and which files there are.
 ///
 /// # Errors
 /// If the configuration leads to no kernel.
@@ -34,14 +36,19 @@ pub fn default_entry(
     config: &str,
     environment: &str,
     entries: &[bls::Item],
+    has_file: &dyn Fn(&str) -> bool,
 ) -> Result<Entry, NoEntry> {
     let statements = script::parse(config);
-    let mut run = Run { variables: Vec::new(), environment, entries, boots: Entry::default() };
+    let (variables, boots) = (Variables::default(), Entry::default());
+    let mut run = Run { variables, environment, entries, has_file, boots };
     // Variables that GRUB itself sets and that configurations test.
-    run.set(["prefix=/boot/grub", "grub_platform=efi", "feature_menuentry_id=y"]);
+    run.variables.set(["prefix=/boot/grub", "grub_platform=efi", "feature_menuentry_id=y"]);
     let mut menu = Vec::new();
     run.all(&statements, &mut menu);
-    let wanted = run.variable("default").unwrap_or_default().to_owned();
+    let wanted = run.variables.get("default").unwrap_or_default().to_owned();
+    if let Some(name) = unknown_in(&wanted) {
+        return Err(NoEntry::Unknown(name.to_owned()));
+    }
     run.boot(&menu, &wanted)
 }
 
@@ -61,27 +68,22 @@ impl Line<'_> {
 }
 
 struct Run<'a> {
-    /// Names and values; the last value of a name counts.
-    variables: Vec<(String, String)>,
+    variables: Variables,
     environment: &'a str,
     entries: &'a [bls::Item],
+    has_file: &'a dyn Fn(&str) -> bool,
     /// What the commands run so far have loaded.
     boots: Entry,
 }
 
 impl<'a> Run<'a> {
-    fn variable(&self, name: &str) -> Option<&str> {
-        let found = self.variables.iter().rev().find(|(set, _)| set == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
     /// Runs statements; returns whether the last one succeeded.
     fn all(&mut self, statements: &'a [Statement], menu: &mut Vec<Line<'a>>) -> bool {
         let mut succeeded = true;
         for statement in statements {
             succeeded = match statement {
                 Statement::Command(words) => {
-                    let words = self.expand(words);
+                    let words = self.variables.expand(words);
                     let words: Vec<&str> = words.iter().map(String::as_str).collect();
                     self.command(&words, menu)
                 }
@@ -92,8 +94,12 @@ impl<'a> Run<'a> {
                         None => true,
                     }
                 }
+                Statement::Loop(body) => {
+                    self.doubt(body);
+                    true
+                }
                 Statement::Menu { words, is_sub, body } => {
-                    let words = self.expand(words);
+                    let words = self.variables.expand(words);
                     let (title, id) = named(&words);
                     menu.push(Line::Menu { title, id, is_sub: *is_sub, body });
                     true
@@ -103,50 +109,48 @@ impl<'a> Run<'a> {
         succeeded
     }
 
-    /// Expands words into what the command receives.
-    fn expand(&self, words: &[Word]) -> Vec<String> {
-        let (mut expanded, mut room) = (Vec::new(), MAX_EXPANSION);
-        let mut variable = |name: &str| {
-            let value = self.variable(name).filter(|value| value.len() <= room).unwrap_or_default();
-            room -= value.len();
-            value
-        };
-        for word in words {
-            // Quoted text counts as a word even if it is empty.
-            let mut text = word.quoted.then(String::new);
-            for part in &word.parts {
-                match part {
-                    Part::Text(part) => text.get_or_insert_default().push_str(part),
-                    Part::Variable { name, quoted: true } => {
-                        text.get_or_insert_default().push_str(variable(name))
-                    }
-                    Part::Variable { name, quoted: false } => {
-                        let mut pieces = variable(name).split_ascii_whitespace();
-                        if let Some(first) = pieces.next() {
-                            text.get_or_insert_default().push_str(first);
-                        }
-                        for piece in pieces {
-                            expanded.extend(text.take());
-                            text = Some(piece.to_owned());
+    /// Forgets the values of the variables that a loop sets.
+    fn doubt(&mut self, body: &[Statement]) {
+        for statement in body {
+            match statement {
+                Statement::Command(words) => {
+                    for word in self.variables.expand(words) {
+                        if let Some((name, _)) = word.split_once('=') {
+                            self.variables.assign(name, Some(unknown(name)));
                         }
                     }
                 }
+                Statement::If(branches) => {
+                    for (condition, body) in branches {
+                        self.doubt(condition);
+                        self.doubt(body);
+                    }
+                }
+                Statement::Loop(body) => self.doubt(body),
+                // It changes the other entries' numbers.
+                Statement::Menu { .. } => {
+                    self.variables.assign("default", Some(unknown("default")))
+                }
             }
-            expanded.extend(text);
         }
-        expanded
     }
 
     /// Runs a command; returns whether it succeeded.
     fn command(&mut self, words: &[&str], menu: &mut Vec<Line<'a>>) -> bool {
+        let negations = words.iter().take_while(|word| **word == "!").count();
+        if negations > 0 {
+            return self.command(&words[negations..], menu) == (negations % 2 == 0);
+        }
         let Some((name, arguments)) = words.split_first() else { return true };
         match *name {
             "[" => return self.test(arguments.strip_suffix(&["]"]).unwrap_or(arguments)),
             "test" => return self.test(arguments),
             "false" => return false,
-            "set" => self.set(arguments.iter().copied()),
-            "unset" => self.variables.retain(|(name, _)| !arguments.contains(&name.as_str())),
-            "load_env" => self.set(self.environment.lines().filter(|line| !line.starts_with('#'))),
+            "set" => self.variables.set(arguments.iter().copied()),
+            "unset" => arguments.iter().for_each(|name| self.variables.assign(name, None)),
+            "load_env" => {
+                self.variables.set(self.environment.lines().filter(|line| !line.starts_with('#')))
+            }
             "blscfg" => menu.extend(self.entries.iter().map(Line::Bls)),
             "linux" | "linux16" | "linuxefi" => {
                 let Some((kernel, line)) = arguments.split_first() else { return false };
@@ -158,17 +162,9 @@ impl<'a> Run<'a> {
                 let files = arguments.iter().filter(|word| !word.starts_with("--"));
                 self.boots.initrds = files.map(|file| without_device(file)).collect();
             }
-            assignment => self.set([assignment]),
+            assignment => self.variables.set([assignment]),
         }
         true
-    }
-
-    /// Sets variables from `name=value` pairs.
-    fn set<'b>(&mut self, pairs: impl IntoIterator<Item = &'b str>) {
-        for (name, value) in pairs.into_iter().filter_map(|pair| pair.split_once('=')) {
-            self.variables.retain(|(known, _)| known != name);
-            self.variables.push((name.to_owned(), value.to_owned()));
-        }
     }
 
     /// Evaluates GRUB's `test`; one with more than [`MAX_TEST`] words is false.
@@ -188,10 +184,10 @@ impl<'a> Run<'a> {
             [text] => !text.is_empty(),
             ["-n", text] => !text.is_empty(),
             ["-z", text] => text.is_empty(),
-            // Of all files, only the environment block decides anything.
-            ["-f" | "-e" | "-s", path] => {
-                path.ends_with("/grubenv") && !self.environment.is_empty()
+            ["-f" | "-e" | "-s", path] if path.ends_with("/grubenv") => {
+                !self.environment.is_empty()
             }
+            ["-f" | "-e" | "-s", path] => (self.has_file)(&without_device(path)),
             [one, "=" | "==", other] => one == other,
             [one, "!=", other] => one != other,
             [one, "-eq", other] => number(one) == number(other),
@@ -210,7 +206,7 @@ impl<'a> Run<'a> {
                 let source = if item.title.is_empty() { &item.id } else { &item.title };
                 Ok(Entry {
                     source: source.clone(),
-                    ..item.boots(&|name| self.variable(name).unwrap_or_default().to_owned())
+                    ..item.boots(&|name| self.variables.get(name).map(str::to_owned))
                 })
             }
             Some(Line::Menu { title, is_sub, body, .. }) => {
@@ -224,7 +220,7 @@ impl<'a> Run<'a> {
                 if boots.initrds.is_empty() {
                     // Ubuntu first tries without its initrd, and GRUB remembers that it may have
                     // failed; a kexec has one try.
-                    self.set(["initrdfail=1"]);
+                    self.variables.set(["initrdfail=1"]);
                     self.all(body, &mut submenu);
                     let with = std::mem::take(&mut self.boots);
                     boots = if with.initrds.is_empty() { boots } else { with };
@@ -292,8 +288,12 @@ mod tests {
     const UBUNTU: &str = include_str!("../../tests/fixtures/grub/ubuntu.cfg");
     const ROCKY: &str = include_str!("../../tests/fixtures/grub/rocky.cfg");
 
+    fn no_file(_: &str) -> bool {
+        false
+    }
+
     fn boots(config: &str, environment: &str) -> Entry {
-        default_entry(config, environment, &[]).unwrap()
+        default_entry(config, environment, &[], &no_file).unwrap()
     }
 
     #[test]
@@ -315,10 +315,25 @@ mod tests {
     }
 
     #[test]
-    fn values_do_not_grow_without_end() {
-        let doubled = "set a=$a$a\n".repeat(60);
-        let config = format!("set a=xxxxxxxx\n{doubled}menuentry A {{ linux /a $a $a $a; }}\n");
-        assert!(boots(&config, "").command_line.len() <= MAX_EXPANSION + 2);
+    fn what_is_not_known_decides_nothing() {
+        let menu = "menuentry A { linux /a; }\nmenuentry B { linux /b x=$slot; }\n";
+        let config = |script: &str| format!("{script}\n{menu}");
+        let unknown = |script: &str| match default_entry(&config(script), "O=A\n", &[], &no_file) {
+            Err(NoEntry::Unknown(name)) => name,
+            Ok(entry) => unknown_in(&entry.command_line).unwrap_or_default().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        let slots = "for s in $O; do if [ $s = A ]; then default=1; fi; done";
+        assert_eq!(unknown(slots), "default");
+        assert_eq!(unknown("while true; do menuentry X { linux /x; }; done"), "default");
+        assert_eq!(unknown("set default=1\nfor s in 1 2; do slot=$s; done"), "slot");
+        assert_eq!(unknown("set default=1\nprobe --set=slot --part-uuid $root"), "slot");
+        assert_eq!(unknown("set default=1\nset slot=\"PARTUUID=$u\""), "u");
+        assert_eq!(unknown("set default=1\nset slot=$u"), "slot");
+        assert_eq!(unknown("set default=1\nset slot="), "");
+        assert_eq!(unknown("set default=\"$next\""), "");
+        let entry = boots("menuentry A { linux ($root)/a root=1 $vt_handoff \"$more\"; }\n", "");
+        assert_eq!((entry.kernel.as_str(), entry.command_line.as_str()), ("/a", "root=1 "));
     }
 
     #[test]
@@ -343,7 +358,7 @@ mod tests {
         }
         assert_eq!(boots(DEBIAN, "next_entry=gone\n").kernel, "/boot/vmlinuz-6.1.0-18-amd64");
         assert_eq!(
-            default_entry(DEBIAN, "next_entry=2\n", &[]),
+            default_entry(DEBIAN, "next_entry=2\n", &[], &no_file),
             Err(NoEntry::NoLinux("UEFI Firmware Settings".into()))
         );
     }
@@ -371,15 +386,16 @@ mod tests {
         };
         let items = [item("5.14.0-362"), item("5.14.0-70"), item("0-rescue")];
         let environment = "saved_entry=m-5.14.0-70\nkernelopts=crashkernel=1G\n";
-        let entry = default_entry(ROCKY, environment, &items).unwrap();
+        let entry = default_entry(ROCKY, environment, &items, &no_file).unwrap();
         assert_eq!(
             (entry.kernel.as_str(), entry.source.as_str()),
             ("/vmlinuz-5.14.0-70", "Rocky Linux (5.14.0-70)")
         );
         assert_eq!(entry.command_line, "root=UUID=3 ro crashkernel=1G");
-        assert_eq!(default_entry(ROCKY, "", &items).unwrap().kernel, "/vmlinuz-5.14.0-362");
+        let newest = default_entry(ROCKY, "", &items, &no_file).unwrap();
+        assert_eq!(newest.kernel, "/vmlinuz-5.14.0-362");
         let firmware = NoEntry::NoLinux("UEFI Firmware Settings".into());
-        assert_eq!(default_entry(ROCKY, "", &[]), Err(firmware));
+        assert_eq!(default_entry(ROCKY, "", &[], &no_file), Err(firmware));
     }
 
     #[test]
@@ -392,7 +408,7 @@ mod tests {
             assert_eq!((entry.kernel.as_str(), entry.initrds.concat()), ("/b", "/i".to_owned()));
             assert_eq!(entry.command_line, "x=y");
         }
-        assert_eq!(default_entry("", "", &[]), Err(NoEntry::Empty));
+        assert_eq!(default_entry("", "", &[], &no_file), Err(NoEntry::Empty));
     }
 
     #[test]
@@ -416,14 +432,17 @@ mod tests {
             let config = format!(
                 "set one=1\nif {condition}; then\nset default=1\nfi\nmenuentry a {{ linux /a; }}\nmenuentry b {{ linux /b; }}"
             );
-            boots(&config, "x=y\n").kernel == "/b"
+            let has_file = |path: &str| path == "/here.cfg";
+            default_entry(&config, "x=y\n", &[], &has_file).unwrap().kernel == "/b"
         };
         for condition in [
             "[ \"${one}\" = 1 ]",
             "[ x$one = x1 ]",
             "[ -n \"$one\" ]",
             "[ -z \"$none\" ]",
-            "! [ $one ]; [ $one ]",
+            "! [ $none ]",
+            "! ! [ $one ]",
+            "[ -f ($root)/here.cfg ]",
             "[ ! $none ]",
             "[ $one -eq 1 ]",
             "[ $one -lt 2 -a 1 ]",
@@ -435,9 +454,15 @@ mod tests {
         ] {
             assert!(yes(condition), "{condition}");
         }
-        for condition in
-            ["[ $none ]", "[ \"$one\" != 1 ]", "[ -f /custom.cfg ]", "false", "[ $one -gt 1 ]"]
-        {
+        for condition in [
+            "[ $none ]",
+            "! [ $one ]",
+            "! true",
+            "[ \"$one\" != 1 ]",
+            "[ -f /custom.cfg ]",
+            "false",
+            "[ $one -gt 1 ]",
+        ] {
             assert!(!yes(condition), "{condition}");
         }
     }
@@ -445,19 +470,19 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_read(config: String, environment: String) {
-            let _ = default_entry(&config, &environment, &[]);
+            let _ = default_entry(&config, &environment, &[], &no_file);
         }
 
         #[test]
         fn any_words_are_read(words in proptest::collection::vec("(if|then|elif|else|fi|menuentry|submenu|for|do|done|set|linux|[{};\n'\"$]|a|default=[0-2]>?[0-2]?|\\[|\\])", 0..200)) {
-            let _ = default_entry(&words.join(" "), "", &[]);
+            let _ = default_entry(&words.join(" "), "", &[], &no_file);
         }
     }
 
     #[test]
     fn blocks_in_blocks_end_somewhere() {
         for opening in ["submenu a {\n", "if true; then\n", "{ ", "if ", "menuentry { "] {
-            let _ = default_entry(&opening.repeat(10_000), "", &[]);
+            let _ = default_entry(&opening.repeat(10_000), "", &[], &no_file);
         }
     }
 }

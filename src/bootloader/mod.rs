@@ -8,10 +8,12 @@ pub mod bls;
 pub mod entry;
 pub mod grub;
 mod script;
+mod variables;
 
 use std::path::PathBuf;
 
 use self::entry::Entry;
+use self::variables::unknown_in;
 use crate::error::Failure;
 
 /// Usual places of GRUB's configuration: on the system's own partition, and on a partition mounted
@@ -74,10 +76,12 @@ pub fn find(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
     }
     if let Some(line) = &wanted.command_line {
         entry.command_line.clone_from(line);
-    } else if let Some(name) = &entry.unset {
-        let message =
-            format!("the command line of {} has ${name}, which is never set", entry.source);
-        let fix = "set CMD_LINE; or BLOCK_DEVICE and GRUBCFG_PATH, so that GRUB's own configuration is found";
+    }
+    let texts = [&entry.command_line, &entry.kernel].into_iter().chain(&entry.initrds);
+    let unknown = texts.map(|text| unknown_in(text)).find_map(|name| name.map(str::to_owned));
+    if let Some(name) = unknown {
+        let message = format!("{} has ${name}, whose value is not known", entry.source);
+        let fix = "set KERNEL_PATH, INITRD_PATH and CMD_LINE; or BLOCK_DEVICE and GRUBCFG_PATH, so that GRUB's own configuration is found";
         return Err(Failure::new(message).field("environment.CMD_LINE").fix(fix));
     }
     let missing = |what: &str, path: &str, field: &'static str, entry: &Entry| {
@@ -113,9 +117,12 @@ fn by_loader(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
         GRUB_ENVIRONMENTS.iter().find_map(|path| files.read(path)).unwrap_or_default();
     let folder =
         BLS_FOLDERS.iter().find(|folder| !files.list(&format!("{folder}/entries")).is_empty());
-    let entries = folder.map(|folder| bls_entries(files, folder)).unwrap_or_default();
+    let order = if config.is_some() { bls::as_grub } else { bls::as_systemd_boot };
+    let mut entries = folder.map(|folder| bls_entries(files, folder)).unwrap_or_default();
+    bls::sort(&mut entries, order);
     if let Some((path, config)) = config {
-        return grub::default_entry(&config, &environment, &entries)
+        let has_file = |path: &str| place_of(files, path).is_some();
+        return grub::default_entry(&config, &environment, &entries, &has_file)
             .map(|entry| Entry { source: format!("{path}, {}", entry.source), ..entry })
             .map_err(|why| {
                 Failure::new(format!("{path} on {} leads to no kernel", wanted.device.display()))
@@ -129,7 +136,7 @@ fn by_loader(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
         if let Some(entry) = bls::default_entry(&loader, &entries) {
             return Ok(Entry {
                 source: format!("{folder}/entries/{}.conf", entry.id),
-                ..entry.boots(&|_| String::new())
+                ..entry.boots(&|_| None)
             });
         }
     }
@@ -142,7 +149,6 @@ fn by_loader(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
                 initrds: initrd.map(|path| (*path).to_owned()).into_iter().collect(),
                 command_line: String::new(),
                 source: "a usual link".to_owned(),
-                unset: None,
             })
         }
         (found, _) => {
@@ -161,9 +167,7 @@ fn bls_entries(files: &dyn Files, folder: &str) -> Vec<bls::Item> {
     let names = files.list(&format!("{folder}/entries"));
     let ids = names.iter().filter_map(|name| name.strip_suffix(".conf"));
     let read = |id: &str| bls::Item::read(id, &files.read(&format!("{folder}/entries/{id}.conf"))?);
-    let mut entries: Vec<bls::Item> = ids.filter_map(read).collect();
-    bls::newest_first(&mut entries);
-    entries
+    ids.filter_map(read).collect()
 }
 
 /// Returns where a file is that a loader names. The loader's path may be relative to a partition
@@ -293,6 +297,10 @@ mod tests {
         assert_eq!(failure.field, "environment.CMD_LINE");
         assert!(failure.message.contains("$kernelopts"), "{}", failure.message);
         assert!(find(&files, &Wanted { command_line: Some("root=1".into()), ..wanted() }).is_ok());
+        let config = "menuentry A {\nlinux /boot/$kernel root=1\n}\n";
+        let files = disk(&[("/boot/grub/grub.cfg", config), ("/boot/vmlinuz", "")]);
+        let failure = find(&files, &wanted()).unwrap_err();
+        assert!(failure.message.contains("$kernel,"), "{}", failure.message);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Word {
     }
 
     /// Returns the word if it may be a keyword, else an empty text.
-    fn keyword(&self) -> &str {
+    pub fn keyword(&self) -> &str {
         match self.parts.as_slice() {
             [Part::Text(text)] if !self.quoted => text,
             _ => "",
@@ -118,6 +118,8 @@ pub enum Statement {
     Command(Vec<Word>),
     /// Each condition with its body; `else` has no condition.
     If(Vec<(Vec<Statement>, Vec<Statement>)>),
+    /// The body of `for`, `while` or `until`.
+    Loop(Vec<Statement>),
     /// `menuentry` or `submenu`.
     Menu { words: Vec<Word>, is_sub: bool, body: Vec<Statement> },
 }
@@ -177,14 +179,13 @@ impl Parser<'_> {
                 self.pass("fi");
                 Some(Statement::If(branches))
             }
-            // Nothing in them decides the default.
             "for" | "while" | "until" => {
                 self.at += 1;
                 self.block(&["do"], depth);
                 self.pass("do");
-                self.block(&["done"], depth);
+                let body = self.block(&["done"], depth);
                 self.pass("done");
-                None
+                Some(Statement::Loop(body))
             }
             _ => {
                 let mut words = Vec::new();
