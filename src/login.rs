@@ -6,8 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use base64ct::{Base64, Base64Url, Encoding};
 use serde_json::json;
 
 use crate::error::{Context, Failure};
@@ -75,7 +74,7 @@ impl Login {
     /// Returns the header X-Registry-Auth (Engine API, "Authentication").
     pub fn registry_auth(&self, image: &Reference) -> String {
         let auth = json!({"username": self.username, "password": self.password, "serveraddress": server(image.registry())});
-        BASE64_URL_SAFE.encode(auth.to_string())
+        Base64Url::encode_string(auth.to_string().as_bytes())
     }
 
     /// Writes a configuration for nerdctl into a folder of its own.
@@ -88,7 +87,7 @@ impl Login {
         let owner = File::open(&folder)?;
         let config = Config { folder, owner };
         config.owner.try_lock()?;
-        let auth = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
+        let auth = Base64::encode_string(format!("{}:{}", self.username, self.password).as_bytes());
         let text = json!({"auths": {(server(image.registry())): {"auth": auth}}}).to_string();
         let file = config.folder.join(FILE);
         OpenOptions::new()
@@ -224,7 +223,7 @@ mod tests {
     fn engines_get_it_in_their_own_forms() {
         let login = Login { username: "fleet".into(), password: "p:ä\"".into() };
         let image = Reference::parse("alpine").unwrap();
-        let auth = BASE64_URL_SAFE.decode(login.registry_auth(&image)).unwrap();
+        let auth = Base64Url::decode_vec(&login.registry_auth(&image)).unwrap();
         let auth: serde_json::Value = serde_json::from_slice(&auth).unwrap();
         assert_eq!(
             auth,

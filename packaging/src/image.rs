@@ -6,8 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 use tar::Builder;
 
@@ -112,7 +111,7 @@ pub(crate) fn entries_of(program: &Path, nerdctl: Option<&Path>) -> Vec<Entry> {
 /// The certificates of the authorities that Mozilla trusts, as PEM (RFC 7468).
 fn certificates() -> String {
     let pem = |der: &[u8]| {
-        let text = BASE64_STANDARD.encode(der);
+        let text = Base64::encode_string(der);
         let lines: Vec<String> = text
             .as_bytes()
             .chunks(64)

@@ -5,8 +5,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64ct::{Base64, Encoding};
 use lab::agent::Agent;
 use lab::machine::Machine;
 use lab::paths;
@@ -193,7 +192,7 @@ case!(example_registry_ca, ON_MAIN, |machine| {
     nothing_there(&machine)?;
     let example = fs::read_to_string(paths::root().join("examples/registry-ca.yaml"))?
         .replace("registry.example.org", &format!("{TLS_NAME}:5004"))
-        .replace("{{ .registry_ca }}", &STANDARD.encode(fs::read(certificate)?));
+        .replace("{{ .registry_ca }}", &Base64::encode_string(&fs::read(certificate)?));
     let place = machine.out().join("registry-ca.yaml");
     fs::write(&place, example)?;
     let agent = Agent::start(&machine, &place)?;
