@@ -112,6 +112,8 @@ pub struct About {
     pub keeps_logs: bool,
     /// True if the kernel shows the container's ID as the last part of its processes' cgroup.
     pub names_cgroups: bool,
+    /// True if it still knows after a boot whether it had started a container.
+    pub keeps_lives: bool,
     /// True if creating the waiter starts it, so that it may run before the user container exists.
     pub starts_waiter_early: bool,
     /// What to do if the engine does not trust a registry's certificate, or the registry has none.

@@ -71,8 +71,10 @@ pub async fn apply(
         // Another handoff of this action is running at the same time. One of the two gets both
         // names, and the other waits for it.
         others = true;
-        // The kernel that is loaded is the other's, for as long as its waiter is there.
-        made.kernel.set(false);
+        if not_created.retry == Retry::UntilDeadline {
+            // The kernel that is loaded is the other's, for as long as its waiter is there.
+            made.kernel.set(false);
+        }
         or_stopped(signals, lifecycle.roll_back(&job.id, Removal::Any)).await?;
         let wait = async {
             Ok::<_, Failure>(

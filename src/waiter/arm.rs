@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::journal::{Fact, Journal, Memory};
-use crate::engine::{PendingEnd, Seen};
+use crate::engine::{Life, PendingEnd, Seen};
 use crate::error::{Context, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::names::Role;
@@ -75,6 +75,11 @@ pub async fn arm(
     let journal = open_journal(process, &own);
     let mut memory = journal.memory();
     if memory.armed {
+        // What is to end the machine may have done so before the engine noted its start.
+        let is_told = lifecycle.engine.about().keeps_lives && !duty.may_end_machine();
+        if is_told && user.is_some_and(|user| user.life == Life::Created) {
+            memory.starting = None;
+        }
         return Ok(Armed {
             waiter: own.id,
             user: memory.user.clone(),

@@ -70,7 +70,8 @@ pub enum State {
 }
 
 /// Returns where to go on, by what an earlier run noted. It is `now`, in the boot with this ID;
-/// `ends` tells whether the machine is to end in any way. Pure except for its log line.
+/// `ends` tells whether the waiter or the user container may end the machine. Pure except for its
+/// log line.
 pub fn resume(
     memory: &Memory,
     pending: Option<PendingEnd>,
@@ -83,6 +84,10 @@ pub fn resume(
     let begun_before = memory.starting.as_ref().is_some_and(|of| of != boot);
     let (state, at) = match *memory {
         Memory { done: true, .. } => (State::Ended, "the user container had ended with success"),
+        Memory { cancelled: true, started: false, .. } => {
+            let why = "the user container was about to be removed".to_owned();
+            (State::Cancelled { why }, "it was removing the user container")
+        }
         Memory { ending: None, failed: Some(_), .. } if begun_before => {
             (State::Retired, "the machine has booted again since the failure")
         }
@@ -97,10 +102,6 @@ pub fn resume(
         }
         Memory { started, .. } if started || begun_before => {
             (State::Watching { output: None }, "the user container was started before")
-        }
-        Memory { cancelled: true, .. } => {
-            let why = "the user container was about to be removed".to_owned();
-            (State::Cancelled { why }, "it was removing the user container")
         }
         Memory { starting: Some(_), .. } => (State::Starting, "the wait was over"),
         // A machine that has rebooted counts from the start again.
@@ -138,6 +139,8 @@ mod tests {
             assert!(matches!(resumed(memory, "b", false), State::Watching { .. }));
         }
         assert!(matches!(resumed(&failed, "b", true), State::Retired));
+        let cancelled = Memory { cancelled: true, ..starting.clone() };
+        assert!(matches!(resumed(&cancelled, "b", true), State::Cancelled { .. }));
         let waiting = Memory { succeeded: Some(now), ..Memory::default() };
         assert!(matches!(resumed(&waiting, "b", true), State::Waiting { .. }));
     }

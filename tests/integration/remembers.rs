@@ -1,6 +1,7 @@
 //! The waiter resumes where it was, whatever happens to it and its engine.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -121,6 +122,26 @@ case!(the_journal_works_without_root, ON_DOCKER_MAIN, |machine| {
     nothing_left(&machine)?;
     ensure!(count(&machine, "start", USER)? == 1);
     Ok(())
+});
+
+// The journal is as it is if the machine goes down when the user container is about to be started,
+// and boots again with its containers.
+case!(a_boot_before_the_start_was_noted, ON_DOCKER_MAIN, |machine: Shared| {
+    let boots_again = |script: &str| {
+        Action::alpine(&machine).wait("4").script(script).run_well()?;
+        waits(&machine)?;
+        let mut journal = fs::OpenOptions::new().append(true).open(journal_of(&machine)?)?;
+        writeln!(journal, "starting another-boot")?;
+        kill_waiter(&machine)
+    };
+    // It may have been what ended the machine.
+    boots_again(&format!("{RUN}; # reboot"))?;
+    until("the waiter's removal", LIMIT, || Ok((!machine.has(WAITER)).then_some(())))?;
+    ensure!(machine.seen(USER).is_some() && runs(&machine) == 0, "it was started");
+    machine.engine(&["rm", USER])?;
+    // It cannot have been.
+    boots_again(RUN)?;
+    ran_once(&machine)
 });
 
 case!(nothing_of_the_journal_is_left, ON_DOCKER_MAIN, |machine: Shared| {

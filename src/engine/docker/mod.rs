@@ -240,6 +240,7 @@ impl Engine for Docker {
             // HookOS's engine uses the log driver syslog.
             keeps_logs: false,
             names_cgroups: false,
+            keeps_lives: true,
             starts_waiter_early: false,
             trust: "let the OSIE's Docker Engine trust the registry: on HookOS by insecure_registries= on the kernel's command \
                     line, or by its CA in /etc/docker/certs.d",

@@ -53,7 +53,7 @@ fn kind_of(status: u16, message: &str) -> Option<Kind> {
         // `...: permission denied`
         _ if says("exec: \"") => Kind::NotExecutable,
         // runc itself was not executed, or was killed (containerd, `getLastRuntimeError`).
-        _ if says("unable to retrieve OCI runtime error") => Kind::MayPass(Retry::UntilDeadline),
+        _ if says("unable to retrieve OCI runtime error") => Kind::MayPass(Retry::AFewTimes),
         _ => return None,
     })
 }
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(kind_of(403, address), Some(Kind::MayPass(Retry::UntilDeadline)));
         let runtime = "failed to create task: OCI runtime create failed: unable to retrieve OCI runtime error \
                        (open log.json: no such file or directory): fork/exec /usr/bin/runc: cannot allocate memory";
-        assert_eq!(kind_of(400, runtime), Some(Kind::MayPass(Retry::UntilDeadline)));
+        assert_eq!(kind_of(400, runtime), Some(Kind::MayPass(Retry::AFewTimes)));
         let removal = "removal of container x is already in progress";
         assert_eq!(kind_of(409, removal), Some(Kind::RemovalInProgress));
     }

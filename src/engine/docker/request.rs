@@ -125,8 +125,8 @@ fn links(host: &mut Map<String, Value>) {
 }
 
 /// Binds anonymous volumes by name, so that the user container has the action's volumes and not new
-/// ones. Only `Mounts` has their names. Those of our own image are no longer in `Config`; those of
-/// another container come from it again.
+/// ones. Only `Mounts` has their names. Those of our own image are no longer in `Config`;
+/// `VolumesFrom` brings those of another container.
 fn anonymous_volumes(
     config: &mut Map<String, Value>,
     host: &mut Map<String, Value>,

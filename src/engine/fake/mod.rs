@@ -220,6 +220,7 @@ impl Engine for FakeEngine {
             check: "look at the simulation",
             keeps_logs: containerd,
             names_cgroups: containerd,
+            keeps_lives: !containerd,
             starts_waiter_early: containerd,
             trust: "look at the simulation",
             place: ("volumes", "look at the simulation"),

@@ -264,6 +264,7 @@ impl Engine for Nerdctl {
             check: CHECK,
             keeps_logs: true,
             names_cgroups: true,
+            keeps_lives: false,
             starts_waiter_early: true,
             trust: if self.in_host {
                 "let the OSIE trust the registry: on CaptainOS by insecure_registries= on the kernel's command line, or by a \
