@@ -197,8 +197,8 @@ pub fn grub_config(data: &[u8]) {
     let mut next = || parts.next().unwrap_or_default();
     let (config, environment) = (next(), next());
     let entries: Vec<bls::Item> = bls::Item::read("x", next()).into_iter().collect();
-    let has_file = |path: &str| path.len().is_multiple_of(2);
-    if let Ok(entry) = grub::default_entry(config, environment, &entries, &has_file) {
+    let read = |path: &str| path.len().is_multiple_of(2).then(|| path.to_owned());
+    if let Ok(entry) = grub::default_entry(config, environment, &entries, &read) {
         assert!(entries.len() == 1 || !entry.kernel.is_empty(), "{entry:?}");
     }
 }

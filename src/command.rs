@@ -19,8 +19,8 @@ const INITS: [(&str, &[&str]); 4] = [
 /// Programs that take the machine down.
 const ENDS: [&str; 5] = ["reboot", "poweroff", "halt", "shutdown", "kexec"];
 
-/// Returns the action's arguments: the words of the action's own command line that its image, with
-/// this configuration, does not say already.
+/// Returns the action's arguments: the words of its command line after those of its image's
+/// ENTRYPOINT; none if they are the image's CMD. `image` is that image's configuration.
 pub fn arguments(command: &[String], image: &Value) -> Vec<String> {
     let (entrypoint, default) = (texts(&image["Entrypoint"]), texts(&image["Cmd"]));
     // An image made from ours may start our program by an init, and have arguments.

@@ -95,8 +95,7 @@ pub fn as_grub(one: &Item, other: &Item) -> Ordering {
 pub fn as_systemd_boot(one: &Item, other: &Item) -> Ordering {
     // The Version Format Specification's separators, lowest first.
     let newer = |one: &str, other: &str| by_version(one, other, &['~', '-', '^', '.']);
-    let (name, tries) = counted(&one.id);
-    let (name_of_other, tries_of_other) = counted(&other.id);
+    let (tries, tries_of_other) = (tries_left(&one.id), tries_left(&other.id));
     let by_key = match (one.sort_key.is_empty(), other.sort_key.is_empty()) {
         (false, false) => (&other.sort_key, &other.machine)
             .cmp(&(&one.sort_key, &one.machine))
@@ -106,22 +105,14 @@ pub fn as_systemd_boot(one: &Item, other: &Item) -> Ordering {
     (tries != Some(0))
         .cmp(&(tries_of_other != Some(0)))
         .then(by_key)
-        .then_with(|| newer(&format!("{name}.conf"), &format!("{name_of_other}.conf")))
-        .then(tries.cmp(&tries_of_other))
+        .then_with(|| newer(&format!("{}.conf", one.id), &format!("{}.conf", other.id)))
 }
 
-/// Splits a file name without `.conf` into the entry's name and the tries that are left, if they
-/// are counted (`NAME+LEFT` or `NAME+LEFT-DONE`; systemd, "Automatic Boot Assessment").
-fn counted(id: &str) -> (&str, Option<u32>) {
-    let left = |count: &str| {
-        let (left, done) = count.split_once('-').unwrap_or((count, "0"));
-        done.parse::<u32>().ok()?;
-        left.parse().ok()
-    };
-    match id.rsplit_once('+').map(|(name, count)| (name, left(count))) {
-        Some((name, Some(left))) => (name, Some(left)),
-        _ => (id, None),
-    }
+/// Returns the tries that an entry has left, if they are counted (`NAME+LEFT` or `NAME+LEFT-DONE`;
+/// systemd, "Automatic Boot Assessment").
+fn tries_left(id: &str) -> Option<u32> {
+    let (_, count) = id.rsplit_once('+')?;
+    count.split_once('-').map_or(count, |(left, _)| left).parse().ok()
 }
 
 /// Sorts entries in a boot loader's order.
@@ -141,20 +132,18 @@ pub fn sort(entries: &mut [Item], order: Order) {
 pub fn default_entry<'a>(loader: &str, entries: &'a [Item]) -> Option<&'a Item> {
     let default = loader
         .lines()
+        .rev()
         .find_map(|line| line.trim().strip_prefix("default")?.split_whitespace().next());
     let named = default.and_then(|wanted| {
-        let fits = |item: &&Item| {
-            let (name, _) = counted(&item.id);
-            fits(wanted, &format!("{name}.conf")) || fits(wanted, name)
-        };
-        entries.iter().find(fits)
+        let wanted = wanted.trim_end_matches(".conf");
+        entries.iter().find(|item| matches_pattern(wanted, &item.id))
     });
     named.or_else(|| entries.first())
 }
 
 /// True if a name fits a pattern: `*` stands for any text, `?` for any letter, and upper and lower
 /// case are the same (systemd, `efi_fnmatch`).
-fn fits(pattern: &str, name: &str) -> bool {
+fn matches_pattern(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut in_name) = (0, 0);
     // Where the last `*` is, and up to where it reaches in the name.
@@ -305,10 +294,9 @@ mod tests {
             ]),
             ["c", "b", "a", "z-9"]
         );
-        let items = [Item { id: "m-6.9+3".into(), ..Item::default() }];
-        let other = [Item { id: "x".into(), ..Item::default() }, items[0].clone()];
-        for pattern in ["m-6.9.conf", "m-6.9", "*-6.?.CONF", "m*9*"] {
-            let found = default_entry(&format!("default {pattern}"), &other);
+        let items = ["x", "m-6.9+3"].map(|id| Item { id: id.into(), ..Item::default() });
+        for pattern in ["m-6.9+3.conf", "m-6.9+3", "M-6.?+*.conf", "m*9*"] {
+            let found = default_entry(&format!("default x\ndefault {pattern}"), &items);
             assert_eq!(found.map(|item| item.id.as_str()), Some("m-6.9+3"), "{pattern}");
         }
     }
@@ -325,8 +313,9 @@ mod tests {
         #[test]
         fn every_pattern_has_an_answer(pattern in "[ab*?]{0,12}", name in "[ab]{0,12}") {
             let stars = pattern.replace('?', "*");
-            proptest::prop_assert!(fits(&pattern, &pattern.replace('*', "b")));
-            proptest::prop_assert!(!fits(&pattern, &name) || fits(&stars, &name));
+            proptest::prop_assert!(matches_pattern(&pattern, &pattern.replace('*', "b")));
+            let (fits, fits_more) = (matches_pattern(&pattern, &name), matches_pattern(&stars, &name));
+            proptest::prop_assert!(!fits || fits_more);
         }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! grub.cfg is a script. It is parsed and run as far as it decides the default: variables, `if`,
 //! `[`, menus. Commands that only draw or load modules count as done (GRUB manual 2.06, "Writing
-//! full configuration files directly"). Loops are not run, and neither are commands that search the
-//! disks: what they set is not known, and an entry that depends on it is none.
+//! full configuration files directly"). Loops, functions and other files are not run, and neither are
+//! commands that search the disks: what they set is not known (variables.rs).
 
 use super::bls;
 use super::entry::Entry;
+use super::menu::{Line, choose, named};
 use super::script::{self, Statement};
 use super::variables::{Variables, unknown, unknown_in};
 
@@ -22,13 +23,16 @@ pub enum NoEntry {
     /// The default entry boots something else.
     #[error("its default entry {0:?} boots no Linux kernel")]
     NoLinux(String),
+    /// Which entry is the default depends on entries that a loop or another file adds.
+    #[error("a loop or another file adds entries before its default entry")]
+    Unsure,
     /// Which entry is the default depends on this variable.
     #[error("its default entry depends on ${0}, whose value is not known")]
     Unknown(String),
 }
 
 /// Returns the default entry of a configuration, given GRUB's environment block, the sorted entries
-/// that `blscfg` would add, and which files there are.
+/// that `blscfg` would add, and a way to read other files.
 ///
 /// # Errors
 /// If the configuration leads to no kernel.
@@ -36,11 +40,11 @@ pub fn default_entry(
     config: &str,
     environment: &str,
     entries: &[bls::Item],
-    has_file: &dyn Fn(&str) -> bool,
+    read: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Entry, NoEntry> {
     let statements = script::parse(config);
     let (variables, boots) = (Variables::default(), Entry::default());
-    let mut run = Run { variables, environment, entries, has_file, boots };
+    let mut run = Run { variables, environment, entries, read, boots };
     // Variables that GRUB itself sets and that configurations test.
     run.variables.set(["prefix=/boot/grub", "grub_platform=efi", "feature_menuentry_id=y"]);
     let mut menu = Vec::new();
@@ -52,26 +56,11 @@ pub fn default_entry(
     run.boot(&menu, &wanted)
 }
 
-/// A line of the menu.
-enum Line<'a> {
-    Menu { title: String, id: String, is_sub: bool, body: &'a [Statement] },
-    Bls(&'a bls::Item),
-}
-
-impl Line<'_> {
-    fn is_called(&self, name: &str) -> bool {
-        match self {
-            Self::Menu { title, id, .. } => title == name || id == name,
-            Self::Bls(item) => item.title == name || item.id == name.trim_end_matches(".conf"),
-        }
-    }
-}
-
 struct Run<'a> {
     variables: Variables,
     environment: &'a str,
     entries: &'a [bls::Item],
-    has_file: &'a dyn Fn(&str) -> bool,
+    read: &'a dyn Fn(&str) -> Option<String>,
     /// What the commands run so far have loaded.
     boots: Entry,
 }
@@ -95,7 +84,7 @@ impl<'a> Run<'a> {
                     }
                 }
                 Statement::Loop(body) => {
-                    self.doubt(body);
+                    self.doubt(body, menu);
                     true
                 }
                 Statement::Menu { words, is_sub, body } => {
@@ -105,16 +94,20 @@ impl<'a> Run<'a> {
                     true
                 }
             };
+            self.variables.assign("?", Some(u8::from(!succeeded).to_string()));
         }
         succeeded
     }
 
-    /// Forgets the values of the variables that a loop sets.
-    fn doubt(&mut self, body: &[Statement]) {
-        for statement in body {
+    /// Notes what statements may do that are not run: the variables that they set have no known
+    /// values, and they may add entries.
+    fn doubt(&mut self, statements: &[Statement], menu: &mut Vec<Line<'a>>) {
+        for statement in statements {
             match statement {
                 Statement::Command(words) => {
-                    for word in self.variables.expand(words) {
+                    let words = self.variables.expand(words);
+                    let is_set = words.first().is_some_and(|word| word == "set");
+                    for word in words.iter().skip(usize::from(is_set)).take(1) {
                         if let Some((name, _)) = word.split_once('=') {
                             self.variables.assign(name, Some(unknown(name)));
                         }
@@ -122,15 +115,12 @@ impl<'a> Run<'a> {
                 }
                 Statement::If(branches) => {
                     for (condition, body) in branches {
-                        self.doubt(condition);
-                        self.doubt(body);
+                        self.doubt(condition, menu);
+                        self.doubt(body, menu);
                     }
                 }
-                Statement::Loop(body) => self.doubt(body),
-                // It changes the other entries' numbers.
-                Statement::Menu { .. } => {
-                    self.variables.assign("default", Some(unknown("default")))
-                }
+                Statement::Loop(body) => self.doubt(body, menu),
+                Statement::Menu { .. } => menu.push(Line::Unsure),
             }
         }
     }
@@ -162,6 +152,10 @@ impl<'a> Run<'a> {
                 let files = arguments.iter().filter(|word| !word.starts_with("--"));
                 self.boots.initrds = files.map(|file| without_device(file)).collect();
             }
+            "source" | "." | "configfile" => {
+                let file = arguments.first().and_then(|path| (self.read)(&without_device(path)));
+                self.doubt(&script::parse(&file.unwrap_or_default()), menu);
+            }
             assignment => self.variables.set([assignment]),
         }
         true
@@ -187,7 +181,7 @@ impl<'a> Run<'a> {
             ["-f" | "-e" | "-s", path] if path.ends_with("/grubenv") => {
                 !self.environment.is_empty()
             }
-            ["-f" | "-e" | "-s", path] => (self.has_file)(&without_device(path)),
+            ["-f" | "-e" | "-s", path] => (self.read)(&without_device(path)).is_some(),
             [one, "=" | "==", other] => one == other,
             [one, "!=", other] => one != other,
             [one, "-eq", other] => number(one) == number(other),
@@ -202,6 +196,7 @@ impl<'a> Run<'a> {
     fn boot(&mut self, menu: &[Line<'a>], wanted: &str) -> Result<Entry, NoEntry> {
         match choose(menu, wanted) {
             None => Err(NoEntry::Empty),
+            Some(Line::Unsure) => Err(NoEntry::Unsure),
             Some(Line::Bls(item)) => {
                 let source = if item.title.is_empty() { &item.id } else { &item.title };
                 Ok(Entry {
@@ -236,38 +231,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Returns the line that `default` names: by number, title or ID, and after `>` one of its submenu.
-fn choose<'b, 'a>(menu: &'b [Line<'a>], wanted: &str) -> Option<&'b Line<'a>> {
-    let find = |name: &str| {
-        if name.is_empty() {
-            return None;
-        }
-        let by_number = name.parse::<usize>().ok().and_then(|number| menu.get(number));
-        by_number.or_else(|| menu.iter().find(|line| line.is_called(name)))
-    };
-    let head = wanted.split_once('>').map(|(head, _)| head);
-    find(wanted).or_else(|| head.and_then(find)).or_else(|| menu.first())
-}
-
-/// Returns title and ID of a menu entry, from the words of its command.
-fn named(words: &[String]) -> (String, String) {
-    let (mut title, mut id) = (None, String::new());
-    let mut words = words.iter().skip(1);
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--id" => id = words.next().cloned().unwrap_or_default(),
-            "--class" | "--users" | "--hotkey" | "--source" => drop(words.next()),
-            word if word.starts_with("--") => {}
-            word if title.is_none() => title = Some(word.to_owned()),
-            _ => {}
-        }
-    }
-    let title = title.unwrap_or_default();
-    // GRUB's own default for the ID.
-    let id = if id.is_empty() { title.clone() } else { id };
-    (title, id)
-}
-
 /// Returns a path without GRUB's device name before it.
 fn without_device(path: &str) -> String {
     let path =
@@ -288,8 +251,8 @@ mod tests {
     const UBUNTU: &str = include_str!("../../tests/fixtures/grub/ubuntu.cfg");
     const ROCKY: &str = include_str!("../../tests/fixtures/grub/rocky.cfg");
 
-    fn no_file(_: &str) -> bool {
-        false
+    fn no_file(_: &str) -> Option<String> {
+        None
     }
 
     fn boots(config: &str, environment: &str) -> Entry {
@@ -325,7 +288,7 @@ mod tests {
         };
         let slots = "for s in $O; do if [ $s = A ]; then default=1; fi; done";
         assert_eq!(unknown(slots), "default");
-        assert_eq!(unknown("while true; do menuentry X { linux /x; }; done"), "default");
+        assert_eq!(unknown("set default=1\nset slot=A\nfor slot in B A; do break; done"), "slot");
         assert_eq!(unknown("set default=1\nfor s in 1 2; do slot=$s; done"), "slot");
         assert_eq!(unknown("set default=1\nprobe --set=slot --part-uuid $root"), "slot");
         assert_eq!(unknown("set default=1\nset slot=\"PARTUUID=$u\""), "u");
@@ -334,6 +297,31 @@ mod tests {
         assert_eq!(unknown("set default=\"$next\""), "");
         let entry = boots("menuentry A { linux ($root)/a root=1 $vt_handoff \"$more\"; }\n", "");
         assert_eq!((entry.kernel.as_str(), entry.command_line.as_str()), ("/a", "root=1 "));
+    }
+
+    #[test]
+    fn entries_of_a_loop_or_another_file_have_no_numbers() {
+        let read = |path: &str| {
+            let text = "set args=1\nmenuentry C { linux /c; }\n";
+            (path == "/more.cfg").then(|| text.to_owned())
+        };
+        let chosen = |default: &str, config: &str| {
+            let config = format!("set args=\nset default={default}\n{config}");
+            default_entry(&config, "", &[], &read).map(|entry| entry.kernel)
+        };
+        let (a, b) = ("menuentry A { linux /a; }\n", "menuentry B { linux /b x=$args; }\n");
+        for more in ["for i in 1 2; do\nmenuentry $i { linux /c; }\ndone\n", "source /more.cfg\n"] {
+            let config = format!("{a}{more}{b}");
+            for (default, kernel) in [("", "/a"), ("0", "/a"), ("A", "/a"), ("B", "/b")] {
+                assert_eq!(chosen(default, &config).as_deref(), Ok(kernel), "{default} {more}");
+            }
+            for default in ["1", "2", "C"] {
+                assert_eq!(chosen(default, &config), Err(NoEntry::Unsure), "{default} {more}");
+            }
+        }
+        let entry = default_entry(&format!("source /more.cfg\n{b}set default=B"), "", &[], &read);
+        assert_eq!(unknown_in(&entry.unwrap().command_line), Some("args"));
+        assert_eq!(chosen("", &format!("source /gone.cfg\n{a}")).as_deref(), Ok("/a"));
     }
 
     #[test]
@@ -432,8 +420,8 @@ mod tests {
             let config = format!(
                 "set one=1\nif {condition}; then\nset default=1\nfi\nmenuentry a {{ linux /a; }}\nmenuentry b {{ linux /b; }}"
             );
-            let has_file = |path: &str| path == "/here.cfg";
-            default_entry(&config, "x=y\n", &[], &has_file).unwrap().kernel == "/b"
+            let read = |path: &str| (path == "/here.cfg").then(String::new);
+            default_entry(&config, "x=y\n", &[], &read).unwrap().kernel == "/b"
         };
         for condition in [
             "[ \"${one}\" = 1 ]",
@@ -443,6 +431,8 @@ mod tests {
             "! [ $none ]",
             "! ! [ $one ]",
             "[ -f ($root)/here.cfg ]",
+            "true; [ $? = 0 ]",
+            "false; [ $? = 1 ]",
             "[ ! $none ]",
             "[ $one -eq 1 ]",
             "[ $one -lt 2 -a 1 ]",

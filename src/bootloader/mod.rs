@@ -7,6 +7,7 @@
 pub mod bls;
 pub mod entry;
 pub mod grub;
+mod menu;
 mod script;
 mod variables;
 
@@ -77,12 +78,18 @@ pub fn find(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
     if let Some(line) = &wanted.command_line {
         entry.command_line.clone_from(line);
     }
-    let texts = [&entry.command_line, &entry.kernel].into_iter().chain(&entry.initrds);
-    let unknown = texts.map(|text| unknown_in(text)).find_map(|name| name.map(str::to_owned));
-    if let Some(name) = unknown {
+    let initrds = entry.initrds.concat();
+    let texts = [
+        (&entry.command_line, "environment.CMD_LINE"),
+        (&entry.kernel, "environment.KERNEL_PATH"),
+        (&initrds, "environment.INITRD_PATH"),
+    ];
+    if let Some((name, field)) =
+        texts.iter().find_map(|(text, field)| Some((unknown_in(text)?, *field)))
+    {
         let message = format!("{} has ${name}, whose value is not known", entry.source);
         let fix = "set KERNEL_PATH, INITRD_PATH and CMD_LINE; or BLOCK_DEVICE and GRUBCFG_PATH, so that GRUB's own configuration is found";
-        return Err(Failure::new(message).field("environment.CMD_LINE").fix(fix));
+        return Err(Failure::new(message).field(field).fix(fix));
     }
     let missing = |what: &str, path: &str, field: &'static str, entry: &Entry| {
         let place = wanted.device.display();
@@ -121,8 +128,8 @@ fn by_loader(files: &dyn Files, wanted: &Wanted) -> Result<Entry, Failure> {
     let mut entries = folder.map(|folder| bls_entries(files, folder)).unwrap_or_default();
     bls::sort(&mut entries, order);
     if let Some((path, config)) = config {
-        let has_file = |path: &str| place_of(files, path).is_some();
-        return grub::default_entry(&config, &environment, &entries, &has_file)
+        let read = |path: &str| files.read(&place_of(files, path)?);
+        return grub::default_entry(&config, &environment, &entries, &read)
             .map(|entry| Entry { source: format!("{path}, {}", entry.source), ..entry })
             .map_err(|why| {
                 Failure::new(format!("{path} on {} leads to no kernel", wanted.device.display()))
@@ -300,6 +307,7 @@ mod tests {
         let config = "menuentry A {\nlinux /boot/$kernel root=1\n}\n";
         let files = disk(&[("/boot/grub/grub.cfg", config), ("/boot/vmlinuz", "")]);
         let failure = find(&files, &wanted()).unwrap_err();
+        assert_eq!(failure.field, "environment.KERNEL_PATH");
         assert!(failure.message.contains("$kernel,"), "{}", failure.message);
     }
 

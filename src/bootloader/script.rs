@@ -118,7 +118,7 @@ pub enum Statement {
     Command(Vec<Word>),
     /// Each condition with its body; `else` has no condition.
     If(Vec<(Vec<Statement>, Vec<Statement>)>),
-    /// The body of `for`, `while` or `until`.
+    /// `for`, `while` or `until`: what it may run. `for` begins with an assignment to its variable.
     Loop(Vec<Statement>),
     /// `menuentry` or `submenu`.
     Menu { words: Vec<Word>, is_sub: bool, body: Vec<Statement> },
@@ -181,9 +181,12 @@ impl Parser<'_> {
             }
             "for" | "while" | "until" => {
                 self.at += 1;
-                self.block(&["do"], depth);
+                let mut body = self.block(&["do"], depth);
+                if let ("for", Some(Statement::Command(words))) = (&*keyword, body.first_mut()) {
+                    words.iter_mut().take(1).for_each(|variable| variable.push('='));
+                }
                 self.pass("do");
-                let body = self.block(&["done"], depth);
+                body.extend(self.block(&["done"], depth));
                 self.pass("done");
                 Some(Statement::Loop(body))
             }

@@ -58,6 +58,8 @@ impl Variables {
         let may_be_empty = ["[", "test", "!", "menuentry", "submenu"].contains(&command);
         let mut variable = |name: &str, alone: bool| {
             let value = match self.get(name) {
+                // What is not known looks like what is not set.
+                Some(value) if may_be_empty && unknown_in(value).is_some() => String::new(),
                 Some(value) => value.to_owned(),
                 None if alone => String::new(),
                 None => unknown(name),
