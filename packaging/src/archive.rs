@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
+use crate::elf::without_sections;
+
 /// One entry of the layer; paths are relative to the image's root.
 #[derive(Debug, Clone)]
 pub enum Entry {
@@ -15,6 +17,8 @@ pub enum Entry {
     Folder(&'static str, u32),
     /// A file with this mode and the content of a file of this machine.
     File(&'static str, u32, PathBuf),
+    /// A program of this machine, without what only developers' tools read.
+    Program(&'static str, PathBuf),
     /// A file with this mode and content.
     Text(&'static str, u32, String),
     /// All files of a folder of this machine, with this mode, in a folder of this name.
@@ -36,6 +40,11 @@ pub(crate) fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
                 let content =
                     fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
                 add(&mut archive, name, *mode, &content)?;
+            }
+            Entry::Program(name, from) => {
+                let shown = || format!("cannot read {}", from.display());
+                let program = fs::read(from).with_context(shown)?;
+                add(&mut archive, name, 0o755, &without_sections(program).with_context(shown)?)?;
             }
             Entry::Files(name, mode, from) => {
                 let files = fs::read_dir(from)

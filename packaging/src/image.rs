@@ -95,7 +95,7 @@ pub fn waitdaemon_with(
 /// The entries of waitdaemon's image.
 pub(crate) fn entries_of(program: &Path, nerdctl: Option<&Path>) -> Vec<Entry> {
     let mut entries = vec![
-        Entry::File("waitdaemon", 0o755, program.into()),
+        Entry::Program("waitdaemon", program.into()),
         Entry::Link("waiter".into(), "waitdaemon"),
         Entry::Folder("journal", 0o1777),
         Entry::Folder("tmp", 0o1777),

@@ -2,5 +2,6 @@
 
 pub mod architecture;
 pub mod archive;
+mod elf;
 pub mod image;
 pub mod release;
