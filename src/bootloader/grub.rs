@@ -290,6 +290,7 @@ mod tests {
         assert_eq!(unknown(slots), "default");
         assert_eq!(unknown("set default=1\nset slot=A\nfor slot in B A; do break; done"), "slot");
         assert_eq!(unknown("set default=1\nfor s in 1 2; do slot=$s; done"), "slot");
+        assert_eq!(unknown("for s in 0 1; do next=$s; done\nset default=$next"), "next");
         assert_eq!(unknown("set default=1\nprobe --set=slot --part-uuid $root"), "slot");
         assert_eq!(unknown("set default=1\nset slot=\"PARTUUID=$u\""), "u");
         assert_eq!(unknown("set default=1\nset slot=$u"), "slot");

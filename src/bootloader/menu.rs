@@ -5,12 +5,8 @@ use super::script::Statement;
 
 /// A line of a menu.
 pub enum Line<'a> {
-    Menu {
-        title: String,
-        id: String,
-        is_sub: bool,
-        body: &'a [Statement],
-    },
+    /// `menuentry` or `submenu`.
+    Menu { title: String, id: String, is_sub: bool, body: &'a [Statement] },
     /// An entry of the Boot Loader Specification.
     Bls(&'a Item),
     /// Entries that a loop or another file adds; there may be any number of them.

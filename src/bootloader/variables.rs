@@ -13,11 +13,6 @@ pub fn unknown(name: &str) -> String {
     format!("{UNKNOWN}{name}{UNKNOWN}")
 }
 
-/// True if a text is nothing but variables whose values are not known.
-pub fn is_unset(text: &str) -> bool {
-    unknown_in(text).is_some() && text.split(UNKNOWN).step_by(2).all(|text| text.trim().is_empty())
-}
-
 /// Returns the name of a variable in this text whose value is not known.
 pub fn unknown_in(text: &str) -> Option<&str> {
     text.split(UNKNOWN).nth(1)
@@ -37,8 +32,17 @@ impl Variables {
     /// set is not set either.
     pub fn set<'b>(&mut self, pairs: impl IntoIterator<Item = &'b str>) {
         for (name, value) in pairs.into_iter().filter_map(|pair| pair.split_once('=')) {
-            self.assign(name, (!is_unset(value)).then(|| value.to_owned()));
+            self.assign(name, (!self.is_unset(value)).then(|| value.to_owned()));
         }
+    }
+
+    /// True if a value is nothing but variables that are not set.
+    fn is_unset(&self, value: &str) -> bool {
+        let is_empty = |(at, part): (usize, &str)| match at % 2 {
+            0 => part.trim().is_empty(),
+            _ => self.get(part).is_none(),
+        };
+        value.contains(UNKNOWN) && value.split(UNKNOWN).enumerate().all(is_empty)
     }
 
     /// Sets a variable, or unsets it.
