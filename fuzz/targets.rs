@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use serde_json::Value;
-use waitdaemon::bootloader::{bls, grub};
+use waitdaemon::bootloader::{self, Files, Wanted, bls, grub};
 use waitdaemon::command;
 use waitdaemon::end::End;
 use waitdaemon::engine::docker::waiter_request::{self, WaiterParts, Way};
@@ -195,11 +195,37 @@ pub fn grub_config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut parts = text.split('\0').chain(std::iter::repeat(""));
     let mut next = || parts.next().unwrap_or_default();
-    let (config, environment) = (next(), next());
-    let entries: Vec<bls::Item> = bls::Item::read("x", next()).into_iter().collect();
+    let (config, environment, entry) = (next(), next(), next());
+    let entries: Vec<bls::Item> = bls::Item::read("x", entry).into_iter().collect();
     let read = |path: &str| path.len().is_multiple_of(2).then(|| path.to_owned());
     if let Ok(entry) = grub::default_entry(config, environment, &entries, &read) {
         assert!(entries.len() == 1 || !entry.kernel.is_empty(), "{entry:?}");
+    }
+    let disk = Disk([
+        ("/boot/grub/grub.cfg", config),
+        ("/boot/grub/grubenv", environment),
+        ("/loader/entries/x.conf", entry),
+    ]);
+    if let Ok(entry) = bootloader::find(&disk, &Wanted::default()) {
+        // What is not known is refused, not booted.
+        assert!(!entry.command_line.contains('\0'), "{entry:?}");
+    }
+}
+
+/// Files of an installed system: those that are read, and any that is only looked for.
+struct Disk<'a>([(&'static str, &'a str); 3]);
+
+impl Files for Disk<'_> {
+    fn read(&self, path: &str) -> Option<String> {
+        let found = self.0.iter().find(|(known, _)| *known == path);
+        found.map(|(_, text)| (*text).to_owned())
+    }
+    fn list(&self, folder: &str) -> Vec<String> {
+        let entries = (folder == "/loader/entries").then(|| "x.conf".to_owned());
+        entries.into_iter().collect()
+    }
+    fn has(&self, _: &str) -> bool {
+        true
     }
 }
 

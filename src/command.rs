@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use crate::end::End;
-use crate::engine::json::{list, text};
+use crate::engine::json::texts;
 
 /// Programs that only start the program after their options, and those of their options that take a
 /// value.
@@ -42,10 +42,6 @@ pub fn of(arguments: &[String], image: &Value) -> Vec<String> {
         command.extend_from_slice(arguments);
     }
     command
-}
-
-fn texts(words: &Value) -> Vec<String> {
-    list(words).iter().map(|word| text(word).to_owned()).collect()
 }
 
 /// Returns the name of the program that finally runs, and its arguments.

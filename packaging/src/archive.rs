@@ -2,7 +2,7 @@
 //! in the order given.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -36,15 +36,11 @@ pub(crate) fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
                 let mut header = header(EntryType::Directory, *mode, 0);
                 archive.append_data(&mut header, format!("{name}/"), &[][..])?;
             }
-            Entry::File(name, mode, from) => {
-                let content =
-                    fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-                add(&mut archive, name, *mode, &content)?;
-            }
+            Entry::File(name, mode, from) => add(&mut archive, name, *mode, &read(from)?)?,
             Entry::Program(name, from) => {
-                let shown = || format!("cannot read {}", from.display());
-                let program = fs::read(from).with_context(shown)?;
-                add(&mut archive, name, 0o755, &without_sections(program).with_context(shown)?)?;
+                let program = without_sections(read(from)?)
+                    .with_context(|| format!("cannot read {}", from.display()))?;
+                add(&mut archive, name, 0o755, &program)?;
             }
             Entry::Files(name, mode, from) => {
                 let files = fs::read_dir(from)
@@ -64,6 +60,10 @@ pub(crate) fn layer(entries: &[Entry]) -> Result<Vec<u8>> {
         }
     }
     Ok(archive.into_inner()?)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 pub(crate) fn add(

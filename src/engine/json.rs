@@ -12,6 +12,11 @@ pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// Returns the texts of an array's elements.
+pub fn texts(value: &Value) -> Vec<String> {
+    list(value).iter().map(|element| text(element).to_owned()).collect()
+}
+
 /// Returns the first twelve digits of an ID, which the engines use as hostname, alias or name.
 pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)

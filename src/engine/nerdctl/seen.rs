@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::spec::{has_namespace, made_by_nerdctl};
-use crate::engine::json::{list, short, text};
+use crate::engine::json::{list, short, text, texts};
 use crate::engine::platform::Platform;
 use crate::engine::{Detail, Image, Life, NOT_A_CONTAINER, Refusal, Seen, Whole};
 use crate::names::{
@@ -44,7 +44,7 @@ pub fn container(document: Value, detail: Detail) -> Result<Seen, Refusal> {
             Detail::Life => Whole::default(),
             Detail::Whole => Whole {
                 image: text(&document["Image"]).to_owned(),
-                command: list(&process["args"]).iter().map(|word| text(word).to_owned()).collect(),
+                command: texts(&process["args"]),
                 tty: process["terminal"] == true,
                 has_host_pids: !has_own_pids,
                 deleted_on_success: !made_by_nerdctl(&document),
